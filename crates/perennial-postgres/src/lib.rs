@@ -1,0 +1,1 @@
+//! Postgres pools that move onto each new certificate without a failed query.

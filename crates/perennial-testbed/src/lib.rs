@@ -1,0 +1,1 @@
+//! Real OpenBao and real Postgres as child processes, and a TCP fault proxy, for tests and the demo.

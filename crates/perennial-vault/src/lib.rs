@@ -1,0 +1,1 @@
+//! Vault and OpenBao PKI as a certificate source for Perennial.

@@ -1,0 +1,206 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::material::MaterialError;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What kind of failure a [`SourceError`] is; decides how it is retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceErrorKind {
+    /// The source answered and refuses: credentials, policy or role.
+    Denied,
+    /// The source answered, but with something that cannot be used.
+    Invalid,
+    /// There is nothing to ask: this source is not set up here.
+    NotConfigured,
+    /// The source cannot be reached or cannot answer now. Waiting alone can cure it.
+    Unavailable,
+}
+
+/// Why a [`CertSource`](crate::CertSource) delivered nothing.
+///
+/// Causes are kept as [`Error::source`]; they must hold no secret, since they are logged.
+///
+/// # Example
+/// ```
+/// use std::time::Duration;
+/// use perennial::SourceError;
+///
+/// let busy = SourceError::unavailable("quota exceeded").retry_after(Duration::from_secs(9));
+/// assert!(busy.is_transient());
+/// assert!(!SourceError::denied("role app may not sign evil.example").is_transient());
+/// ```
+#[derive(Debug)]
+pub struct SourceError {
+    kind: SourceErrorKind,
+    cause: BoxError,
+    retry_after: Option<Duration>,
+}
+
+impl SourceError {
+    /// The source refuses this caller.
+    pub fn denied(cause: impl Into<BoxError>) -> Self {
+        Self::new(SourceErrorKind::Denied, cause)
+    }
+
+    /// The source's answer cannot be used.
+    pub fn invalid(cause: impl Into<BoxError>) -> Self {
+        Self::new(SourceErrorKind::Invalid, cause)
+    }
+
+    /// The source is not set up here.
+    pub fn not_configured(cause: impl Into<BoxError>) -> Self {
+        Self::new(SourceErrorKind::NotConfigured, cause)
+    }
+
+    /// The source cannot answer now; the only transient kind.
+    pub fn unavailable(cause: impl Into<BoxError>) -> Self {
+        Self::new(SourceErrorKind::Unavailable, cause)
+    }
+
+    fn new(kind: SourceErrorKind, cause: impl Into<BoxError>) -> Self {
+        Self {
+            kind,
+            cause: cause.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Keeps the source's own word on when to ask again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> SourceErrorKind {
+        self.kind
+    }
+
+    /// Whether waiting alone can cure it.
+    pub fn is_transient(&self) -> bool {
+        self.kind == SourceErrorKind::Unavailable
+    }
+
+    /// How long the source asked to be left alone, if it said so.
+    pub fn requested_wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            SourceErrorKind::Denied => "the source refuses",
+            SourceErrorKind::Invalid => "the source's answer is unusable",
+            SourceErrorKind::NotConfigured => "the source is not configured",
+            SourceErrorKind::Unavailable => "the source is unavailable",
+        })
+    }
+}
+
+impl Error for SourceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.cause.as_ref())
+    }
+}
+
+impl From<MaterialError> for SourceError {
+    fn from(cause: MaterialError) -> Self {
+        Self::invalid(cause)
+    }
+}
+
+/// Why one renewal published nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// The source returned an error.
+    #[error("the certificate could not be fetched")]
+    Source(#[source] SourceError),
+    /// The source did not answer in time.
+    #[error("the source did not answer within {after:?}")]
+    TimedOut {
+        /// The fetch timeout in force.
+        after: Duration,
+    },
+    /// What the source delivered did not pass the checks.
+    #[error("the fetched certificate was not accepted")]
+    Material(#[source] MaterialError),
+}
+
+impl RenewError {
+    /// Whether waiting alone can cure it.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Source(error) => error.is_transient(),
+            Self::TimedOut { .. } => true,
+            Self::Material(error) => error.is_transient(),
+        }
+    }
+
+    pub(crate) fn requested_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Source(error) => error.requested_wait(),
+            Self::TimedOut { .. } | Self::Material(_) => None,
+        }
+    }
+}
+
+/// Why [`LiveCert::start`](crate::LiveCert::start) returned no certificate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No crypto provider: neither feature is on and none was given to the builder.
+    #[error("no crypto provider: enable the feature aws-lc-rs or ring, or give the builder one")]
+    NoProvider,
+    /// A setting of the builder that cannot be used.
+    #[error("{field} is {got:?}: it must be longer than zero")]
+    Setting {
+        /// The setter's name.
+        field: &'static str,
+        /// The value it got.
+        got: Duration,
+    },
+    /// An error that waiting alone cannot cure.
+    #[error("the first certificate could not be had")]
+    Failed(#[source] Arc<RenewError>),
+    /// Only transient errors, or none, until the time was over.
+    #[error("no certificate within {after:?}")]
+    TimedOut {
+        /// The start timeout in force.
+        after: Duration,
+        /// The last failure seen, if any fetch ended.
+        #[source]
+        last: Option<Arc<RenewError>>,
+    },
+}
+
+/// Why there is no certificate to hand out now.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// Started lazily, and no fetch has succeeded so far.
+    #[error("no certificate has been fetched yet")]
+    NothingYet {
+        /// The last failure, if a fetch has ended.
+        #[source]
+        last: Option<Arc<RenewError>>,
+    },
+    /// The last good certificate is past its `not_after`.
+    #[error("the certificate of generation {generation} has expired")]
+    Expired {
+        /// The generation that expired.
+        generation: u64,
+        /// When it expired, wall clock.
+        not_after: SystemTime,
+        /// Why no newer one took its place.
+        #[source]
+        last: Option<Arc<RenewError>>,
+    },
+}

@@ -1,0 +1,200 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest, Sha256};
+
+use crate::certificate::{Facts, Names, Serial};
+use crate::material::{CertMaterial, MaterialError, Part};
+use crate::schedule::UsableLife;
+use crate::tls::TlsPolicy;
+
+/// Checked, numbered material with its ready TLS config; never changes.
+///
+/// Chain, key, roots and config all come from one fetch.
+pub struct Snapshot {
+    generation: u64,
+    serial: Serial,
+    names: Names,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    obtained_at: SystemTime,
+    leaf_sha256: [u8; 32],
+    material_digest: [u8; 32],
+    client_config: Arc<ClientConfig>,
+}
+
+impl Snapshot {
+    /// Checks material and builds its config: the only way to a snapshot.
+    pub(crate) fn build(
+        material: CertMaterial,
+        generation: u64,
+        now: SystemTime,
+        tls: &TlsPolicy,
+    ) -> Result<Self, MaterialError> {
+        let material_digest = material.digest();
+        let parts = material.into_parts();
+
+        let (chain, facts) = presented_chain(parts.chain)?;
+        let not_before = facts.iter().map(|f| f.not_before).max();
+        let not_after = facts.iter().map(|f| f.not_after).min();
+        let (Some(not_before), Some(not_after), Some(leaf)) =
+            (not_before, not_after, facts.into_iter().next())
+        else {
+            return Err(MaterialError::Missing { part: Part::Chain });
+        };
+        if now >= not_after {
+            return Err(MaterialError::Expired { not_after });
+        }
+        if now < not_before {
+            return Err(MaterialError::NotYetValid { not_before });
+        }
+
+        let leaf_sha256 = Sha256::digest(&chain[0]).into();
+        let roots = Arc::new(root_store(parts.roots)?);
+        let certified = tls.certified_key(chain, parts.key)?;
+        tls.verify_chain(&certified.cert, &roots, parts.anchoring, unix_time(now))?;
+        let client_config = tls
+            .client_config(roots, certified)
+            .map_err(MaterialError::Key)?;
+
+        Ok(Self {
+            generation,
+            serial: leaf.serial,
+            names: leaf.names,
+            not_before,
+            not_after,
+            obtained_at: now,
+            leaf_sha256,
+            material_digest,
+            client_config: Arc::new(client_config),
+        })
+    }
+
+    /// The number of this snapshot: starts at 1 and grows by one with each rotation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The leaf's serial number.
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// Whom the leaf names.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// When the presented chain's validity begins, wall clock.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// When the first certificate of the presented chain expires, wall clock.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// When this process received it, wall clock.
+    pub fn obtained_at(&self) -> SystemTime {
+        self.obtained_at
+    }
+
+    /// Life left at `now`; zero once expired.
+    pub fn remaining(&self, now: SystemTime) -> Duration {
+        crate::clock::remaining(now, self.not_after)
+    }
+
+    /// A digest of the leaf's DER.
+    pub fn leaf_sha256(&self) -> &[u8; 32] {
+        &self.leaf_sha256
+    }
+
+    /// The ready config for connecting as this certificate's subject.
+    ///
+    /// TLS 1.3, the roots of the same fetch and nothing else trusted. A clone of the `Arc` is
+    /// all that it costs.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.client_config)
+    }
+
+    pub(crate) fn usable_life(&self) -> UsableLife {
+        UsableLife::new(self.obtained_at.max(self.not_before), self.not_after)
+    }
+
+    /// When it is due for renewal, wall clock.
+    ///
+    /// Between [`RENEWAL_BAND`](crate::RENEWAL_BAND) of its usable life; drawn from the leaf, so
+    /// the same for as long as this certificate lives.
+    pub fn renewal_point(&self) -> SystemTime {
+        self.usable_life().renewal_point(&self.leaf_sha256)
+    }
+
+    pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {
+        self.material_digest == material.digest()
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation)
+            .field("serial", &self.serial)
+            .field("names", &self.names)
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The chain as it goes on the wire: linked by name, without self-signed certificates.
+///
+/// OpenSSL peers refuse a self-signed certificate in a presented chain. It is dropped, and
+/// never taken for a root.
+fn presented_chain(
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<(Vec<CertificateDer<'static>>, Vec<Facts>), MaterialError> {
+    let mut presented = Vec::with_capacity(chain.len());
+    let mut facts: Vec<Facts> = Vec::with_capacity(chain.len());
+    for (index, der) in chain.into_iter().enumerate() {
+        let read = Facts::read(&der).map_err(|problem| MaterialError::Certificate {
+            part: Part::Chain,
+            index,
+            problem,
+        })?;
+        if index > 0 && read.is_self_issued() {
+            continue;
+        }
+        if facts
+            .last()
+            .is_some_and(|above| above.issuer != read.subject)
+        {
+            return Err(MaterialError::BrokenLink { index: index - 1 });
+        }
+        presented.push(der);
+        facts.push(read);
+    }
+    Ok((presented, facts))
+}
+
+fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, MaterialError> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.into_iter().enumerate() {
+        store
+            .add(root)
+            .map_err(|error| MaterialError::Certificate {
+                part: Part::Roots,
+                index,
+                problem: error.to_string(),
+            })?;
+    }
+    Ok(store)
+}
+
+fn unix_time(time: SystemTime) -> UnixTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::since_unix_epoch(since.unwrap_or_default())
+}
