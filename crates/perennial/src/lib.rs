@@ -33,6 +33,8 @@ mod snapshot;
 mod source;
 mod sources;
 mod status;
+#[cfg(test)]
+mod testing;
 mod tls;
 
 pub use certificate::{Names, Serial};

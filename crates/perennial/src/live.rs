@@ -426,3 +426,6 @@ async fn first_certificate(live: &LiveCert) -> Result<(), Arc<RenewError>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,3 +198,6 @@ fn unix_time(time: SystemTime) -> UnixTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

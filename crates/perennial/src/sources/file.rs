@@ -100,3 +100,72 @@ impl std::error::Error for InFiles {
         Some(&self.cause)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::testing::{MINUTE, TestCa};
+    use crate::{LiveCert, StartError};
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn of(chain: &str, key: &str, roots: &str) -> Self {
+            let files = Self(tempfile::tempdir().unwrap());
+            for (name, text) in [("tls.crt", chain), ("tls.key", key), ("ca.crt", roots)] {
+                std::fs::write(files.0.path().join(name), text).unwrap();
+            }
+            files
+        }
+
+        fn source(&self) -> FileSource {
+            let path = |name| self.0.path().join(name);
+            FileSource::new(path("tls.crt"), path("tls.key"), path("ca.crt"))
+        }
+    }
+
+    fn pem(ca: &TestCa) -> (String, String, String) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "files are read by the real clock"
+        )]
+        let now = SystemTime::now() - Duration::from_secs(5);
+        ca.pem(now, 10 * MINUTE)
+    }
+
+    #[tokio::test]
+    async fn three_files_make_a_live_certificate() {
+        let ca = TestCa::new();
+        let (chain, key, roots) = pem(&ca);
+        let files = Files::of(&chain, &key, &roots);
+        let live = LiveCert::start(files.source()).await.unwrap();
+        assert_eq!(live.current().unwrap().names().dns, ["app.test"]);
+    }
+
+    #[tokio::test]
+    async fn torn_pair_is_refused_with_the_reason() {
+        let ca = TestCa::new();
+        let ((chain, ..), (_, key, roots)) = (pem(&ca), pem(&ca));
+        let files = Files::of(&chain, &key, &roots);
+        let StartError::Failed(error) = LiveCert::start(files.source()).await.unwrap_err() else {
+            panic!("a torn pair is permanent at start");
+        };
+        assert!(format!("{error:?}").contains("KeyMismatch"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn missing_file_is_named_and_transient() {
+        let files = Files::of("", "", "");
+        std::fs::remove_file(files.0.path().join("tls.key")).unwrap();
+        let ask = Ask {
+            why: crate::Why::Start,
+            current: None,
+        };
+        let error = files.source().fetch(ask).await.unwrap_err();
+        assert!(error.is_transient());
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.ends_with("tls.key"), "{cause}");
+    }
+}

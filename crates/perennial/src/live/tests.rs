@@ -1,0 +1,430 @@
+use std::collections::HashSet;
+
+use super::*;
+use crate::clock::scripted::Scripted;
+use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, builder, noon, until};
+use crate::{CertState, SourceError};
+
+const DOWN: Step = Step::Fail(|| SourceError::unavailable("connection refused"));
+const DENIED: Step = Step::Fail(|| SourceError::denied("no such role"));
+
+async fn started(wall: &Scripted, source: &ScriptedSource) -> LiveCert {
+    builder(wall).start(source.clone()).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_returns_a_usable_first_generation() {
+    let wall = Scripted::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(live.status().state, CertState::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_outlasts_transient_errors() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [DOWN, DOWN, Step::Issue(MINUTE)]);
+    let live = started(&wall, &source).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(source.fetches().len(), 3);
+    assert_eq!(live.status().consecutive_failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_fails_at_once_on_a_permanent_error() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [DENIED]);
+    let error = builder(&wall).start(source.clone()).await.unwrap_err();
+    assert!(matches!(error, StartError::Failed(_)));
+    assert_eq!(source.fetches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_that_times_out_names_the_last_cause() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    source.then(|| DOWN);
+    let error = builder(&wall).start(source).await.unwrap_err();
+    let StartError::TimedOut {
+        last: Some(last),
+        after,
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(after, START_TIMEOUT);
+    assert!(last.is_transient());
+}
+
+#[tokio::test(start_paused = true)]
+async fn zero_timeout_is_refused_by_name() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let fetch = builder(&wall)
+        .fetch_timeout(Duration::ZERO)
+        .start(source.clone());
+    assert!(
+        fetch
+            .await
+            .unwrap_err()
+            .to_string()
+            .starts_with("fetch_timeout is 0ns")
+    );
+    let start = builder(&wall).start_timeout(Duration::ZERO).start(source);
+    assert!(
+        start
+            .await
+            .unwrap_err()
+            .to_string()
+            .starts_with("start_timeout is 0ns")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let live = started(&wall, &source).await;
+    let mut rotations = live.rotations();
+    let mut last = rotations.next().await.unwrap();
+    assert_eq!(last.generation(), 1);
+    for generation in 2..=6 {
+        let next = rotations.next().await.unwrap();
+        assert_eq!(next.generation(), generation);
+        let age = next
+            .obtained_at()
+            .duration_since(last.obtained_at())
+            .unwrap();
+        assert!(
+            age >= 5 * MINUTE && age <= 15 * MINUTE / 2 + Duration::from_secs(1),
+            "{age:?}"
+        );
+        last = next;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_renewal_keeps_last_good_snapshot_and_recovers_after_expiry() {
+    // T6: failing until expiry and past it.
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(|| DOWN);
+    let live = started(&wall, &source).await;
+
+    until("a renewal fails", || {
+        live.status().state == CertState::Failing
+    })
+    .await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert!(live.status().last_error.is_some());
+
+    until("it expires", || live.status().state == CertState::Expired).await;
+    assert!(matches!(
+        live.current(),
+        Err(Unavailable::Expired {
+            generation: 1,
+            last: Some(_),
+            ..
+        })
+    ));
+    assert!(live.valid().await.is_err());
+
+    source.then(|| Step::Issue(MINUTE));
+    until("it recovers by itself", || live.current().is_ok()).await;
+    assert_eq!(live.current().unwrap().generation(), 2);
+    assert_eq!(live.status().state, CertState::Fresh);
+    assert!(live.status().last_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_material_is_never_published() {
+    // Invariant 2, in steady state: a pair that does not match, then one that does.
+    let wall = Scripted::starting_at(noon());
+    let ca = TestCa::new();
+    let (leaf, _) = ca.leaf(noon(), 60 * MINUTE);
+    let (_, key) = ca.leaf(noon(), 60 * MINUTE);
+    let torn = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Deliver(torn)]);
+    let live = started(&wall, &source).await;
+
+    until("the torn pair is refused", || {
+        live.status().consecutive_failures == 1
+    })
+    .await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    until("the next pair is taken", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_in_an_outage_stay_within_the_bound() {
+    // T7: 60 s of outage for a 60 s certificate: first step 1 s, cap 3 s.
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(|| DOWN);
+    let live = started(&wall, &source).await;
+    until("the outage begins", || {
+        live.status().consecutive_failures == 1
+    })
+    .await;
+    // A busy pool meanwhile asks for a valid certificate all the time.
+    let busy = live.clone();
+    let pool = tokio::spawn(async move {
+        loop {
+            let _may_fail = busy.valid().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    tokio::time::sleep(MINUTE).await;
+    pool.abort();
+
+    let fetches = source.fetches();
+    let outage = &fetches[1..];
+    assert!(
+        (20..=43).contains(&outage.len()),
+        "{} fetches",
+        outage.len()
+    );
+    for pair in outage.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= Duration::from_millis(500));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hung_source_is_given_up_at_the_fetch_timeout() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Hang, Step::Issue(MINUTE)]);
+    let timeout = Duration::from_secs(5);
+    let live = builder(&wall)
+        .fetch_timeout(timeout)
+        .start(source.clone())
+        .await
+        .unwrap();
+    assert_eq!(live.current().unwrap().generation(), 1);
+    let fetches = source.fetches();
+    assert!(fetches[1].0 - fetches[0].0 >= timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_waiters_cause_one_fetch() {
+    // S12: a cold start; one waiter is cancelled and harms nobody.
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::HeldUntilReleased(MINUTE)]);
+    let live = builder(&wall).start_lazy(source.clone()).unwrap();
+    assert!(matches!(
+        live.current(),
+        Err(Unavailable::NothingYet { last: None })
+    ));
+    let mut waiters: Vec<_> = (0..10_000)
+        .map(|_| {
+            let live = live.clone();
+            tokio::spawn(async move { live.valid().await.unwrap().serial().clone() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let cancelled = waiters.swap_remove(0);
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
+
+    source.release();
+    let mut serials = HashSet::new();
+    for waiter in waiters {
+        serials.insert(waiter.await.unwrap());
+    }
+    assert_eq!(serials.len(), 1);
+    assert_eq!(source.fetches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_renew_now_does_not_cancel_the_fetch() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(
+        &wall,
+        [
+            Step::Issue(10 * MINUTE),
+            Step::HeldUntilReleased(10 * MINUTE),
+        ],
+    );
+    let live = started(&wall, &source).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let caller = tokio::time::timeout(Duration::from_secs(1), live.renew_now()).await;
+    assert!(caller.is_err(), "the caller gave up");
+    source.release();
+    until("it is published all the same", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    assert_eq!(source.fetches().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renew_now_is_limited_right_after_a_fetch() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let live = started(&wall, &source).await;
+    assert!(matches!(live.renew_now().await, Renewal::Limited));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(live.renew_now().await, Renewal::Newer(newer) if newer.generation() == 2));
+    source.then(|| DOWN);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(live.renew_now().await, Renewal::Failed(_)));
+    assert_eq!(source.fetches().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unchanged_material_publishes_nothing_and_makes_no_hot_loop() {
+    let wall = Scripted::starting_at(noon());
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), 60 * MINUTE);
+    let same = || {
+        CertMaterial::from_der(vec![leaf.clone()], key.clone_key(), vec![ca.root_der()]).unwrap()
+    };
+    let steps: Vec<_> = (0..100).map(|_| Step::Deliver(same())).collect();
+    let source = ScriptedSource::new(&wall, steps);
+    let live = started(&wall, &source).await;
+    let mut rotations = live.rotations();
+    rotations.next().await.unwrap();
+
+    tokio::time::sleep(59 * MINUTE).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(live.status().state, CertState::Due);
+    let unseen = tokio::time::timeout(Duration::ZERO, rotations.next()).await;
+    assert!(unseen.is_err(), "nothing was published");
+    // At most half an hour past the renewal point, one fetch per 90-180 s.
+    assert!(
+        (6..=22).contains(&source.fetches().len()),
+        "{}",
+        source.fetches().len()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let live = started(&wall, &source).await;
+    source.say_changed(1);
+    until("the change is taken", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    assert_eq!(source.fetches()[1].1, Why::Changed);
+
+    source.say_changed(usize::MAX);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(source.fetches().len() <= 13, "{}", source.fetches().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn valid_waits_for_a_fresh_certificate_after_a_suspend() {
+    // T8: the monotonic clock stood still for two lifetimes.
+    let wall = Scripted::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    tokio::time::sleep(MINUTE).await;
+    wall.step_forward(20 * MINUTE);
+    assert!(matches!(live.current(), Err(Unavailable::Expired { .. })));
+    let snapshot = live.valid().await.unwrap();
+    assert_eq!(snapshot.generation(), 2);
+    assert!(snapshot.not_after() > wall.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn valid_hands_out_a_certificate_in_its_leeway_if_the_source_is_down() {
+    let wall = Scripted::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]);
+    source.then(|| DOWN);
+    let live = started(&wall, &source).await;
+    let not_after = live.current().unwrap().not_after();
+    // 2 % of 10 minutes are 12 s.
+    until("it is in its leeway", || {
+        wall.now() > not_after - Duration::from_secs(6)
+    })
+    .await;
+    assert_eq!(live.valid().await.unwrap().generation(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_task() {
+    // H3: during a fetch, in between, and in a backoff.
+    let wall = Scripted::starting_at(noon());
+    for steps in [vec![Step::Hang], vec![Step::Issue(MINUTE)], vec![DOWN]] {
+        let source = ScriptedSource::new(&wall, steps);
+        let live = builder(&wall).start_lazy(source.clone()).unwrap();
+        let clone = live.clone();
+        let mut rotations = live.rotations();
+        until("the first fetch", || source.fetches().len() == 1).await;
+        drop(live);
+        assert!(
+            tokio::time::timeout(
+                Duration::ZERO,
+                clone.shared.snapshots.clone().wait_for(|_| false)
+            )
+            .await
+            .is_err()
+        );
+        drop(clone);
+        while rotations.next().await.is_some() {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_returns_at_once_whatever_the_renewer_does() {
+    // H2.
+    let wall = Scripted::starting_at(noon());
+    for steps in [vec![Step::Hang], vec![Step::Issue(MINUTE)], vec![DOWN]] {
+        let source = ScriptedSource::new(&wall, steps);
+        let live = builder(&wall).start_lazy(source.clone()).unwrap();
+        until("the first fetch", || source.fetches().len() == 1).await;
+        let before = tokio::time::Instant::now();
+        live.shutdown(MINUTE).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(matches!(live.renew_now().await, Renewal::Stopped));
+        assert_eq!(source.fetches().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificate_stays_readable_after_shutdown_until_it_expires() {
+    let wall = Scripted::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [Step::Issue(MINUTE)])).await;
+    live.shutdown(MINUTE).await.unwrap();
+    assert!(live.valid().await.is_ok());
+    tokio::time::sleep(MINUTE).await;
+    assert!(matches!(
+        live.valid().await,
+        Err(Unavailable::Expired { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn fixed_certificate_is_there_and_never_changes() {
+    let wall = Scripted::starting_at(noon());
+    let material = TestCa::new().issue(noon(), MINUTE);
+    let live = builder(&wall).fixed(material).unwrap();
+    assert_eq!(live.valid().await.unwrap().generation(), 1);
+    assert!(matches!(live.renew_now().await, Renewal::Unchanged));
+    let mut rotations = live.rotations();
+    assert!(rotations.next().await.is_some());
+    assert!(
+        tokio::time::timeout(MINUTE, rotations.next())
+            .await
+            .is_err()
+    );
+    assert!(live.current().is_err(), "it has expired by now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_quick_rotations_are_seen_in_order() {
+    // C13: an observer may skip a generation, never go back.
+    let wall = Scripted::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    let mut rotations = live.rotations();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(matches!(live.renew_now().await, Renewal::Newer(_)));
+    }
+    assert_eq!(rotations.next().await.unwrap().generation(), 3);
+    assert_eq!(rotations.latest().unwrap().generation(), 3);
+}

@@ -1,0 +1,163 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::testing::{MINUTE, TestCa, noon};
+use crate::tls::default_provider;
+
+fn build(material: CertMaterial, now: SystemTime) -> Result<Snapshot, MaterialError> {
+    let tls = TlsPolicy::new(default_provider().unwrap());
+    Snapshot::build(material, 1, now, &tls)
+}
+
+#[test]
+fn whole_material_becomes_a_snapshot_of_its_facts() {
+    let ca = TestCa::new();
+    let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + MINUTE).unwrap();
+    assert_eq!(snapshot.names().common_name.as_deref(), Some("app"));
+    assert_eq!(snapshot.names().dns, ["app.test"]);
+    assert_eq!(snapshot.not_before(), noon());
+    assert_eq!(snapshot.not_after(), noon() + 10 * MINUTE);
+    assert_eq!(snapshot.obtained_at(), noon() + MINUTE);
+    assert_eq!(snapshot.remaining(noon() + 4 * MINUTE), 6 * MINUTE);
+    assert_eq!(snapshot.remaining(noon() + 11 * MINUTE), Duration::ZERO);
+}
+
+#[test]
+fn usable_life_counts_from_when_it_was_obtained() {
+    // T5: Vault sets not_before 30 s back; the schedule must not see those seconds.
+    let ca = TestCa::new();
+    let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + 5 * MINUTE).unwrap();
+    assert_eq!(snapshot.usable_life().length(), 5 * MINUTE);
+    assert!(snapshot.renewal_point() >= noon() + 5 * MINUTE + 5 * MINUTE / 2);
+}
+
+#[test]
+fn key_of_another_certificate_is_refused() {
+    let ca = TestCa::new();
+    let (leaf, _key) = ca.leaf(noon(), MINUTE);
+    let (_other, key) = ca.leaf(noon(), MINUTE);
+    let material = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
+    assert!(matches!(
+        build(material, noon()),
+        Err(MaterialError::KeyMismatch)
+    ));
+}
+
+#[test]
+fn chain_that_does_not_begin_with_the_leaf_is_refused() {
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), MINUTE);
+    let chain = vec![ca.intermediate_der(), leaf];
+    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
+    assert!(matches!(
+        build(material, noon()),
+        Err(MaterialError::BrokenLink { index: 0 })
+    ));
+}
+
+#[test]
+fn link_with_a_foreign_signature_is_refused_though_its_names_fit() {
+    let (ca, impostor) = (TestCa::new(), TestCa::new());
+    let (leaf, key) = ca.leaf(noon(), MINUTE);
+    let chain = vec![leaf, impostor.intermediate_der()];
+    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
+    assert!(matches!(
+        build(material, noon()),
+        Err(MaterialError::Chain(_))
+    ));
+}
+
+#[test]
+fn roots_that_do_not_issue_the_leaf_are_refused_only_where_they_are_said_to() {
+    let (ca, servers) = (TestCa::new(), TestCa::new());
+    let material = || {
+        let (leaf, key) = ca.leaf(noon(), MINUTE);
+        let chain = vec![leaf, ca.intermediate_der()];
+        CertMaterial::from_der(chain, key, vec![servers.root_der()]).unwrap()
+    };
+    build(material(), noon()).unwrap();
+    let refused = build(material().roots_issue_leaf(), noon());
+    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+    build(ca.issue(noon(), MINUTE).roots_issue_leaf(), noon()).unwrap();
+}
+
+#[test]
+fn validity_is_that_of_the_whole_chain() {
+    let ca = TestCa::new();
+    let at = |now| build(ca.issue(noon(), MINUTE), now);
+    let early = at(noon() - MINUTE).unwrap_err();
+    assert!(matches!(early, MaterialError::NotYetValid { not_before } if not_before == noon()));
+    assert!(early.is_transient());
+    let late = at(noon() + MINUTE).unwrap_err();
+    assert!(matches!(late, MaterialError::Expired { .. }));
+    assert!(!late.is_transient());
+}
+
+#[test]
+fn self_signed_certificate_is_neither_presented_nor_trusted() {
+    // S8: OpenSSL refuses a chain with a root in it.
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), MINUTE);
+    let chain = vec![leaf, ca.intermediate_der(), ca.root_der()];
+    let (presented, facts) = presented_chain(chain.clone()).unwrap();
+    assert_eq!(presented, chain[..2]);
+    assert_eq!(facts.len(), 2);
+
+    // The chain brought the root along; as a trust root only another one was given.
+    let other = TestCa::new();
+    let material = CertMaterial::from_der(chain, key, vec![other.root_der()]).unwrap();
+    assert!(build(material.roots_issue_leaf(), noon()).is_err());
+}
+
+#[test]
+fn generations_share_no_resolver_and_no_verifier() {
+    // C10: this is what keeps rustls from resuming a session of the old certificate.
+    let ca = TestCa::new();
+    let tls = TlsPolicy::new(default_provider().unwrap());
+    let config = |generation| {
+        let material = ca.issue(noon(), MINUTE);
+        Snapshot::build(material, generation, noon(), &tls)
+            .unwrap()
+            .client_config()
+    };
+    let (one, two) = (config(1), config(2));
+    assert!(!Arc::ptr_eq(
+        &one.client_auth_cert_resolver,
+        &two.client_auth_cert_resolver
+    ));
+}
+
+#[test]
+fn debug_never_prints_the_key() {
+    // H1, for everything here that holds one.
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), MINUTE);
+    let secret = key.secret_der().to_vec();
+    let chain = vec![leaf, ca.intermediate_der()];
+    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
+    let mut shown = format!("{material:?}");
+    let snapshot = build(material, noon()).unwrap();
+    shown += &format!("{snapshot:?}");
+
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{secret:?}");
+    assert!(shown.contains("app.test"), "the facts are there: {shown}");
+    for window in [&hex[..16], list.trim_matches(['[', ']'])] {
+        assert!(!shown.contains(window), "{shown}");
+    }
+}
+
+#[test]
+fn errors_of_a_mangled_key_quote_none_of_it() {
+    let ca = TestCa::new();
+    let pem = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0 !secret! \n-----END PRIVATE KEY-----\n";
+    let root = format!("{:?}", ca.root_der());
+    for key in [pem, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n", "!secret!"] {
+        let error = CertMaterial::from_pem("", key, &root).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(
+            !shown.contains("secret") && !shown.contains("c2VjcmV0"),
+            "{shown}"
+        );
+    }
+}
