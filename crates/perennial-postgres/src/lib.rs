@@ -1,1 +1,39 @@
 //! Postgres pools that move onto each new certificate without a failed query.
+//!
+//! - [`CertConnectionManager`] is a bb8 manager that takes the current certificate for each
+//!   connect and exchanges pooled connections when a newer one appears, each replacement ready
+//!   first.
+//! - [`PgTls`] is the connector alone, for stock `bb8-postgres`, `deadpool-postgres` or bare
+//!   `tokio-postgres`.
+//!
+//! # How a rotation goes
+//! A client that is idle in the pool is *parked*; the first touch after a check-out *claims* it.
+//! When a new generation appears, a spare is connected, then exchanged for a parked old client;
+//! claimed ones are exchanged when they come back, if a spare stands ready, else once parked.
+//! An old client is dropped, never aborted: what runs on it finishes, streams that are still read
+//! after their connection went back included. Connections made by `dedicated_connection()` are
+//! not retired.
+
+#[cfg(feature = "bb8")]
+mod bb8_manager;
+mod connection;
+mod error;
+mod retirement;
+mod rotation;
+mod session;
+mod shelf;
+mod tls;
+
+#[cfg(feature = "bb8")]
+pub use bb8_manager::{
+    CONNECT_TIMEOUT, CertConnectionManager, CertConnectionManagerBuilder, PoolStatus,
+};
+pub use connection::PgConnection;
+pub use error::{CheckoutError, ConfigError, ConnectError};
+pub use retirement::{BUDGET, FINISH_AT_MOST, FINISH_WITHIN};
+pub use tls::PgTls;
+
+#[cfg(feature = "bb8")]
+pub use bb8;
+pub use perennial;
+pub use tokio_postgres;

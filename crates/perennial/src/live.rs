@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -141,6 +141,11 @@ impl LiveCert {
         let current = self.shared.snapshots.borrow().clone();
         let progress = self.shared.progress.borrow().clone();
         CertStatus::at(self.shared.clock.now(), current.as_deref(), &progress)
+    }
+
+    /// The wall clock that this certificate's life is measured by.
+    pub fn now(&self) -> SystemTime {
+        self.shared.clock.now()
     }
 
     /// Renews now, and says what came of it.
