@@ -41,7 +41,7 @@ pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use live::{FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StillRunning};
 pub use material::{CertMaterial, MaterialError, Part};
-pub use renewer::Renewal;
+pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
 pub use schedule::{
     FIRST_RETRY, LEEWAY, LONGEST_LEEWAY, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS,
     SHORTEST_FIRST_RETRY, START_RETRY_CAP,

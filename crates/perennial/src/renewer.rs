@@ -14,7 +14,7 @@ use crate::status::Progress;
 use crate::tls::TlsPolicy;
 
 /// No two fetches are closer than this, whoever asks and however short a life the CA gives.
-pub(crate) const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
+pub const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Failures in a row that are logged as warnings before they fall to debug.
 const LOUD_FAILURES: u32 = 3;

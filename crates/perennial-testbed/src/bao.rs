@@ -1,0 +1,180 @@
+//! OpenBao as a child process, with a PKI, an AppRole and an audit device.
+
+mod api;
+mod audit;
+mod life;
+mod listener;
+mod pki;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::error::TestbedError;
+use crate::folder::Folder;
+use crate::server::Server;
+use api::{Api, text};
+use audit::Tally;
+use listener::Listener;
+pub(crate) use pki::ServerCertificate;
+
+const NAME: &str = "OpenBao";
+/// A real OpenBao behind TLS, initialised and unsealed, with a PKI for clients and servers.
+///
+/// Its storage is a single raft node in its own folder, so everything survives [`OpenBao::stop`]. Root token and
+/// unseal key are held in memory only.
+pub struct OpenBao {
+    server: Server,
+    program: PathBuf,
+    port: u16,
+    listener: Listener,
+    api: Api,
+    unseal_key: String,
+    roots_pem: String,
+    approle: AppRole,
+    tally: Mutex<Tally>,
+}
+
+/// What an app logs in with.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct AppRole {
+    /// The public half.
+    pub role_id: String,
+    /// The secret half. It can be used any number of times.
+    pub secret_id: String,
+}
+
+impl OpenBao {
+    /// The address, such as `https://127.0.0.1:8200`. The certificate is also good for `localhost`.
+    pub fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The port on 127.0.0.1. It stays the same over [`OpenBao::stop`] and [`OpenBao::start_again`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The CA of the TLS listener (PEM), which is not the PKI's: the listener is there before the PKI.
+    pub fn ca_pem(&self) -> &str {
+        self.listener.ca_pem()
+    }
+
+    /// The mount of the intermediate, which issues.
+    pub fn mount(&self) -> &'static str {
+        pki::MOUNT
+    }
+
+    /// The role for clients: EC P-256, client certificates only, common names `app` and `app-*`, nothing stored.
+    pub fn client_role(&self) -> &'static str {
+        pki::CLIENT_ROLE
+    }
+
+    /// What an app logs in with, at `auth/approle/login`.
+    pub fn approle(&self) -> &AppRole {
+        &self.approle
+    }
+
+    /// The root CA of the PKI (PEM): what Postgres and its clients trust.
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
+    }
+
+    /// The folder with `server.log` and `audit.log`.
+    pub fn folder(&self) -> &Path {
+        self.server.folder().path()
+    }
+
+    /// The process's number, or `None` while it is stopped.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// What OpenBao has logged so far.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// A fresh token, good for an hour, that may do what an app may do and no more.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Refused`] while it is sealed.
+    ///
+    /// # Cancel safety
+    /// Cancelling it loses at most a token.
+    pub async fn app_token(&self) -> Result<String, TestbedError> {
+        let ask = json!({"policies": [pki::POLICY], "ttl": "1h", "no_parent": true});
+        let reply = self.api("POST", "auth/token/create", ask).await?;
+        text(&reply["auth"]["client_token"], "client_token")
+    }
+
+    /// How many certificates the CA has issued or signed through the client role.
+    ///
+    /// Read from the audit log, to which OpenBao writes before it replies: never behind what a client knows.
+    ///
+    /// # Errors
+    /// [`TestbedError::Folder`] where the audit log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn issued(&self) -> Result<u64, TestbedError> {
+        self.tally().map(|tally| tally.issued)
+    }
+
+    /// How many logins by AppRole have succeeded. As exact as [`OpenBao::issued`].
+    ///
+    /// # Errors
+    /// [`TestbedError::Folder`] where the audit log cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn logins(&self) -> Result<u64, TestbedError> {
+        self.tally().map(|tally| tally.logins)
+    }
+
+    /// Calls any endpoint below `/v1/` with the root token; `Value::Null` sends no body. An empty reply is `Null`.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Refused`] with OpenBao's own words otherwise.
+    ///
+    /// # Cancel safety
+    /// OpenBao may have done it nevertheless.
+    pub async fn api(&self, method: &str, path: &str, body: Value) -> Result<Value, TestbedError> {
+        self.api.call(method, path, body).await
+    }
+
+    /// A certificate for a server on localhost and 127.0.0.1, from the PKI.
+    pub(crate) async fn server_certificate(&self) -> Result<ServerCertificate, TestbedError> {
+        pki::server_certificate(self).await
+    }
+
+    fn tally(&self) -> Result<Tally, TestbedError> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.read_on(&audit_log(self.server.folder()))?;
+        Ok(tally.clone())
+    }
+}
+
+fn audit_log(folder: &Folder) -> PathBuf {
+    folder.path().join("audit.log")
+}
+
+impl std::fmt::Debug for OpenBao {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenBao")
+            .field("address", &self.address())
+            .field("pid", &self.pid())
+            .field("folder", &self.folder())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for AppRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppRole")
+            .field("role_id", &self.role_id)
+            .finish_non_exhaustive()
+    }
+}

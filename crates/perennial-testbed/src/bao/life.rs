@@ -1,0 +1,202 @@
+//! Starting, sealing, stopping and freezing the process.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::api::{Api, text};
+use super::audit::Tally;
+use super::listener::Listener;
+use super::{AppRole, NAME, OpenBao, audit_log, pki};
+use crate::error::TestbedError;
+use crate::folder::Folder;
+use crate::port;
+use crate::server::{Launch, Server};
+
+/// How long it may take to be ready. The first start takes longest: a new raft node elects itself after 1 to 2 s.
+const READY: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+/// How often a start is tried: another process may take a free port first.
+const TRIES: u32 = 3;
+
+impl OpenBao {
+    pub(crate) async fn start(program: PathBuf) -> Result<Self, TestbedError> {
+        let mut tries = 1;
+        loop {
+            let mut bao = Self::create(&program)?;
+            let result = bao.bring_up().await;
+            // The cluster port is bound only when it is unsealed, and a clash there looks like anything but one.
+            let clash = result.is_err() && bao.log().contains("address already in use");
+            if !clash || tries == TRIES {
+                return result.map(|()| bao);
+            }
+            tries += 1;
+        }
+    }
+
+    fn create(program: &Path) -> Result<Self, TestbedError> {
+        let folder = Folder::create("bao", None)?;
+        let (port, cluster_port) = (port::free()?, port::free()?);
+        let listener = Listener::create(&folder)?;
+        let config = config(&folder, port, cluster_port);
+        folder.write(&folder.private().join("config.hcl"), &config, None)?;
+
+        Ok(Self {
+            server: Server::new(NAME, Signal::KILL, folder)?,
+            program: program.to_path_buf(),
+            port,
+            api: Api::new(port, &listener)?,
+            listener,
+            unseal_key: String::new(),
+            roots_pem: String::new(),
+            approle: AppRole {
+                role_id: String::new(),
+                secret_id: String::new(),
+            },
+            tally: Mutex::new(Tally::default()),
+        })
+    }
+
+    async fn bring_up(&mut self) -> Result<(), TestbedError> {
+        self.launch().await?;
+        let shares = json!({"secret_shares": 1, "secret_threshold": 1});
+        let reply = self.api.call("PUT", "sys/init", shares).await?;
+        self.unseal_key = text(&reply["keys_base64"][0], "keys_base64")?;
+        self.api
+            .set_token(&text(&reply["root_token"], "root_token")?)?;
+        self.unseal().await?;
+        pki::set_up(self).await
+    }
+
+    /// Seals it, some 1 s: every request but those that unseal is refused with 503 from then on.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoReply`] while it is stopped.
+    ///
+    /// # Cancel safety
+    /// It may be sealed nevertheless.
+    pub async fn seal(&self) -> Result<(), TestbedError> {
+        self.api("PUT", "sys/seal", Value::Null).await.map(drop)
+    }
+
+    /// Unseals it and waits until it is active, some 0.1 s.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Late`] where it does not become active.
+    ///
+    /// # Cancel safety
+    /// It may be unsealed nevertheless.
+    pub async fn unseal(&self) -> Result<(), TestbedError> {
+        let key = json!({"key": self.unseal_key});
+        self.api("PUT", "sys/unseal", key).await?;
+        self.wait_for("active", Some(200)).await
+    }
+
+    /// Ends the process at once, as a crash does. Its storage stays. Does nothing while it is stopped.
+    ///
+    /// # Errors
+    /// None at present.
+    ///
+    /// # Cancel safety
+    /// Call it again.
+    pub async fn stop(&self) -> Result<(), TestbedError> {
+        self.server.stop(Signal::KILL).await;
+        Ok(())
+    }
+
+    /// Starts it again after [`OpenBao::stop`]: same port, same storage, same tokens; unsealed and active.
+    ///
+    /// # Errors
+    /// [`TestbedError::NotStarted`] where its port was taken meanwhile, otherwise as [`OpenBao::unseal`].
+    ///
+    /// # Cancel safety
+    /// It may be left sealed: call [`OpenBao::unseal`].
+    pub async fn start_again(&self) -> Result<(), TestbedError> {
+        if !self.server.runs() {
+            self.launch().await?;
+        }
+        self.unseal().await
+    }
+
+    /// Freezes the process: connections are accepted by the kernel, and nothing ever answers.
+    ///
+    /// # Errors
+    /// [`TestbedError::Stopped`] while it is stopped.
+    pub fn pause(&self) -> Result<(), TestbedError> {
+        self.server.signal(Signal::STOP)
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Errors
+    /// [`TestbedError::Stopped`] while it is stopped.
+    pub fn resume(&self) -> Result<(), TestbedError> {
+        self.server.signal(Signal::CONT)
+    }
+
+    async fn launch(&self) -> Result<(), TestbedError> {
+        let config = self.server.folder().private().join("config.hcl");
+        self.server.launch(&Launch {
+            program: &self.program,
+            arguments: vec!["server".into(), "-config".into(), config.into()],
+            user: None,
+        })?;
+        self.wait_for("listening", None).await
+    }
+
+    /// Waits for any reply of the health endpoint, or for one status.
+    async fn wait_for(&self, state: &'static str, status: Option<u16>) -> Result<(), TestbedError> {
+        let reached = async {
+            loop {
+                let now = self.api.health().await;
+                if now.is_some() && (status.is_none() || now == status) {
+                    return Ok(());
+                }
+                self.server.still_runs()?;
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let late = |_| TestbedError::Late {
+            server: NAME,
+            state,
+            waited: READY,
+        };
+        tokio::time::timeout(READY, reached).await.map_err(late)?
+    }
+}
+
+/// The configuration file.
+///
+/// `performance_multiplier = 1` makes a new node elect itself after 1 to 2 s instead of 5 to 10 s. The audit device
+/// is declared here because the API refuses to enable one.
+fn config(folder: &Folder, port: u16, cluster_port: u16) -> String {
+    let private = folder.private();
+    let private = private.display();
+    let audit = audit_log(folder);
+    let audit = audit.display();
+    format!(
+        r#"ui = false
+api_addr = "https://127.0.0.1:{port}"
+cluster_addr = "https://127.0.0.1:{cluster_port}"
+storage "raft" {{
+  path = "{private}"
+  node_id = "testbed"
+  performance_multiplier = 1
+}}
+listener "tcp" {{
+  address = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  tls_cert_file = "{private}/listener.crt"
+  tls_key_file = "{private}/listener.key"
+}}
+audit "file" "log" {{
+  options {{
+    file_path = "{audit}"
+  }}
+}}
+"#
+    )
+}

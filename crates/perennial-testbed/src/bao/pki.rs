@@ -1,0 +1,140 @@
+use serde_json::{Value, json};
+
+use super::api::text;
+use super::{AppRole, OpenBao};
+use crate::error::TestbedError;
+
+const ROOT: &str = "pki";
+pub(super) const MOUNT: &str = "pki_int";
+pub(super) const CLIENT_ROLE: &str = "app";
+const SERVER_ROLE: &str = "server";
+pub(super) const POLICY: &str = "app";
+const APPROLE: &str = "auth/approle/role/app";
+pub(super) const LOGIN: &str = "auth/approle/login";
+
+/// The server's certificate with its intermediate (PEM, leaf first), its key and the root that its clients show.
+pub(crate) struct ServerCertificate {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+    pub(crate) roots: String,
+}
+
+/// Says whether a request to this path, if it succeeded, gave a client a certificate.
+pub(super) fn issues_for_clients(path: &str) -> bool {
+    let rest = path
+        .strip_prefix(MOUNT)
+        .and_then(|rest| rest.strip_prefix('/'));
+    matches!(rest, Some("sign/app" | "issue/app"))
+}
+
+/// Builds everything that an app needs: the two CAs, the roles, the policy and the AppRole.
+pub(super) async fn set_up(bao: &mut OpenBao) -> Result<(), TestbedError> {
+    require_audit(bao).await?;
+    bao.roots_pem = authorities(bao).await?;
+    roles(bao).await?;
+    bao.approle = approle(bao).await?;
+    Ok(())
+}
+
+pub(super) async fn server_certificate(bao: &OpenBao) -> Result<ServerCertificate, TestbedError> {
+    let ask = json!({
+        "common_name": "localhost", "ip_sans": "127.0.0.1", "ttl": "8760h",
+        "private_key_format": "pkcs8",
+    });
+    let path = format!("{MOUNT}/issue/{SERVER_ROLE}");
+    let reply = bao.api("POST", &path, ask).await?;
+    let data = &reply["data"];
+    // PEM from OpenBao has no line end: without one, two certificates grow together.
+    let leaf = text(&data["certificate"], "certificate")?;
+    let intermediate = text(&data["issuing_ca"], "issuing_ca")?;
+    Ok(ServerCertificate {
+        chain: format!("{leaf}\n{intermediate}\n"),
+        key: text(&data["private_key"], "private_key")?,
+        roots: bao.roots_pem().to_owned(),
+    })
+}
+
+/// An OpenBao that ignores the declared audit device would count nothing.
+async fn require_audit(bao: &OpenBao) -> Result<(), TestbedError> {
+    let devices = bao.api("GET", "sys/audit", Value::Null).await?;
+    match devices["data"].get("log/") {
+        Some(_) => Ok(()),
+        None => Err(TestbedError::Incomplete(
+            "the declared audit device: is it older than 2.4?",
+        )),
+    }
+}
+
+/// Makes root and intermediate. The bundle carries the root along, so that `ca_chain` is intermediate, root.
+async fn authorities(bao: &OpenBao) -> Result<String, TestbedError> {
+    for mount in [ROOT, MOUNT] {
+        let ask = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+        bao.api("POST", &format!("sys/mounts/{mount}"), ask).await?;
+    }
+    let ask = json!({
+        "common_name": "Perennial testbed root", "ttl": "87600h", "key_type": "ec", "key_bits": 256,
+    });
+    let reply = bao
+        .api("POST", &format!("{ROOT}/root/generate/internal"), ask)
+        .await?;
+    let root = text(&reply["data"]["certificate"], "certificate")?;
+
+    let ask = json!({
+        "common_name": "Perennial testbed intermediate", "key_type": "ec", "key_bits": 256,
+    });
+    let path = format!("{MOUNT}/intermediate/generate/internal");
+    let reply = bao.api("POST", &path, ask).await?;
+    let ask = json!({"csr": reply["data"]["csr"], "format": "pem_bundle", "ttl": "43800h"});
+    let reply = bao
+        .api("POST", &format!("{ROOT}/root/sign-intermediate"), ask)
+        .await?;
+    let ask = json!({"certificate": reply["data"]["certificate"]});
+    bao.api("POST", &format!("{MOUNT}/intermediate/set-signed"), ask)
+        .await?;
+    Ok(root + "\n")
+}
+
+async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {
+    let client = json!({
+        "key_type": "ec", "key_bits": 256, "client_flag": true, "server_flag": false,
+        "allowed_domains": ["app", "app-*"], "allow_bare_domains": true,
+        "allow_glob_domains": true, "allow_localhost": false, "enforce_hostnames": false,
+        "no_store": true, "generate_lease": false, "ttl": "1h", "max_ttl": "72h",
+        // Without it a request's own `not_after` would go past `max_ttl`.
+        "not_after_bound": "ttl-limited",
+    });
+    bao.api("POST", &format!("{MOUNT}/roles/{CLIENT_ROLE}"), client)
+        .await?;
+    let server = json!({
+        "key_type": "ec", "key_bits": 256, "client_flag": false, "server_flag": true,
+        "allow_localhost": true, "allow_ip_sans": true, "no_store": true,
+        "generate_lease": false, "max_ttl": "8760h", "not_after_bound": "ttl-limited",
+    });
+    bao.api("POST", &format!("{MOUNT}/roles/{SERVER_ROLE}"), server)
+        .await?;
+    Ok(())
+}
+
+/// Lets the app ask for client certificates, and nothing beyond what every token may do with itself.
+async fn approle(bao: &OpenBao) -> Result<AppRole, TestbedError> {
+    let policy = format!(
+        r#"path "{MOUNT}/sign/{CLIENT_ROLE}" {{ capabilities = ["update"] }}
+path "{MOUNT}/issue/{CLIENT_ROLE}" {{ capabilities = ["update"] }}"#
+    );
+    let path = format!("sys/policies/acl/{POLICY}");
+    bao.api("PUT", &path, json!({"policy": policy})).await?;
+    bao.api("POST", "sys/auth/approle", json!({"type": "approle"}))
+        .await?;
+    let ask = json!({"token_policies": [POLICY], "token_ttl": "1h", "token_max_ttl": "24h"});
+    bao.api("POST", APPROLE, ask).await?;
+    let role = bao
+        .api("GET", &format!("{APPROLE}/role-id"), Value::Null)
+        .await?;
+    let secret = bao
+        .api("POST", &format!("{APPROLE}/secret-id"), json!({}))
+        .await?;
+    Ok(AppRole {
+        role_id: text(&role["data"]["role_id"], "role_id")?,
+        secret_id: text(&secret["data"]["secret_id"], "secret_id")?,
+    })
+}

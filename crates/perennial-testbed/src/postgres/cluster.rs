@@ -1,0 +1,169 @@
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use super::{APP, Account, NAME, Postgres, SUPERUSER, config};
+use crate::bao::ServerCertificate;
+use crate::error::TestbedError;
+use crate::folder::{Folder, open_to_all};
+use crate::port;
+use crate::server::{Launch, Server};
+
+/// How often a start is tried: another process may take a free port first.
+const TRIES: u32 = 3;
+
+/// A folder that `initdb` has filled, not yet running.
+pub(crate) struct Cluster {
+    folder: Folder,
+    programs: Programs,
+}
+
+/// The folder of `postgres` and `initdb`, and the user they run as.
+pub(super) struct Programs {
+    folder: PathBuf,
+    account: Option<Account>,
+}
+
+impl Cluster {
+    /// Runs `initdb`, some 1 s.
+    pub(crate) async fn create(folder: PathBuf) -> Result<Self, TestbedError> {
+        let account = Account::for_postgres()?;
+        let programs = Programs { folder, account };
+        programs.check_reach()?;
+        let folder = Folder::create("pg", account.as_ref())?;
+        programs.initdb(&folder).await?;
+        Ok(Self { folder, programs })
+    }
+
+    /// Starts the server with this certificate, and makes the app's user and database.
+    pub(crate) async fn start(
+        self,
+        certificate: &ServerCertificate,
+    ) -> Result<Postgres, TestbedError> {
+        let Self { folder, programs } = self;
+        let owner = programs.account;
+        let data = folder.private();
+        for (name, content) in [
+            ("server.crt", certificate.chain.as_str()),
+            ("server.key", &certificate.key),
+            ("clients.crt", &certificate.roots),
+            ("pg_hba.conf", config::HBA),
+            ("pg_ident.conf", config::IDENT),
+        ] {
+            folder.write(&data.join(name), content, owner.as_ref())?;
+        }
+        let mut postgres = Postgres {
+            server: Server::new(NAME, Signal::QUIT, folder)?,
+            cluster: programs,
+            port: 0,
+            version: String::new(),
+        };
+        postgres.launch_on_a_free_port().await?;
+        let client = postgres.wait().await?;
+        client
+            .batch_execute(&format!("create role {APP} login"))
+            .await?;
+        client
+            .batch_execute(&format!("create database {APP} owner {APP}"))
+            .await?;
+        let row = client.query_one("show server_version", &[]).await?;
+        let version: String = row.get(0);
+        // Debian adds its package's name.
+        postgres.version = version.split(' ').next().unwrap_or_default().to_owned();
+        Ok(postgres)
+    }
+}
+
+impl Postgres {
+    async fn launch_on_a_free_port(&mut self) -> Result<(), TestbedError> {
+        let folder = self.server.folder();
+        let (owner, socket) = (self.cluster.account, folder.path().to_path_buf());
+        let file = folder.private().join("postgresql.auto.conf");
+        let mut tried = 1;
+        loop {
+            self.port = port::free()?;
+            let settings = config::settings(&socket, self.port);
+            self.server
+                .folder()
+                .write(&file, &settings, owner.as_ref())?;
+            self.cluster.launch(&self.server)?;
+            match self.wait().await {
+                Err(TestbedError::NotStarted { log, .. })
+                    if tried < TRIES && log.contains("Address already in use") =>
+                {
+                    self.server.stop(Signal::QUIT).await;
+                }
+                result => return result.map(drop),
+            }
+            tried += 1;
+        }
+    }
+}
+
+impl Programs {
+    pub(super) fn launch(&self, server: &Server) -> Result<(), TestbedError> {
+        let data = server.folder().private();
+        server.launch(&Launch {
+            program: &self.folder.join("postgres"),
+            arguments: vec!["-D".into(), data.into()],
+            user: self.user(),
+        })
+    }
+
+    async fn initdb(&self, folder: &Folder) -> Result<(), TestbedError> {
+        let program = self.folder.join("initdb");
+        let words = [
+            "--username",
+            SUPERUSER,
+            "--auth",
+            "trust",
+            "--encoding",
+            "UTF8",
+        ];
+        let mut arguments: Vec<_> = words.iter().map(Into::into).collect();
+        arguments.extend(["--no-locale".into(), "--no-sync".into(), "--pgdata".into()]);
+        arguments.push(folder.private().into());
+        let launch = Launch {
+            program: &program,
+            arguments,
+            user: self.user(),
+        };
+        let mut command = tokio::process::Command::from(launch.command(&[], folder.path()));
+        let output = command
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await;
+        let output = output.map_err(|source| TestbedError::Run {
+            program: program.clone(),
+            source,
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = [output.stdout, output.stderr].concat();
+        Err(TestbedError::Program {
+            program,
+            output: String::from_utf8_lossy(&text).into_owned(),
+        })
+    }
+
+    /// Root's own folders are closed to the user that Postgres runs as: say so, before `initdb` says it worse.
+    fn check_reach(&self) -> Result<(), TestbedError> {
+        let program: &Path = &self.folder.join("postgres");
+        if self.account.is_none() || open_to_all(program) {
+            return Ok(());
+        }
+        Err(TestbedError::Run {
+            program: program.to_path_buf(),
+            source: std::io::Error::other(
+                "as root, Postgres runs as another user, who cannot enter this folder",
+            ),
+        })
+    }
+
+    fn user(&self) -> Option<(u32, u32)> {
+        self.account.map(|account| (account.uid, account.gid))
+    }
+}

@@ -1,0 +1,92 @@
+//! Who gets into Postgres, and who does not.
+
+use perennial_testbed::TestbedError;
+use perennial_testbed::tokio_postgres::config::SslMode;
+use perennial_testbed::tokio_postgres::error::SqlState;
+use perennial_testbed::tokio_postgres::{Error, NoTls};
+
+use crate::client::{log_in_trusting, serial_seen, sign, try_sign};
+use crate::shared;
+
+fn state(error: &Error) -> Option<&SqlState> {
+    error.as_db_error().map(|error| error.code())
+}
+
+#[tokio::test]
+async fn a_signed_certificate_logs_in_and_the_server_sees_its_serial() {
+    let testbed = shared().await;
+    for name in ["app", "app-2"] {
+        let signed = sign(testbed, name).await;
+        assert_eq!(serial_seen(testbed, &signed).await, signed.serial);
+    }
+}
+
+#[tokio::test]
+async fn plain_tcp_is_refused() {
+    let testbed = shared().await;
+    let mut config = testbed.postgres.config();
+    let refused = config.ssl_mode(SslMode::Disable).connect(NoTls).await;
+    let error = refused.err().expect("plain TCP is refused");
+    assert_eq!(
+        state(&error),
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+    );
+}
+
+#[tokio::test]
+async fn no_certificate_is_refused() {
+    let error = log_in_trusting(shared().await, None).await.err().unwrap();
+    assert_eq!(
+        state(&error),
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_mapped_is_signed_but_not_let_in() {
+    let testbed = shared().await;
+    let signed = sign(testbed, "app-unmapped").await;
+    let error = log_in_trusting(testbed, Some(&signed)).await.err().unwrap();
+    assert_eq!(
+        state(&error),
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+    );
+}
+
+#[tokio::test]
+async fn a_name_outside_the_role_is_not_signed() {
+    for name in [
+        "evil.example",
+        "postgres",
+        "localhost",
+        "server",
+        "xapp",
+        "app.example",
+    ] {
+        let refused = try_sign(shared().await, name).await.err();
+        let refused = refused.unwrap_or_else(|| panic!("{name} was signed"));
+        assert!(
+            matches!(refused, TestbedError::Refused { status: 400, .. }),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_superuser_gets_in_over_the_socket_only() {
+    let testbed = shared().await;
+    let admin = testbed.postgres.admin().await.unwrap();
+    let row = admin
+        .query_one("select current_user::text", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, String>(0), "postgres");
+
+    let mut config = testbed.postgres.config();
+    let refused = config
+        .user("postgres")
+        .ssl_mode(SslMode::Disable)
+        .connect(NoTls)
+        .await;
+    assert!(refused.is_err());
+}

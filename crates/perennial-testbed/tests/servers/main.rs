@@ -1,0 +1,64 @@
+//! The testbed's claims about itself, on real servers.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a helper that cannot do its work is a failed test"
+)]
+
+mod client;
+mod gone;
+mod issuance;
+mod locate;
+mod login;
+mod proxy;
+mod restart;
+
+use perennial_testbed::Testbed;
+use tokio::sync::OnceCell;
+
+/// A testbed for the tests that change nothing in it. Statics are not dropped: its end is also what `gone` claims.
+async fn shared() -> &'static Testbed {
+    static SHARED: OnceCell<Testbed> = OnceCell::const_new();
+    SHARED
+        .get_or_init(|| async { Testbed::start().await.expect("both servers start") })
+        .await
+}
+
+#[tokio::test]
+async fn two_testbeds_stand_side_by_side() {
+    let (one, two) = tokio::join!(Testbed::start(), Testbed::start());
+    let (one, two) = (one.unwrap(), two.unwrap());
+
+    assert_ne!(one.bao.port(), two.bao.port());
+    assert_ne!(one.postgres.port(), two.postgres.port());
+    let of_one = client::sign(&one, "app").await;
+    assert_eq!(client::serial_seen(&one, &of_one).await, of_one.serial);
+    // The other one's Postgres has another PKI.
+    let refused = client::log_in_trusting(&two, Some(&of_one)).await;
+    assert!(
+        refused.is_err(),
+        "a certificate of another testbed was let in"
+    );
+}
+
+#[tokio::test]
+async fn each_step_is_told() {
+    let told = std::sync::Mutex::new(Vec::new());
+    let testbed = Testbed::start_with(|step| told.lock().unwrap().push(step.to_owned()))
+        .await
+        .unwrap();
+    drop(testbed);
+    let told = told.into_inner().unwrap();
+    assert!(told.ends_with(&["starting OpenBao".into(), "starting Postgres".into()]));
+}
+
+#[tokio::test]
+async fn debug_never_prints_a_secret() {
+    let testbed = shared().await;
+    let approle = testbed.bao.approle();
+    let printed = format!("{testbed:?} {approle:?}");
+    assert!(!printed.contains(&approle.secret_id), "{printed}");
+    assert!(printed.contains(&approle.role_id), "{printed}");
+    assert!(!printed.contains("-----BEGIN"), "{printed}");
+}

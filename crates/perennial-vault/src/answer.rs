@@ -1,0 +1,177 @@
+//! Vault's answer, checked against what was asked, as material.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime};
+
+use perennial::CertMaterial;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use vaultrs::api::pki::responses::SignCertificateResponse;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::error::{Step, VaultError};
+use crate::request::CertRequest;
+
+/// A certificate that lives for a smaller share of the asked `ttl` is refused.
+///
+/// A role's `max_ttl` may well shorten a life, and the renewer copes. This is about a CA at its
+/// own end: with `leaf_not_after_behavior=truncate` it issues certificates that have expired.
+pub const SHORTEST_SHARE: f64 = 0.01;
+
+/// What the answer is held against.
+pub(crate) struct Asked<'a> {
+    pub(crate) request: &'a CertRequest,
+    /// Trust roots for servers, if they are set; else those in the answer are taken.
+    pub(crate) server_roots: Option<&'a [CertificateDer<'static>]>,
+    /// The server's clock at the answer, so that ours plays no part.
+    pub(crate) server_now: Option<SystemTime>,
+}
+
+/// Makes material of an answer, unless it is not what was asked for.
+///
+/// That the chain links up and belongs to the key is checked by the core.
+pub(crate) fn material(
+    answer: &SignCertificateResponse,
+    key: PrivateKeyDer<'static>,
+    asked: &Asked<'_>,
+) -> Result<CertMaterial, VaultError> {
+    let mut chain = certificates(&answer.certificate)?;
+    let leaf = chain
+        .first()
+        .ok_or_else(|| unusable("it holds no certificate"))?;
+    let leaf = parsed(leaf)?;
+    names_are_as_asked(&leaf, asked.request)?;
+    life_is_as_asked(&leaf, asked)?;
+
+    let mut issuers = Vec::new();
+    match answer.ca_chain.as_deref() {
+        // Absent, null or empty: a role or mount that leaves roots out of its chains.
+        None | Some([]) => issuers = certificates(&answer.issuing_ca)?,
+        // One by one: without a line end, two PEM texts cannot be joined.
+        Some(texts) => {
+            for text in texts {
+                issuers.extend(certificates(text)?);
+            }
+        }
+    }
+    let configured = asked.server_roots.map(<[_]>::to_vec);
+    let from_answer = configured.is_none();
+    let roots = match configured {
+        Some(roots) => roots,
+        None => self_issued(&issuers)?,
+    };
+    if roots.is_empty() {
+        return Err(VaultError::NoRoots);
+    }
+    chain.extend(issuers);
+    let material = CertMaterial::from_der(chain, key, roots).map_err(VaultError::Material)?;
+    Ok(if from_answer {
+        // These roots came as the leaf's own issuers.
+        material.roots_issue_leaf()
+    } else {
+        material
+    })
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, VaultError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|_quotes_the_text| unusable("a certificate in it is not PEM"))
+}
+
+fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, VaultError> {
+    X509Certificate::from_der(der)
+        .map(|(_rest, certificate)| certificate)
+        .map_err(|_malformed| unusable("a certificate in it is malformed"))
+}
+
+/// Only certificates that name themselves as issuer: an intermediate is never taken for a root.
+fn self_issued(
+    issuers: &[CertificateDer<'static>],
+) -> Result<Vec<CertificateDer<'static>>, VaultError> {
+    let mut roots = Vec::new();
+    for der in issuers {
+        let certificate = parsed(der)?;
+        if certificate.subject().as_raw() == certificate.issuer().as_raw() {
+            roots.push(der.clone());
+        }
+    }
+    Ok(roots)
+}
+
+fn names_are_as_asked(leaf: &X509Certificate<'_>, request: &CertRequest) -> Result<(), VaultError> {
+    let lacks = |kind, name: &dyn ToString| VaultError::Names {
+        kind,
+        name: name.to_string(),
+    };
+    if let Some(asked) = &request.common_name {
+        let mut found = leaf.subject().iter_common_name();
+        if !found.any(|name| name.as_str().is_ok_and(|name| name == asked)) {
+            return Err(lacks("common name", asked));
+        }
+    }
+    let extension = leaf
+        .subject_alternative_name()
+        .map_err(|_malformed| unusable("its certificate's names are malformed"))?;
+    let found: &[GeneralName<'_>] = extension
+        .as_ref()
+        .map_or(&[], |extension| &extension.value.general_names);
+    for asked in &request.dns {
+        let is_it = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(dns) if dns.eq_ignore_ascii_case(asked));
+        if !found.iter().any(is_it) {
+            return Err(lacks("DNS name", asked));
+        }
+    }
+    for asked in &request.ip {
+        let is_it = |name: &GeneralName<'_>| matches!(name, GeneralName::IPAddress(bytes) if ip_address(bytes) == Some(*asked));
+        if !found.iter().any(is_it) {
+            return Err(lacks("IP address", asked));
+        }
+    }
+    for asked in &request.uri {
+        let is_it = |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if uri == asked);
+        if !found.iter().any(is_it) {
+            return Err(lacks("URI", asked));
+        }
+    }
+    Ok(())
+}
+
+fn life_is_as_asked(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), VaultError> {
+    let Some(ttl) = asked.request.ttl else {
+        return Ok(());
+    };
+    let not_after = seconds(leaf.validity().not_after.timestamp());
+    let begins = match asked.server_now {
+        Some(now) => now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+        None => seconds(leaf.validity().not_before.timestamp()),
+    };
+    let got = not_after.saturating_sub(begins);
+    if got < ttl.mul_f64(SHORTEST_SHARE) {
+        return Err(VaultError::ShortLife { asked: ttl, got });
+    }
+    Ok(())
+}
+
+/// Since 1970; what lies before is as good as 1970 here.
+fn seconds(timestamp: i64) -> Duration {
+    Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(v4).into());
+    }
+    let v6 = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(Ipv6Addr::from(v6).into())
+}
+
+fn unusable(problem: &'static str) -> VaultError {
+    VaultError::Unusable {
+        step: Step::Sign,
+        problem,
+    }
+}

@@ -1,0 +1,191 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial::{MaterialError, SourceError};
+
+use crate::outcome::Verdict;
+
+/// Why Vault delivered no certificate: the cause within a [`SourceError`].
+///
+/// Holds no token, credential, key or raw body; of a refusal, Vault's own `errors` strings.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// Vault refused, or could not do it.
+    #[error("vault answered {step} with status {status}{}", Quoted(messages))]
+    Refused {
+        /// What was asked.
+        step: Step,
+        /// The HTTP status.
+        status: u16,
+        /// Vault's own `errors`, each on one line and bounded; empty if it gave none.
+        messages: Vec<String>,
+    },
+    /// The credential was refused a short while ago, and is not sent again yet.
+    #[error("the refused credential is not sent again for {wait:?}")]
+    HeldBack {
+        /// What is left of the hold.
+        wait: Duration,
+        /// The refusal.
+        #[source]
+        refusal: Arc<Self>,
+    },
+    /// No complete answer within the request timeout.
+    #[error("vault did not answer {step} within {after:?}")]
+    TimedOut {
+        /// What was asked.
+        step: Step,
+        /// The request timeout in force.
+        after: Duration,
+    },
+    /// The connection could not be made, or broke.
+    #[error("vault could not be reached for {step}")]
+    Unreachable {
+        /// What was asked.
+        step: Step,
+        /// What the HTTP stack said.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// The TLS handshake failed for good: most often, another CA issued the server's certificate.
+    #[error("the TLS handshake with vault failed")]
+    Tls(#[source] rustls::Error),
+    /// Vault redirects to an origin that is not configured; nothing was sent there.
+    #[error("vault redirects {step} to {origin}, which is not configured")]
+    RedirectedElsewhere {
+        /// What was asked.
+        step: Step,
+        /// Scheme, host and port of the `Location`.
+        origin: String,
+    },
+    /// More redirects than are followed: the cluster has no leader, most likely.
+    #[error("vault redirects {step} more than {limit} times")]
+    RedirectedTooOften {
+        /// What was asked.
+        step: Step,
+        /// [`MAX_REDIRECTS`](crate::MAX_REDIRECTS).
+        limit: usize,
+    },
+    /// The answer is longer than any that Vault gives.
+    #[error("vault's answer to {step} is longer than {limit} bytes")]
+    TooLarge {
+        /// What was asked.
+        step: Step,
+        /// [`MAX_REPLY`](crate::MAX_REPLY).
+        limit: usize,
+    },
+    /// The answer is not one that Vault gives.
+    #[error("vault's answer to {step} cannot be used: {problem}")]
+    Unusable {
+        /// What was asked.
+        step: Step,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The signing request could not be made.
+    #[error("the signing request could not be made")]
+    Request(#[source] Box<dyn Error + Send + Sync>),
+    /// The certificate does not name whom it was asked to.
+    #[error(
+        "the certificate lacks the {kind} {name:?} that was asked for \
+         (does the role have use_csr_common_name and use_csr_sans on?)"
+    )]
+    Names {
+        /// The kind of name: `common name`, `DNS name`, `IP address` or `URI`.
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+    },
+    /// The certificate ends (almost) at once.
+    #[error("the certificate lives {got:?}, {asked:?} was asked for (does its CA expire?)")]
+    ShortLife {
+        /// The `ttl` asked for.
+        asked: Duration,
+        /// What is left of its life by the server's clock.
+        got: Duration,
+    },
+    /// There is no trust root for servers.
+    #[error(
+        "no trust root for servers: the answer's ca_chain holds no self-signed certificate; \
+         set server_roots_pem"
+    )]
+    NoRoots,
+    /// The certificates cannot be used.
+    #[error("the certificates of the answer cannot be used")]
+    Material(#[source] MaterialError),
+}
+
+/// What was asked of Vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// A login: a credential for a token.
+    Login,
+    /// A certificate, for a signing request.
+    Sign,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Login => "the login",
+            Self::Sign => "the signing request",
+        })
+    }
+}
+
+struct Quoted<'a>(&'a [String]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, message) in self.0.iter().enumerate() {
+            write!(f, "{}{message}", if i == 0 { ": " } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// A failed step, with the verdict on it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) verdict: Verdict,
+    pub(crate) cause: VaultError,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub(crate) fn transient(cause: VaultError) -> Self {
+        Self::new(Verdict::Transient, cause)
+    }
+
+    pub(crate) fn unusable(cause: VaultError) -> Self {
+        Self::new(Verdict::Unusable, cause)
+    }
+
+    fn new(verdict: Verdict, cause: VaultError) -> Self {
+        Self {
+            verdict,
+            cause,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Failure> for SourceError {
+    fn from(failure: Failure) -> Self {
+        let error = match failure.verdict {
+            Verdict::TokenRefused
+            | Verdict::PolicyRefused
+            | Verdict::CredentialRefused { .. }
+            | Verdict::Refused => Self::denied(failure.cause),
+            Verdict::Unusable => Self::invalid(failure.cause),
+            Verdict::Transient => Self::unavailable(failure.cause),
+        };
+        match failure.retry_after {
+            Some(wait) => error.retry_after(wait),
+            None => error,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+use super::*;
+use Step::{Login, Sign};
+use Verdict::{PolicyRefused, Refused, TokenRefused, Transient, Unusable};
+
+const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
+const WRONG_SECRET: Verdict = Verdict::CredentialRefused {
+    hold: CREDENTIAL_HOLD,
+};
+const LOCKED: Verdict = Verdict::CredentialRefused {
+    hold: LOGIN_DENIED_HOLD,
+};
+
+/// Step, status, the reply's errors (`None`: a body not of Vault's form), verdict.
+type Row = (Step, u16, Option<&'static [&'static str]>, Verdict);
+
+#[test]
+fn every_reply_has_one_verdict() {
+    #[rustfmt::skip]
+    let table: &[Row] = &[
+        (Sign, 307, None, Transient),
+        (Sign, 308, None, Transient),
+        (Sign, 302, None, Unusable),
+        (Login, 307, None, Transient),
+        (Sign, 400, Some(&["common name evil.org not allowed by this role"]), Refused),
+        (Sign, 400, Some(&["unknown role: nope"]), Refused),
+        (Sign, 400, Some(&["cannot satisfy request, as TTL would result in notAfter of 1 that is beyond the expiration of the CA certificate at 0"]), Refused),
+        (Sign, 400, None, Unusable),
+        (Login, 400, Some(&["invalid role or secret ID"]), WRONG_SECRET),
+        (Login, 400, None, Unusable),
+        (Sign, 401, None, Refused),
+        (Sign, 403, Some(&["permission denied"]), TokenRefused),
+        (Sign, 403, Some(&["permission denied", "invalid token"]), TokenRefused),
+        (Sign, 403, Some(&["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]), TokenRefused),
+        (Sign, 403, Some(&[POLICY]), PolicyRefused),
+        (Sign, 403, Some(&[]), PolicyRefused),
+        (Sign, 403, None, Refused),
+        (Login, 403, Some(&["permission denied"]), LOCKED),
+        (Login, 403, None, LOCKED),
+        (Sign, 404, Some(&["no handler for route \"nope/sign/web\". route entry not found."]), Refused),
+        (Sign, 404, Some(&[]), Refused),
+        (Sign, 404, None, Refused),
+        (Sign, 405, Some(&["1 error occurred:\n\t* unsupported operation\n\n"]), Refused),
+        (Sign, 408, None, Transient),
+        (Sign, 412, Some(&[]), Transient),
+        (Sign, 429, Some(&[]), Transient),
+        (Sign, 429, Some(&["request path \"pki/sign/web\": rate limit quota exceeded"]), Transient),
+        (Login, 429, Some(&[]), Transient),
+        (Sign, 500, Some(&["could not fetch the CA certificate (was one set?): no default issuer currently configured"]), Refused),
+        (Sign, 500, Some(&["requested usage issuing-certificates for issuer [x] but only had usage crl-signing"]), Refused),
+        (Sign, 500, Some(&["unable to find PKI issuer for reference: nope"]), Refused),
+        (Login, 500, Some(&["could not load backend configuration"]), Refused),
+        (Sign, 500, Some(&["local node not active but active cluster node not found"]), Transient),
+        (Sign, 500, Some(&["internal error"]), Transient),
+        (Sign, 500, None, Transient),
+        (Sign, 501, None, Transient),
+        (Sign, 502, None, Transient),
+        (Sign, 503, Some(&["Vault is sealed"]), Transient),
+        (Login, 503, Some(&["Vault is sealed"]), Transient),
+        (Sign, 504, None, Transient),
+        (Sign, 599, None, Transient),
+    ];
+    for &(step, status, messages, expected) in table {
+        let messages: Option<Vec<String>> =
+            messages.map(|texts| texts.iter().map(ToString::to_string).collect());
+        let status = StatusCode::from_u16(status).expect("a status of the table");
+        assert_eq!(
+            verdict(step, status, messages.as_deref()),
+            expected,
+            "{step:?} {status} {messages:?}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_secret_cannot_lock_the_role() {
+    // Five refused logins within fifteen minutes lock it.
+    let window = Duration::from_secs(15 * 60);
+    assert!(window.as_secs() / CREDENTIAL_HOLD.as_secs() < 5);
+}

@@ -1,0 +1,86 @@
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+
+/// The TLS settings towards Vault; with `roots`, these alone are trusted.
+pub(crate) fn client_config(
+    provider: Arc<CryptoProvider>,
+    roots: Option<RootCertStore>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(provider)?)),
+    };
+    Ok(builder.with_no_client_auth())
+}
+
+/// The provider of the feature that is on; aws-lc-rs where both are.
+pub(crate) fn default_provider() -> Arc<CryptoProvider> {
+    #[cfg(feature = "aws-lc-rs")]
+    return Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    #[cfg(not(feature = "aws-lc-rs"))]
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The TLS error within `error`, if waiting alone cannot cure it.
+pub(super) fn lasting_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return lasts(tls).then(|| tls.clone());
+        }
+        // An io::Error's `source` skips over the error that it wraps.
+        next = match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn lasts(error: &rustls::Error) -> bool {
+    match error {
+        // Two clocks that differ a little: the certificate becomes valid by waiting.
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => false,
+        rustls::Error::InvalidCertificate(_)
+        | rustls::Error::PeerIncompatible(_)
+        // Not TLS at all, as of a server that speaks plain HTTP.
+        | rustls::Error::InvalidMessage(_) => true,
+        rustls::Error::AlertReceived(alert) => !matches!(
+            alert,
+            AlertDescription::CloseNotify
+                | AlertDescription::InternalError
+                | AlertDescription::UserCanceled
+        ),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tls_error_is_found_within_io_errors() {
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, unknown.clone()));
+        assert_eq!(lasting_error(&wrapped), Some(unknown));
+
+        let early = rustls::Error::InvalidCertificate(CertificateError::NotValidYet);
+        assert_eq!(lasting_error(&io::Error::other(early)), None);
+        assert_eq!(lasting_error(&io::Error::other("reset")), None);
+    }
+}

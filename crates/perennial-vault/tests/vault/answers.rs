@@ -1,0 +1,177 @@
+//! Answers: what is taken, and what is refused as a bad answer.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use perennial::{LiveCert, SourceErrorKind};
+use perennial_vault::VaultPki;
+use serde_json::{Value, json};
+
+use crate::ca::Ca;
+use crate::once::{builder, fetch, told, with_token};
+use crate::server::{Reply, Server};
+
+/// Fetches from a server whose answers `change` has had a say in.
+async fn refused(change: impl Fn(&mut Value) + Send + Sync + 'static) -> perennial::SourceError {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.sign(request, &change)).await;
+    fetch(&with_token(&server.url())).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn all_names_travel_in_the_signing_request() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.vault(request)).await;
+    let source = builder(&server.url())
+        .dns_name("a.example")
+        .dns_name("b.example")
+        .ip(Ipv4Addr::LOCALHOST)
+        .uri("spiffe://example/app")
+        .ttl(Duration::from_secs(1_800))
+        .build();
+    let live = LiveCert::start(source.unwrap()).await.unwrap();
+    let snapshot = live.current().unwrap();
+    let names = snapshot.names();
+    assert_eq!(names.common_name.as_deref(), Some("app"));
+    assert_eq!(names.dns, ["a.example", "b.example"]);
+    assert_eq!(names.ip, [Ipv4Addr::LOCALHOST]);
+    assert_eq!(names.uri, ["spiffe://example/app"]);
+
+    let body: Value = serde_json::from_str(&server.requests()[1].body).unwrap();
+    let mut fields: Vec<&String> = body.as_object().unwrap().keys().collect();
+    fields.sort();
+    assert_eq!(fields, ["common_name", "csr", "ttl"]);
+    assert_eq!(body["ttl"], "1800s");
+    assert!(!server.requests()[1].body.contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+async fn each_fetch_makes_a_key_of_its_own() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.vault(request)).await;
+    let source = with_token(&server.url());
+    fetch(&source).await.unwrap();
+    fetch(&source).await.unwrap();
+    let requests = server.requests();
+    assert_ne!(requests[0].body, requests[1].body);
+}
+
+#[tokio::test]
+async fn missing_ca_chain_falls_back_to_the_issuing_ca() {
+    let absent: fn(&mut Value) = |data| {
+        data.as_object_mut().unwrap().remove("ca_chain");
+    };
+    let null: fn(&mut Value) = |data| data["ca_chain"] = Value::Null;
+    let empty: fn(&mut Value) = |data| data["ca_chain"] = json!([]);
+    for change in [absent, null, empty] {
+        let ca = Ca::new("root");
+        let server = Server::start(move |request| ca.sign(request, change)).await;
+        let material = fetch(&with_token(&server.url())).await.unwrap();
+        assert_eq!(material.roots().len(), 1);
+        assert_eq!(material.chain().last(), material.roots().last());
+    }
+}
+
+#[tokio::test]
+async fn intermediate_alone_is_not_taken_for_a_root() {
+    // The server's chain holds a certificate that another CA issued, and no root.
+    let root = Ca::new("root");
+    let intermediate = root.issue_ca("intermediate");
+    let pem = root.pem();
+    let server = Server::start(move |request| intermediate.sign(request, |_| ())).await;
+    let error = fetch(&with_token(&server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    assert!(
+        told(&error).contains("server_roots_pem"),
+        "{}",
+        told(&error)
+    );
+
+    let source = builder(&server.url())
+        .auth(perennial_vault::Auth::token("s.t"))
+        .server_roots_pem(pem)
+        .build();
+    let live = LiveCert::start(source.unwrap()).await.unwrap();
+    assert_eq!(live.current().unwrap().generation(), 1);
+}
+
+#[tokio::test]
+async fn certificate_without_an_asked_name_is_refused() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.drop_names(request)).await;
+    for (source, words) in [
+        (builder(&server.url()), "common name \"app\""),
+        (
+            VaultPki::builder(server.url()).dns_name("a.example"),
+            "DNS name \"a.example\"",
+        ),
+        (
+            VaultPki::builder(server.url()).ip([10, 0, 0, 1]),
+            "IP address \"10.0.0.1\"",
+        ),
+        (
+            VaultPki::builder(server.url()).uri("spiffe://x/y"),
+            "URI \"spiffe://x/y\"",
+        ),
+    ] {
+        let source = source
+            .auth(perennial_vault::Auth::token("s.t"))
+            .mount("pki")
+            .role("app")
+            .build();
+        let error = fetch(&source.unwrap().into()).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid);
+        assert!(told(&error).contains(words), "{}", told(&error));
+        assert!(told(&error).contains("use_csr_sans"));
+    }
+}
+
+#[tokio::test]
+async fn certificate_that_ends_at_once_is_refused() {
+    let ttl = Duration::from_secs(100_000);
+    for (life, is_taken) in [(1_100, true), (900, false)] {
+        let ca = Ca::new("root");
+        let server = Server::start(move |request| {
+            ca.sign_until(request, Duration::from_secs(life), |_| ())
+                .with("Date", crate::ca::date())
+        })
+        .await;
+        let source = builder(&server.url())
+            .auth(perennial_vault::Auth::token("s.t"))
+            .ttl(ttl)
+            .build();
+        let outcome = fetch(&source.unwrap().into()).await;
+        assert_eq!(outcome.is_ok(), is_taken, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn answer_that_is_not_vaults_is_invalid() {
+    for body in [
+        "",
+        "{}",
+        "<html>",
+        r#"{"data":null}"#,
+        r#"{"data":{"certificate":"x"}}"#,
+    ] {
+        let server = Server::start(move |_| Reply::json(200, body)).await;
+        let error = fetch(&with_token(&server.url())).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid, "{body}");
+    }
+    let error = refused(|data| data["certificate"] = json!("no PEM")).await;
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    let error = refused(|data| {
+        data["certificate"] = json!("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----")
+    })
+    .await;
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn refusals_keep_vaults_own_words() {
+    let words = "common name evil.org not allowed by this role";
+    let server = Server::start(move |_| Reply::errors(400, &[words])).await;
+    let error = fetch(&with_token(&server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Denied);
+    assert!(told(&error).contains(words));
+}

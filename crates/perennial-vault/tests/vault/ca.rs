@@ -1,0 +1,143 @@
+//! A CA in the test process, which signs as Vault does.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+
+use crate::server::{Reply, Request};
+
+pub(crate) const TOKEN: &str = "s.TOKENTOKENTOKEN";
+pub(crate) const SECRET_ID: &str = "SECRETSECRETSECRET";
+
+pub(crate) struct Ca {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Ca {
+    pub(crate) fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::self_signed(ca_params(name), key).unwrap();
+        Self { issuer }
+    }
+
+    /// An intermediate of this CA.
+    pub(crate) fn issue_ca(&self, name: &str) -> Self {
+        let issuer =
+            CertifiedIssuer::signed_by(ca_params(name), KeyPair::generate().unwrap(), &self.issuer)
+                .unwrap();
+        Self { issuer }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// The settings of an HTTPS server at 127.0.0.1.
+    pub(crate) fn server(&self) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["127.0.0.1".to_owned()])
+            .unwrap()
+            .signed_by(&key, &self.issuer)
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            )
+            .unwrap()
+    }
+
+    /// Answers logins with [`TOKEN`] and signs every request.
+    pub(crate) fn vault(&self, request: &Request) -> Reply {
+        if request.is_login() {
+            return login(TOKEN, 3_600);
+        }
+        self.sign(request, |_data| ())
+    }
+
+    /// Signs for nobody: the answer's certificate has lost every name.
+    pub(crate) fn drop_names(&self, request: &Request) -> Reply {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let nameless = params.signed_by(&key, &self.issuer).unwrap();
+        self.sign(request, |data| data["certificate"] = json!(nameless.pem()))
+    }
+
+    /// Signs, and lets `change` have a say in the answer's `data`.
+    pub(crate) fn sign(&self, request: &Request, change: impl FnOnce(&mut Value)) -> Reply {
+        self.sign_until(request, Duration::from_secs(3_600), change)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a CA has a clock of its own")]
+    pub(crate) fn sign_until(
+        &self,
+        request: &Request,
+        life: Duration,
+        change: impl FnOnce(&mut Value),
+    ) -> Reply {
+        let asked: Value = serde_json::from_str(&request.body).unwrap();
+        let csr = asked["csr"].as_str().unwrap();
+        let mut csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        let now = SystemTime::now();
+        csr.params.not_before = (now - Duration::from_secs(30)).into();
+        csr.params.not_after = (now + life).into();
+        csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf = csr.signed_by(&self.issuer).unwrap();
+        let mut data = json!({
+            "certificate": leaf.pem().trim_end(),
+            "issuing_ca": self.pem().trim_end(),
+            "ca_chain": [self.pem().trim_end()],
+            "serial_number": "1c:13:66:95",
+            "expiration": 1,
+        });
+        change(&mut data);
+        Reply::json(
+            200,
+            json!({
+                "request_id": "82211991", "lease_id": "", "renewable": false,
+                "lease_duration": 0, "data": data, "wrap_info": null, "warnings": null,
+                "auth": null,
+            })
+            .to_string(),
+        )
+    }
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// Now, as a `Date` header.
+#[expect(clippy::disallowed_methods, reason = "a server has a clock of its own")]
+pub(crate) fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
+}
+
+pub(crate) fn login(token: &str, lease: u64) -> Reply {
+    Reply::json(
+        200,
+        json!({
+            "request_id": "7", "lease_id": "", "renewable": false, "lease_duration": 0,
+            "data": null, "wrap_info": null, "warnings": null,
+            "auth": {"client_token": token, "accessor": "a", "lease_duration": lease,
+                     "policies": null, "renewable": true},
+        })
+        .to_string(),
+    )
+}

@@ -1,0 +1,157 @@
+//! Tokens: one login at most per fetch, and a refused credential is left alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use perennial::SourceErrorKind;
+use perennial_vault::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD, POLICY_TOKEN_AGE};
+
+use crate::ca::{Ca, login};
+use crate::once::{fetch, told, with_approle, with_token};
+use crate::server::{Reply, Request, Server};
+
+const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
+
+/// Moves tokio's clock, and with it every hold and lease.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Refuses the first `bad` tokens it has given out: token *n* is `s.n`.
+async fn server_that_revokes(bad: usize, refusal: &'static str) -> Server {
+    let ca = Ca::new("root");
+    let logins = AtomicUsize::new(0);
+    Server::start(move |request| {
+        if request.is_login() {
+            let n = logins.fetch_add(1, Ordering::SeqCst);
+            return login(&format!("s.{n}"), 3_600);
+        }
+        let token = request.header("x-vault-token").unwrap();
+        let n: usize = token.trim_start_matches("s.").parse().unwrap();
+        if n < bad {
+            return Reply::errors(403, &[refusal]);
+        }
+        ca.sign(request, |_| ())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn one_login_serves_many_fetches() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.vault(request)).await;
+    let source = with_approle(&server.url());
+    for _fetch in 0..3 {
+        fetch(&source).await.unwrap();
+    }
+    assert_eq!(server.logins(), 1);
+
+    // Two thirds of its hour are over.
+    pass(Duration::from_secs(2_400)).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(server.logins(), 2);
+    assert_eq!(server.requests().len(), 6);
+}
+
+#[tokio::test]
+async fn revoked_token_causes_one_login_and_one_more_request() {
+    let ca = Ca::new("root");
+    let signed = AtomicUsize::new(0);
+    let server = Server::start(move |request| {
+        // The second request is refused: the token has been revoked meanwhile.
+        let refused = !request.is_login() && signed.fetch_add(1, Ordering::SeqCst) == 1;
+        if refused {
+            return Reply::errors(403, &["permission denied"]);
+        }
+        ca.vault(request)
+    })
+    .await;
+    let source = with_approle(&server.url());
+    fetch(&source).await.unwrap();
+    fetch(&source).await.unwrap();
+    let kinds: Vec<bool> = server.requests().iter().map(Request::is_login).collect();
+    assert_eq!(kinds, [true, false, false, true, false]);
+}
+
+#[tokio::test]
+async fn token_that_is_refused_at_once_causes_no_second_login() {
+    let server = server_that_revokes(1, "permission denied").await;
+    let source = with_approle(&server.url());
+    let error = fetch(&source).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Denied);
+    assert_eq!(server.logins(), 1);
+
+    // It is not kept either: the next fetch does not try it again.
+    fetch(&source).await.unwrap();
+    assert_eq!(server.logins(), 2);
+    assert_eq!(server.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn policy_refusal_causes_a_login_only_for_an_old_token() {
+    let server = server_that_revokes(1, POLICY).await;
+    let source = with_approle(&server.url());
+    for _fetch in 0..2 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+    }
+    assert_eq!(server.logins(), 1);
+
+    pass(POLICY_TOKEN_AGE).await;
+    fetch(&source).await.unwrap_err();
+    assert_eq!(server.logins(), 1);
+    fetch(&source).await.unwrap();
+    assert_eq!(server.logins(), 2);
+}
+
+#[tokio::test]
+async fn refused_static_token_is_denied_without_a_login() {
+    let server = Server::start(|_| Reply::errors(403, &["permission denied"])).await;
+    let error = fetch(&with_token(&server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Denied);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn refused_credential_is_not_sent_again_before_its_hold_is_over() {
+    for (status, words, hold) in [
+        (400, "invalid role or secret ID", CREDENTIAL_HOLD),
+        (403, "permission denied", LOGIN_DENIED_HOLD),
+    ] {
+        let server = Server::start(move |_| Reply::errors(status, &[words])).await;
+        let source = with_approle(&server.url());
+        for _fetch in 0..3 {
+            let error = fetch(&source).await.unwrap_err();
+            assert_eq!(error.kind(), SourceErrorKind::Denied);
+            assert!(told(&error).contains(words), "{}", told(&error));
+            assert!(error.requested_wait().unwrap() <= hold);
+        }
+        assert_eq!(server.logins(), 1);
+
+        pass(hold - Duration::from_secs(5)).await;
+        fetch(&source).await.unwrap_err();
+        assert_eq!(server.logins(), 1);
+        pass(Duration::from_secs(6)).await;
+        fetch(&source).await.unwrap_err();
+        assert_eq!(server.logins(), 2);
+    }
+}
+
+#[tokio::test]
+async fn login_at_a_sealed_server_is_transient_and_not_held_back() {
+    let ca = Ca::new("root");
+    let sealed = Arc::new(AtomicUsize::new(1));
+    let state = Arc::clone(&sealed);
+    let server = Server::start(move |request| match state.load(Ordering::SeqCst) {
+        1 => Reply::errors(503, &["Vault is sealed"]),
+        _ => ca.vault(request),
+    })
+    .await;
+    let source = with_approle(&server.url());
+    assert!(fetch(&source).await.unwrap_err().is_transient());
+    sealed.store(0, Ordering::SeqCst);
+    fetch(&source).await.unwrap();
+}

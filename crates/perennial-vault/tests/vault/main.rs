@@ -1,0 +1,10 @@
+//! `VaultPki` against a scripted server: what it sends, to whom, and what it makes of the answers.
+
+mod answers;
+mod ca;
+mod environment;
+mod hardening;
+mod logins;
+mod once;
+mod server;
+mod settings;

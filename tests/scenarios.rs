@@ -1,0 +1,14 @@
+//! The rows of README.md, on real servers; each test starts its own.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "scenarios/connections.rs"]
+mod connections;
+#[path = "scenarios/outages.rs"]
+mod outages;
+#[path = "scenarios/rotation.rs"]
+mod rotation;

@@ -1,0 +1,216 @@
+//! Single connects, and what may happen on the way.
+
+use std::time::Duration;
+
+use bb8::ManageConnection;
+use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
+use perennial_testbed::{Fault, Proxy};
+use perennial_tests::{Stage, eventually, renew};
+use tokio_postgres::config::SslMode;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A proxy before Postgres, and the connection settings that lead through it.
+async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
+    let postgres = &stage.testbed.postgres;
+    let address = format!("127.0.0.1:{}", postgres.port()).parse().unwrap();
+    let proxy = Proxy::start(address).await.unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(postgres.host())
+        .port(proxy.addr().port())
+        .user(postgres.user())
+        .dbname(postgres.database());
+    (proxy, config)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connect_in_flight_at_a_rotation_is_of_the_old_generation_and_retired() {
+    // C1, and C2: the handshake that the rotation met was not killed.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = through_a_proxy(&stage).await;
+    let manager = CertConnectionManager::new(live.clone(), config).unwrap();
+
+    proxy.set(Fault::Stall).await.unwrap();
+    let connecting = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.connect().await })
+    };
+    eventually("the connect is under way", async || proxy.accepted() == 1).await;
+    let old = live.current().unwrap();
+    assert_eq!(renew(&live).await.generation(), 2);
+    proxy.set(Fault::None).await.unwrap();
+
+    let connection = connecting.await.unwrap().unwrap();
+    assert!(
+        format!("{connection:?}").contains("generation: 1"),
+        "{connection:?}"
+    );
+    // It is idle and old, so it is exchanged: the server sees the new certificate only.
+    stage.all_on(&live.current().unwrap(), 1).await;
+    assert_eq!(connection.generation(), 2);
+    assert!(connection.query_one("select 1", &[]).await.is_ok());
+    assert_ne!(old.serial(), connection.snapshot().serial());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_without_tls_is_refused() {
+    // C11: Postgres itself with ssl off, and plain TCP made welcome.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let postgres = &stage.testbed.postgres;
+    let hba = postgres.folder().join("private/pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("host all app 127.0.0.1/32 trust\n{rules}")).unwrap();
+    stage
+        .admin
+        .batch_execute("alter system set ssl = off")
+        .await
+        .unwrap();
+    postgres.reload().unwrap();
+
+    let mut config = postgres.config();
+    config.ssl_mode(SslMode::Prefer);
+    eventually("plain TCP is welcome", async || {
+        let plain = config
+            .clone()
+            .ssl_mode(SslMode::Disable)
+            .connect(tokio_postgres::NoTls)
+            .await;
+        plain.is_ok()
+    })
+    .await;
+
+    let manager = CertConnectionManager::new(live.clone(), config.clone()).unwrap();
+    let error = manager.connect().await.unwrap_err();
+    assert!(
+        format!("{error:?}").contains("server does not support TLS"),
+        "{error:?}"
+    );
+    config.ssl_mode(SslMode::Require);
+    let error = config.connect(PgTls::new(live)).await.err().unwrap();
+    assert!(
+        format!("{error:?}").contains("server does not support TLS"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn sslmode_disable_is_refused_at_build() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let mut config = stage.testbed.postgres.config();
+    config.ssl_mode(SslMode::Disable);
+    let error = CertConnectionManager::new(live, config).unwrap_err();
+    assert!(
+        error.to_string().starts_with("sslmode is disable"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hung_server_does_not_hold_a_slot_and_the_cause_is_told() {
+    // C12: a server that accepts and says nothing; then it heals.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = through_a_proxy(&stage).await;
+    let manager = CertConnectionManager::builder(live, config)
+        .connect_timeout(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let pool = manager
+        .pool_builder()
+        .max_size(1)
+        .connection_timeout(Duration::from_millis(900))
+        .build_unchecked(manager.clone());
+
+    proxy.set(Fault::Stall).await.unwrap();
+    let error = pool.get().await.map(drop).unwrap_err();
+    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
+        panic!("the cause is known");
+    };
+    assert!(matches!(*cause, ConnectError::TimedOut { .. }), "{cause:?}");
+
+    proxy.set(Fault::None).await.unwrap();
+    eventually("the pool works again", async || pool.get().await.is_ok()).await;
+    assert!(manager.status().last_error.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_connect_runs_on_replacements_too() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
+        .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")))
+        .build()
+        .unwrap();
+    let pool = manager
+        .pool_builder()
+        .max_size(2)
+        .min_idle(2)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    stage.all_on(&*renew(&live).await, 2).await;
+    let client = pool.get().await.unwrap();
+    let name: String = client
+        .query_one("show application_name", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(name, "hooked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_bb8_postgres_takes_the_current_certificate_for_each_connect() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let config = stage.testbed.postgres.config();
+    let stock = bb8_postgres::PostgresConnectionManager::new(config, PgTls::new(live.clone()));
+    let pool = bb8::Pool::builder().max_size(2).build(stock).await.unwrap();
+
+    let first = pool.get().await.unwrap();
+    let old = live.current().unwrap();
+    let new = renew(&live).await;
+    let second = pool.get().await.unwrap();
+    let both = [old, new].map(|snapshot| snapshot.serial().to_decimal());
+    assert_eq!(stage.distinct_serials().await, both.into());
+    drop((first, second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_the_pool_leaves_no_connection_and_no_task() {
+    // H3: after the pool, its replacer; after the last handle, the renewer.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(4)).await;
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(3)
+        .min_idle(3)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    stage.all_on(&live.current().unwrap(), 3).await;
+    let mut rotations = live.rotations();
+    drop((pool, manager, live));
+    eventually("no backend is left", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+    // The renewer is the only writer: with it gone, so are the rotations.
+    let ended = async { while rotations.next().await.is_some() {} };
+    assert!(
+        tokio::time::timeout(perennial_tests::SOON, ended)
+            .await
+            .is_ok()
+    );
+    let alive = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert!(alive <= TESTBED_TASKS, "{alive} tasks are left");
+}
+
+/// The witness' own connection.
+const TESTBED_TASKS: usize = 1;

@@ -1,0 +1,152 @@
+//! Vault is down, hangs, or comes back.
+
+use std::time::Duration;
+
+use perennial::{CertState, LiveCert, Renewal, Unavailable};
+use perennial_testbed::{Fault, Proxy};
+use perennial_tests::{Stage, eventually, renew};
+
+async fn proxied(stage: &Stage) -> (Proxy, String) {
+    let bao = &stage.testbed.bao;
+    let address = format!("127.0.0.1:{}", bao.port()).parse().unwrap();
+    let proxy = Proxy::start(address).await.unwrap();
+    let url = format!("https://127.0.0.1:{}", proxy.addr().port());
+    (proxy, url)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outage_past_expiry_is_survived_within_the_bound() {
+    // T6 and T7: a 10 s certificate, an outage until well past its end, and OpenBao back again.
+    let stage = Stage::set().await;
+    let (proxy, url) = proxied(&stage).await;
+    let source = stage
+        .pki_at(&url, "app")
+        .ttl(Duration::from_secs(10))
+        .build()
+        .unwrap();
+    let live = LiveCert::start(source).await.unwrap();
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(2)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    pool.get()
+        .await
+        .unwrap()
+        .query_one("select 1", &[])
+        .await
+        .unwrap();
+
+    proxy.set(Fault::Reset).await.unwrap();
+    let before = proxy.accepted();
+    let began = tokio::time::Instant::now();
+    eventually("a renewal fails", async || {
+        live.status().state == CertState::Failing
+    })
+    .await;
+    assert!(live.current().is_ok(), "the last good one is kept");
+    eventually("it expires", async || {
+        live.status().state == CertState::Expired
+    })
+    .await;
+    assert!(matches!(
+        live.current(),
+        Err(Unavailable::Expired { last: Some(_), .. })
+    ));
+    let failures = live.status().consecutive_failures;
+    eventually("it is still tried", async || {
+        live.status().consecutive_failures > failures + 1
+    })
+    .await;
+
+    // Each wait is at least half a second; a fetch makes at most two connections.
+    let tries = u64::from(live.status().consecutive_failures);
+    let bound = 1 + began.elapsed().as_millis() as u64 / 500;
+    assert!(tries <= bound, "{tries} tries in {:?}", began.elapsed());
+    assert!(proxy.accepted() - before <= 2 * bound);
+
+    proxy.set(Fault::None).await.unwrap();
+    eventually("it recovers by itself", async || live.current().is_ok()).await;
+    assert_eq!(live.status().consecutive_failures, 0);
+    let generation = live.current().unwrap().generation();
+    assert_eq!(stage.testbed.bao.issued().await.unwrap(), generation);
+    eventually("the pool works again", async || match pool.get().await {
+        Ok(client) => client.query_one("select 1", &[]).await.is_ok(),
+        Err(_) => false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_waiters_on_a_cold_start_are_one_certificate_at_the_ca() {
+    // S12; one of them is cancelled.
+    let stage = Stage::set().await;
+    let (proxy, url) = proxied(&stage).await;
+    proxy.set(Fault::Stall).await.unwrap();
+    let source = stage.pki_at(&url, "app").build().unwrap();
+    let live = LiveCert::builder().start_lazy(source).unwrap();
+    let mut waiters: Vec<_> = (0..10_000)
+        .map(|_| {
+            let live = live.clone();
+            tokio::spawn(async move { live.valid().await.map(|snapshot| snapshot.generation()) })
+        })
+        .collect();
+    eventually("the fetch is under way", async || proxy.accepted() > 0).await;
+    waiters.swap_remove(0).abort();
+    proxy.set(Fault::None).await.unwrap();
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap().unwrap(), 1);
+    }
+    assert_eq!(stage.testbed.bao.issued().await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_does_not_wait_for_a_hung_vault() {
+    // H2: during a fetch that hangs; the fetch's own timeout would be five seconds.
+    let stage = Stage::set().await;
+    let (proxy, url) = proxied(&stage).await;
+    let source = stage.pki_at(&url, "app").build().unwrap();
+    proxy.set(Fault::Stall).await.unwrap();
+    let live = LiveCert::builder().start_lazy(source).unwrap();
+    let waiting = {
+        let live = live.clone();
+        tokio::spawn(async move { live.valid().await })
+    };
+    eventually("the fetch hangs", async || proxy.accepted() > 0).await;
+    live.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(
+        waiting.await.unwrap(),
+        Err(Unavailable::NothingYet { .. })
+    ));
+    // A stalled proxy does not look; once it does, nobody is there.
+    proxy.set(Fault::None).await.unwrap();
+    eventually("its connection is closed", async || {
+        proxy.connections() == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_vault_is_transient_and_healed_by_unsealing() {
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(3_600)).await;
+    stage.testbed.bao.seal().await.unwrap();
+    let mut failure = None;
+    eventually("a renewal fails", async || {
+        if let Renewal::Failed(error) = live.renew_now().await {
+            failure = Some(error);
+        }
+        failure.is_some()
+    })
+    .await;
+    assert!(failure.unwrap().is_transient());
+    stage.testbed.bao.unseal().await.unwrap();
+    // The first step for an hour's life is 18 s; asking is limited to half of it.
+    eventually("renewed", async || {
+        matches!(live.renew_now().await, Renewal::Newer(_))
+    })
+    .await;
+    assert_eq!(stage.testbed.bao.issued().await.unwrap(), 2);
+}

@@ -1,0 +1,251 @@
+//! Rotation under load.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{TryStreamExt, pin_mut};
+use perennial_postgres::CertConnectionManager;
+use perennial_tests::{Stage, eventually, renew};
+
+type Pool = bb8::Pool<CertConnectionManager>;
+
+/// Workers that query until told to stop; every failure is kept.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    workers: Vec<tokio::task::JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    fn on(pool: &Pool, workers: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let worker = |_| {
+            let (pool, stop, answered) = (pool.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
+                    let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
+                    query.await.map_err(|error| format!("{error:?}"))?;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let workers = (0..workers).map(worker).collect();
+        Self {
+            stop,
+            answered,
+            workers,
+        }
+    }
+
+    async fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers {
+            worker.await.unwrap().expect("no query failed");
+        }
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+async fn pid(client: &tokio_postgres::Client) -> i32 {
+    client
+        .query_one("select pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_breaks_in_five_rotations_under_load() {
+    // C4, C5 and invariant 8: queries, a row stream read after its connection went back, a
+    // six-second transaction, a dedicated connection, and one put in by `add`.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(3_600)).await;
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(8)
+        .min_idle(6)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    let added = bb8::ManageConnection::connect(&manager).await.unwrap();
+    let added_pid = pid(&added).await;
+    pool.add(added).unwrap();
+    let dedicated = pool.dedicated_connection().await.unwrap();
+    let dedicated_pid = pid(&dedicated).await;
+    let first_serial = live.current().unwrap().serial().to_decimal();
+
+    let load = Load::on(&pool, 12);
+
+    let rows = {
+        let client = pool.get().await.unwrap();
+        let parameters: [i32; 0] = [];
+        client
+            .query_raw("select g from generate_series(1, 60000) g", parameters)
+            .await
+            .unwrap()
+    };
+    let transaction = {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let mut client = pool.get().await.unwrap();
+            let before = pid(&client).await;
+            let transaction = client.transaction().await.unwrap();
+            transaction
+                .batch_execute("create temporary table mine (n int)")
+                .await
+                .unwrap();
+            transaction
+                .query_one("select pg_sleep(6)::text", &[])
+                .await
+                .unwrap();
+            transaction
+                .batch_execute("insert into mine values (1)")
+                .await
+                .unwrap();
+            transaction.commit().await.unwrap();
+            (before, pid(&client).await)
+        })
+    };
+
+    pin_mut!(rows);
+    let mut newest = live.current().unwrap();
+    let mut seen = 0;
+    for rotation in 1..=5 {
+        newest = renew(&live).await;
+        for _ in 0..10_000 {
+            assert!(rows.try_next().await.unwrap().is_some());
+            seen += 1;
+        }
+        // All but the dedicated one and, while it lasts, the transaction.
+        let serial = newest.serial().to_decimal();
+        eventually("the pool has moved", async || {
+            let serials = stage.serials().await;
+            serials.values().filter(|seen| **seen != serial).count() <= 2
+        })
+        .await;
+        assert_eq!(newest.generation(), rotation + 1);
+    }
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, 60_000, "the stream was read to its end");
+
+    let (before, after) = transaction.await.unwrap();
+    assert_eq!(before, after, "the transaction kept its backend");
+    assert_eq!(
+        pid(&dedicated).await,
+        dedicated_pid,
+        "the dedicated connection was left alone"
+    );
+
+    eventually("only the dedicated connection is old", async || {
+        let serials = stage.serials().await;
+        let newest = newest.serial().to_decimal();
+        let old: Vec<_> = serials
+            .iter()
+            .filter(|(_, serial)| **serial != newest)
+            .collect();
+        old == [(&dedicated_pid, &first_serial)]
+    })
+    .await;
+    assert!(
+        !stage.serials().await.contains_key(&added_pid),
+        "the added one was retired too"
+    );
+    assert!(load.finish().await > 500);
+
+    // The CA is the witness of how often it was asked.
+    assert_eq!(
+        stage.testbed.bao.issued().await.unwrap(),
+        newest.generation()
+    );
+    // The pool, its dedicated connection, and no spare that is left over.
+    let expected = 1 + pool.state().connections as usize;
+    eventually("no spare is left", async || {
+        stage.serials().await.len() == expected
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_pool_is_moved_though_nobody_checks_out() {
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(3_600)).await;
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(5)
+        .min_idle(5)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    stage.all_on(&live.current().unwrap(), 5).await;
+
+    stage.all_on(&*renew(&live).await, 5).await;
+    assert_eq!(manager.status().retired, 5);
+    drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_to_a_refused_certificate_leaves_the_pool_serving() {
+    // C6: the CA issues for app-x, which Postgres does not map.
+    let stage = Stage::set().await;
+    let names = Arc::new(AtomicBool::new(false));
+    let source = Renamed {
+        good: stage.pki().build().unwrap(),
+        bad: stage
+            .pki_at(&stage.testbed.bao.address(), "app-x")
+            .build()
+            .unwrap(),
+        use_bad: Arc::clone(&names),
+    };
+    let live = perennial::LiveCert::start(source).await.unwrap();
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(4)
+        .min_idle(4)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    let good = live.current().unwrap();
+
+    let load = Load::on(&pool, 4);
+    names.store(true, Ordering::SeqCst);
+    renew(&live).await;
+    eventually("the refusal is known", async || {
+        manager.status().last_error.is_some()
+    })
+    .await;
+    assert!(load.finish().await > 0);
+    stage.all_on(&good, 4).await;
+
+    // A good one later: the pool recovers by itself.
+    names.store(false, Ordering::SeqCst);
+    stage.all_on(&*renew(&live).await, 4).await;
+    drop(pool);
+}
+
+struct Renamed {
+    good: perennial_vault::VaultPki,
+    bad: perennial_vault::VaultPki,
+    use_bad: Arc<AtomicBool>,
+}
+
+impl perennial::CertSource for Renamed {
+    async fn fetch(
+        &self,
+        ask: perennial::Ask<'_>,
+    ) -> Result<perennial::CertMaterial, perennial::SourceError> {
+        if self.use_bad.load(Ordering::SeqCst) {
+            self.bad.fetch(ask).await
+        } else {
+            self.good.fetch(ask).await
+        }
+    }
+}
