@@ -144,9 +144,6 @@ async fn sealed_vault_is_transient_and_healed_by_unsealing() {
     assert!(failure.unwrap().is_transient());
     stage.testbed.bao.unseal().await.unwrap();
     // The first step for an hour's life is 18 s; asking is limited to half of it.
-    eventually("renewed", async || {
-        matches!(live.renew_now().await, Renewal::Newer(_))
-    })
-    .await;
+    renew(&live).await;
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 2);
 }

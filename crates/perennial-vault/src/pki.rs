@@ -98,7 +98,7 @@ impl VaultPki {
 
     fn judge_token(&self, failure: &Failure, token: &Token) {
         match failure.verdict {
-            Verdict::TokenRefused => {}
+            Verdict::TokenRefused => self.tokens.give_up(),
             Verdict::PolicyRefused if token.age() >= POLICY_TOKEN_AGE => self.tokens.give_up(),
             _ => {}
         }
