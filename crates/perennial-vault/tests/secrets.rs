@@ -2,6 +2,8 @@
 //!
 //! In a process of its own: the log of a process can be taken only once.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "vault/ca.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod ca;
@@ -77,6 +79,8 @@ fn capture() -> Log {
     log
 }
 
+type Script = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
+
 /// A login that succeeds, whatever follows.
 fn after_login(
     ca: &Arc<Ca>,
@@ -109,7 +113,7 @@ async fn nothing_secret_is_logged_or_told() {
 
     // Answers that fail, and that quote what they were sent where a server could.
     let echo = format!(r#"{{"data":"{TOKEN} {SECRET_ID}","auth":{{"client_token":7}}}}"#);
-    let scripts: Vec<Box<dyn Fn(&Request) -> Reply + Send + Sync>> = vec![
+    let scripts: Vec<Script> = vec![
         Box::new(after_login(&ca, |_| {
             Reply::errors(403, &["permission denied"])
         })),

@@ -1,5 +1,7 @@
 //! `VaultPki` against a scripted server: what it sends, to whom, and what it makes of the answers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod answers;
 mod ca;
 mod environment;
