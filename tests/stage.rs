@@ -139,3 +139,8 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let in_time = tokio::time::timeout(SOON, waiting).await;
     assert!(in_time.is_ok(), "did not happen within {SOON:?}: {what}");
 }
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -64,6 +64,13 @@ pub struct Ask<'a> {
     pub current: Option<&'a Snapshot>,
 }
 
+impl<'a> Ask<'a> {
+    /// For sources that ask other sources, and for tests; the renewer makes its own.
+    pub fn new(why: Why, current: Option<&'a Snapshot>) -> Self {
+        Self { why, current }
+    }
+}
+
 /// Why a certificate is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
