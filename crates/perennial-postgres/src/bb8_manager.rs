@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bb8::{ErrorSink, ManageConnection, RunError};
-use perennial::LiveCert;
+use perennial::{LiveCert, with_causes};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config};
 
 use crate::connection::PgConnection;
 use crate::error::{CheckoutError, ConfigError, ConnectError};
-use crate::rotation::{Causes, Rotation};
+use crate::rotation::Rotation;
 use crate::session::{Dialer, OnConnect};
 
 /// How long a connect may take in all: certificate, TCP, TLS, login and `on_connect`.
@@ -24,8 +24,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Each connect takes one snapshot and keeps it. When a newer one appears, idle connections are
 /// exchanged for replacements that were connected first, a few at a time; connections that are
 /// checked out are exchanged when they come back. Running queries, transactions and streams are
-/// never touched. The server sees at most the pool's size, [`BUDGET`](crate::BUDGET) spares and
-/// those old connections that still finish what runs on them.
+/// never touched. The server sees at most the pool's size, [`BUDGET`](crate::BUDGET) spares
+/// ([`MOST_AT_ONCE`](crate::MOST_AT_ONCE) when time is short) and those old connections that still
+/// finish what runs on them.
 ///
 /// Clones share everything. When the last one is dropped, as by dropping the pool, the task that
 /// replaces connections ends.
@@ -50,14 +51,28 @@ pub struct CertConnectionManager {
 struct Shared {
     rotation: Arc<Rotation>,
     /// Started by the first connect, which is always inside a runtime.
-    replacer: OnceLock<JoinHandle<()>>,
+    replacer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(replacer) = self.replacer.get() {
+        if let Some(replacer) = &*self.replacer() {
             replacer.abort();
         }
+    }
+}
+
+impl Shared {
+    /// Starts the replacer, also if it ended with the runtime that an earlier connect was made in.
+    fn start_replacer(&self) {
+        let mut replacer = self.replacer();
+        if replacer.as_ref().is_none_or(JoinHandle::is_finished) {
+            *replacer = Some(tokio::spawn(Arc::clone(&self.rotation).run()));
+        }
+    }
+
+    fn replacer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.replacer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,11 +150,8 @@ impl ManageConnection for CertConnectionManager {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<PgConnection, ConnectError> {
-        let rotation = &self.shared.rotation;
-        self.shared
-            .replacer
-            .get_or_init(|| tokio::spawn(Arc::clone(rotation).run()));
-        rotation.connect().await
+        self.shared.start_replacer();
+        self.shared.rotation.connect().await
     }
 
     /// Costs no round trip: what the driver has read is known at once.
@@ -149,11 +161,11 @@ impl ManageConnection for CertConnectionManager {
         if connection.is_closed() {
             return Err(ConnectError::Closed);
         }
-        if rotation.is_old(connection.snapshot()) {
+        if rotation.is_old(&connection.snapshot()) {
             rotation.exchange_claimed(connection);
         }
         let snapshot = connection.snapshot();
-        if rotation.has_expired(snapshot) {
+        if rotation.has_expired(&snapshot) {
             return Err(ConnectError::Expired {
                 generation: snapshot.generation(),
                 not_after: snapshot.not_after(),
@@ -173,10 +185,10 @@ impl ManageConnection for CertConnectionManager {
         if connection.is_closed() {
             return true;
         }
-        if rotation.is_old(connection.snapshot()) {
+        if rotation.is_old(&connection.snapshot()) {
             rotation.exchange_claimed(connection);
         }
-        if rotation.has_expired(connection.snapshot()) {
+        if rotation.has_expired(&connection.snapshot()) {
             return true;
         }
         connection.park();
@@ -261,7 +273,7 @@ impl CertConnectionManagerBuilder {
         }
         let shared = Arc::new(Shared {
             rotation: Arc::new(Rotation::new(self.dialer)),
-            replacer: OnceLock::new(),
+            replacer: Mutex::default(),
         });
         Ok(CertConnectionManager { shared })
     }
@@ -287,8 +299,13 @@ struct Sink(Arc<Rotation>);
 
 impl ErrorSink<ConnectError> for Sink {
     fn sink(&self, error: ConnectError) {
+        // Neither is a failure to connect: the pool replaces what is closed.
+        if let ConnectError::Closed | ConnectError::Expired { .. } = error {
+            tracing::debug!(%error, "a pooled connection is replaced");
+            return;
+        }
         let error = self.0.note_error(error);
-        tracing::warn!(error = %Causes(&*error), "a pooled connection failed");
+        tracing::warn!(error = %with_causes(&*error), "a pooled connection could not be made");
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {

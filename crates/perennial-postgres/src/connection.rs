@@ -37,18 +37,20 @@ impl PgConnection {
     }
 
     /// The generation of the certificate that this connection is built on.
+    ///
+    /// Claims nothing: an untouched connection may be exchanged right after.
     pub fn generation(&self) -> u64 {
-        self.session().generation()
+        self.slot.built_on().generation()
     }
 
-    /// The certificate that this connection is built on.
-    pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.session().snapshot
+    /// The certificate that this connection is built on; claims nothing.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.slot.built_on()
     }
 
-    /// Why the connection ended, if it has ended with an error.
+    /// Why the connection ended, if it was in use and has ended with an error.
     pub fn driver_error(&self) -> Option<&tokio_postgres::Error> {
-        self.session().driver_error()
+        self.held.get()?.driver_error()
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
@@ -106,7 +108,7 @@ impl DerefMut for PgConnection {
 impl fmt::Debug for PgConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgConnection")
-            .field("generation", &self.slot.built_on().generation())
+            .field("generation", &self.generation())
             .field("claimed", &self.is_claimed())
             .finish_non_exhaustive()
     }

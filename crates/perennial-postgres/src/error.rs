@@ -1,7 +1,8 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::Unavailable;
+use perennial::{RenewError, Unavailable};
 
 /// Why there is no connection, or no longer one that may be used.
 #[derive(Debug, thiserror::Error)]
@@ -13,15 +14,23 @@ pub enum ConnectError {
     /// TCP, TLS, login: what Postgres or the driver said, in the cause.
     #[error("postgres could not be connected")]
     Postgres(#[source] tokio_postgres::Error),
-    /// The server accepted and fell silent, or the certificate took too long to come.
-    #[error("connecting took longer than {after:?}")]
+    /// It took too long; `phase` says what did.
+    #[error("connecting took longer than {after:?}: {phase}")]
     TimedOut {
         /// The connect timeout in force.
         after: Duration,
+        /// What was waited for.
+        phase: Phase,
+        /// Why there is no valid certificate, where that was waited for and a fetch has failed.
+        #[source]
+        last: Option<Arc<RenewError>>,
     },
     /// The hook that prepares each connection failed.
     #[error("on_connect failed")]
     OnConnect(#[source] tokio_postgres::Error),
+    /// That hook panicked.
+    #[error("on_connect panicked")]
+    OnConnectPanicked,
     /// The server or the network closed the connection while it was idle.
     #[error("the connection was closed")]
     Closed,
@@ -35,6 +44,28 @@ pub enum ConnectError {
         /// When its certificate expired, wall clock.
         not_after: SystemTime,
     },
+}
+
+/// What a connect waits for, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// A certificate that is valid now.
+    Certificate,
+    /// TCP, TLS and login.
+    Server,
+    /// The hook that prepares each connection.
+    OnConnect,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "there was no valid certificate",
+            Self::Server => "postgres did not answer",
+            Self::OnConnect => "on_connect did not end",
+        })
+    }
 }
 
 /// Why a [`CertConnectionManager`](crate::CertConnectionManager) cannot be built.

@@ -12,15 +12,20 @@
 //! claimed ones are exchanged when they come back, if a spare stands ready, else once parked.
 //! An old client is dropped, never aborted: what runs on it finishes, streams that are still read
 //! after their connection went back included. Connections made by `dedicated_connection()` are
-//! not retired.
+//! not retired once they have been touched.
 
 #[cfg(feature = "bb8")]
 mod bb8_manager;
+#[cfg(feature = "bb8")]
 mod connection;
 mod error;
+#[cfg(feature = "bb8")]
 mod retirement;
+#[cfg(feature = "bb8")]
 mod rotation;
+#[cfg(feature = "bb8")]
 mod session;
+#[cfg(feature = "bb8")]
 mod shelf;
 mod tls;
 
@@ -28,9 +33,11 @@ mod tls;
 pub use bb8_manager::{
     CONNECT_TIMEOUT, CertConnectionManager, CertConnectionManagerBuilder, PoolStatus,
 };
+#[cfg(feature = "bb8")]
 pub use connection::PgConnection;
-pub use error::{CheckoutError, ConfigError, ConnectError};
-pub use retirement::{BUDGET, FINISH_AT_MOST, FINISH_WITHIN};
+pub use error::{CheckoutError, ConfigError, ConnectError, Phase};
+#[cfg(feature = "bb8")]
+pub use retirement::{BUDGET, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE};
 pub use tls::PgTls;
 
 #[cfg(feature = "bb8")]

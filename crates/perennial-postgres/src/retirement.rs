@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
-/// Replacements that are being connected or stand ready at once, unless time is short.
+/// Spares that stand ready, at most, for old connections that are checked out.
 pub const BUDGET: usize = 2;
+
+/// Replacements that are connected side by side, at most, however short the time.
+pub const MOST_AT_ONCE: usize = 8;
 
 /// The part of the old certificate's remaining life in which the pool is moved.
 pub const FINISH_WITHIN: f64 = 0.25;
 
 /// The upper bound of [`FINISH_WITHIN`].
 pub const FINISH_AT_MOST: Duration = Duration::from_secs(300);
+
+/// The first wait after a replacement could not be connected.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+/// The bounds of the longest such wait, a tenth of the time left.
+const RETRY_CAP_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How long the pool may take, given what the old certificate has left.
 pub(crate) fn time_to_finish(old_remaining: Duration) -> Duration {
@@ -27,14 +36,16 @@ pub(crate) struct Facts {
     pub(crate) spares: usize,
     /// What the last connect took.
     pub(crate) connect_takes: Duration,
-    /// Until the pool should be moved.
+    /// Until the idle ones should be moved.
     pub(crate) time_left: Duration,
+    /// The last connect failed.
+    pub(crate) failing: bool,
 }
 
 /// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Put a spare in the place of an idle old connection.
+    /// Put spares in the place of idle old connections.
     Exchange,
     /// Connect this many spares at once, then leave the server alone for `rest`.
     Connect { spares: usize, rest: Duration },
@@ -45,34 +56,57 @@ pub(crate) enum Step {
 }
 
 pub(crate) fn next_step(facts: &Facts) -> Step {
-    let old = facts.old_parked + facts.old_claimed;
-    if old == 0 {
-        return Step::Done;
+    if facts.old_parked > 0 {
+        return if facts.spares > 0 {
+            Step::Exchange
+        } else {
+            connect(facts)
+        };
     }
-    if facts.spares > 0 && facts.old_parked > 0 {
-        return Step::Exchange;
+    // Those that are checked out come back when they come back: no hurry makes it sooner.
+    if facts.spares < facts.old_claimed.min(BUDGET) {
+        let rest = facts.connect_takes;
+        return Step::Connect { spares: 1, rest };
     }
-    // Connects that must run side by side for all to be done in time.
-    let work = facts.connect_takes.mul_f64(old as f64);
-    let needed = if facts.time_left.is_zero() {
-        old
+    if facts.old_claimed > 0 {
+        Step::AwaitReturn
+    } else {
+        Step::Done
+    }
+}
+
+/// One at a time disturbs queries least; more only where the deadline needs it.
+fn connect(facts: &Facts) -> Step {
+    let work = facts.connect_takes.mul_f64(facts.old_parked as f64);
+    let needed = if facts.failing {
+        1
+    } else if facts.time_left.is_zero() {
+        MOST_AT_ONCE
     } else {
         (work.as_secs_f64() / facts.time_left.as_secs_f64()).ceil() as usize
     };
-    let wanted = needed.max(BUDGET).min(old);
-    if facts.spares >= wanted {
-        return Step::AwaitReturn;
-    }
-    // One at a time disturbs queries least; the budget is for spares that wait for returns.
-    let spares = needed.max(1).min(wanted - facts.spares);
     // At ease, the server has as long to itself as each connect took.
     let at_ease = work.saturating_mul(2) < facts.time_left;
-    let rest = if at_ease {
-        facts.connect_takes
-    } else {
-        Duration::ZERO
-    };
-    Step::Connect { spares, rest }
+    Step::Connect {
+        spares: needed.clamp(1, MOST_AT_ONCE).min(facts.old_parked),
+        rest: if at_ease {
+            facts.connect_takes
+        } else {
+            Duration::ZERO
+        },
+    }
+}
+
+/// How long to wait after a replacement could not be connected.
+///
+/// Doubles from 50 ms to a tenth of the time left, between 1 s and 30 s: the old connections still
+/// serve, and a server that refuses the new certificate is not to be hammered by a whole fleet.
+/// `draw` is uniform in `[0, 1)`, `failures` counts from 1.
+pub(crate) fn retry_wait(failures: u32, time_left: Duration, draw: f64) -> Duration {
+    let cap = (time_left / 10).clamp(RETRY_CAP_BOUNDS.0, RETRY_CAP_BOUNDS.1);
+    let doublings = failures.saturating_sub(1).min(20);
+    let step = FIRST_RETRY.saturating_mul(1 << doublings).min(cap);
+    step.mul_f64(0.5 + draw / 2.0)
 }
 
 #[cfg(test)]
@@ -91,6 +125,7 @@ mod tests {
             spares,
             connect_takes: CONNECT,
             time_left: AMPLE,
+            failing: false,
         }
     }
 
@@ -110,6 +145,7 @@ mod tests {
             (facts(0, 20, 1), one),
             (facts(0, 20, 2), Step::AwaitReturn),
             (facts(0, 1, 1), Step::AwaitReturn),
+            (facts(20, 0, 2), Step::Exchange),
             (facts(1, 19, 2), Step::Exchange),
         ];
         for (facts, step) in table {
@@ -135,13 +171,35 @@ mod tests {
             time_left: Duration::ZERO,
             ..facts(40, 0, 0)
         };
+        let rest = Duration::ZERO;
         assert_eq!(
             next_step(&late),
             Step::Connect {
-                spares: 40,
-                rest: Duration::ZERO
+                spares: MOST_AT_ONCE,
+                rest
             }
         );
+        // A server that refuses is tried with one, however late it is.
+        let refused = Facts {
+            failing: true,
+            ..late
+        };
+        assert_eq!(next_step(&refused), Step::Connect { spares: 1, rest });
+    }
+
+    #[test]
+    fn waits_after_failures_grow_with_the_time_left() {
+        let wait =
+            |failures, left| retry_wait(failures, Duration::from_secs(left), 1.0).as_millis();
+        assert_eq!(
+            [1, 2, 3].map(|failures| wait(failures, 300)),
+            [50, 100, 200]
+        );
+        assert_eq!(
+            [0, 5, 100, 300, 3_000].map(|left| wait(40, left)),
+            [1_000, 1_000, 10_000, 30_000, 30_000]
+        );
+        assert_eq!(retry_wait(1, Duration::ZERO, 0.0), FIRST_RETRY / 2);
     }
 
     #[test]
@@ -159,28 +217,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_spares_than_old_connections_ever_stand_ready(
+        fn the_bounds_hold_for_any_facts(
             parked in 0usize..300, claimed in 0usize..300, spares in 0usize..10,
-            takes in 0u64..10_000, left in 0u64..300_000,
+            takes in 0u64..10_000, left in 0u64..300_000, failing: bool,
         ) {
             let facts = Facts {
                 connect_takes: Duration::from_millis(takes),
                 time_left: Duration::from_millis(left),
+                failing,
                 ..facts(parked, claimed, spares)
             };
             if let Step::Connect { spares: more, .. } = next_step(&facts) {
                 prop_assert!(more >= 1);
                 prop_assert!(spares + more <= parked + claimed);
-            }
-        }
-
-        #[test]
-        fn budget_is_kept_while_time_is_ample(
-            parked in 0usize..300, claimed in 0usize..300, spares in 0usize..10,
-        ) {
-            let facts = facts(parked, claimed, spares);
-            if let Step::Connect { spares: more, .. } = next_step(&facts) {
-                prop_assert!(spares + more <= BUDGET);
+                // For those that are checked out, no hurry counts.
+                let most = if parked == 0 { BUDGET } else { MOST_AT_ONCE };
+                prop_assert!(spares + more <= most);
             }
         }
 
@@ -189,12 +241,21 @@ mod tests {
             // One return of a checked-out connection per wait, as endless ones never count here.
             let (mut parked, mut claimed, mut spares) = (parked, claimed, 0);
             for _ in 0..1_000 {
-                let facts = Facts { time_left: Duration::from_millis(left), ..facts(parked, claimed, spares) };
+                let facts = Facts {
+                    time_left: Duration::from_millis(left),
+                    ..facts(parked, claimed, spares)
+                };
                 match next_step(&facts) {
                     Step::Done => return Ok(()),
-                    Step::Exchange => { parked -= 1; spares -= 1; }
+                    Step::Exchange => {
+                        parked -= 1;
+                        spares -= 1;
+                    }
                     Step::Connect { spares: more, .. } => spares += more,
-                    Step::AwaitReturn => { claimed -= 1; spares -= 1; }
+                    Step::AwaitReturn => {
+                        claimed -= 1;
+                        spares -= 1;
+                    }
                 }
             }
             prop_assert!(false, "not done after 1,000 steps");

@@ -5,21 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use perennial::{Rotations, Snapshot};
+use perennial::{Rotations, Snapshot, with_causes};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::connection::{PgConnection, Slot, Whereabouts};
 use crate::error::ConnectError;
-use crate::retirement::{Facts, Step, next_step, time_to_finish};
+use crate::retirement::{FINISH_AT_MOST, Facts, Step, next_step, retry_wait, time_to_finish};
 use crate::session::{Dialer, Session};
 use crate::shelf::Shelf;
 
 /// How soon an unfinished rotation looks again, should no return have woken it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// The waits between failed connects of a replacement double from the first to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Failures in a row that are logged as warnings before they fall to debug.
 const LOUD_FAILURES: u32 = 3;
@@ -40,7 +37,7 @@ pub(crate) struct Rotation {
 struct Survey {
     parked: Vec<Arc<Slot>>,
     claimed: usize,
-    /// When the first certificate among them expires.
+    /// When the first certificate among the parked ones expires.
     first_expiry: Option<SystemTime>,
 }
 
@@ -87,8 +84,7 @@ impl Rotation {
     /// Exchanges a claimed, old session if a spare stands ready.
     pub(crate) fn exchange_claimed(&self, connection: &mut PgConnection) {
         if let Some(spare) = self.newest().and_then(|newest| self.shelf.take(newest)) {
-            drop(connection.exchange(spare));
-            self.retired.fetch_add(1, Ordering::Relaxed);
+            self.note_retired(connection.exchange(spare));
             self.wake.notify_one();
         }
     }
@@ -139,21 +135,28 @@ impl Rotation {
     }
 
     async fn move_over(&self) {
-        let mut finish_by = None;
+        let mut began = None;
         let mut connect_takes = Duration::ZERO;
         let mut failures = 0;
         while let Some(newest) = self.newest() {
             let old = self.survey(newest);
             let now = self.dialer.live.now();
             let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-            let remaining = old.first_expiry.map_or(Duration::ZERO, until);
-            let finish_by = *finish_by.get_or_insert_with(|| now + time_to_finish(remaining));
+            // Each generation has its own deadline: one that never comes back must not make every
+            // later rotation late.
+            let finish_by = match began {
+                Some((generation, finish_by)) if generation == newest => finish_by,
+                _ => now + time_to_finish(old.first_expiry.map_or(FINISH_AT_MOST, until)),
+            };
+            began = Some((newest, finish_by));
+            let time_left = until(finish_by);
             let step = next_step(&Facts {
                 old_parked: old.parked.len(),
                 old_claimed: old.claimed,
                 spares: self.shelf.ready(newest),
                 connect_takes,
-                time_left: until(finish_by),
+                time_left,
+                failing: failures > 0,
             });
             match step {
                 Step::Done => {
@@ -163,16 +166,17 @@ impl Rotation {
                 Step::Exchange => self.exchange_parked(&old, newest),
                 Step::Connect { spares, rest } => {
                     let began = Instant::now();
-                    if self.connect_spares(spares, failures).await {
+                    let pause = if self.connect_spares(spares, failures).await {
                         failures = 0;
                         connect_takes = began.elapsed();
-                        // Exchanged at once; the rest is for the server, not for the spare.
+                        // Exchanged at once: the rest is for the server, not for the spare.
                         self.exchange_parked(&self.survey(newest), newest);
-                        tokio::time::sleep(rest).await;
+                        rest
                     } else {
                         failures += 1;
-                        tokio::time::sleep(retry_wait(failures)).await;
-                    }
+                        retry_wait(failures, time_left, rand::random())
+                    };
+                    tokio::time::sleep(pause).await;
                 }
                 Step::AwaitReturn => {
                     let _woken = tokio::time::timeout(LOOK_AGAIN, self.wake.notified()).await;
@@ -188,15 +192,16 @@ impl Rotation {
             match dialled {
                 Ok(spare) => {
                     any = true;
+                    *lock(&self.last_error) = None;
                     self.shelf.put(spare);
                 }
                 Err(error) => {
                     let error = self.note_error(error);
-                    let causes = Causes(&*error);
+                    let error = with_causes(&*error);
                     if failures < LOUD_FAILURES {
-                        tracing::warn!(error = %causes, "a replacement could not be connected");
+                        tracing::warn!(%error, "a replacement could not be connected");
                     } else {
-                        tracing::debug!(error = %causes, "a replacement could not be connected");
+                        tracing::debug!(%error, "a replacement could not be connected");
                     }
                 }
             }
@@ -232,15 +237,17 @@ impl Rotation {
                 continue;
             }
             match slot.whereabouts() {
-                Whereabouts::Parked => survey.parked.push(slot),
+                Whereabouts::Parked => {
+                    survey.parked.push(slot);
+                    let expiry = built_on.not_after();
+                    let first = survey
+                        .first_expiry
+                        .map_or(expiry, |first| first.min(expiry));
+                    survey.first_expiry = Some(first);
+                }
                 Whereabouts::Claimed => survey.claimed += 1,
-                Whereabouts::Unknown => continue,
+                Whereabouts::Unknown => {}
             }
-            let expiry = built_on.not_after();
-            let first = survey
-                .first_expiry
-                .map_or(expiry, |first| first.min(expiry));
-            survey.first_expiry = Some(first);
         }
         survey
     }
@@ -268,26 +275,4 @@ impl fmt::Debug for Rotation {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn retry_wait(failures: u32) -> Duration {
-    RETRY
-        .0
-        .saturating_mul(1 << (failures - 1).min(10))
-        .min(RETRY.1)
-}
-
-/// An error with its causes on one line.
-pub(crate) struct Causes<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

@@ -1,13 +1,16 @@
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use perennial::{LiveCert, Snapshot};
+use futures_util::FutureExt;
+use perennial::{LiveCert, Snapshot, with_causes};
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Config};
 
-use crate::error::ConnectError;
+use crate::error::{ConnectError, Phase};
 use crate::tls::connector;
 
 /// A logged-in client, and the certificate that it was built with.
@@ -56,34 +59,41 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// Connects, within one timeout for everything.
+    ///
+    /// tokio-postgres' own `connect_timeout` ends with TCP; a server that accepts and says nothing
+    /// would hold a pool's slot for ever.
     pub(crate) async fn dial(&self) -> Result<Session, ConnectError> {
-        // tokio-postgres' own connect_timeout ends with TCP; a server that accepts and says
-        // nothing would hold a pool's slot for ever.
-        let after = self.connect_timeout;
-        match tokio::time::timeout(after, self.dial_unbounded()).await {
-            Ok(dialled) => dialled,
-            Err(_elapsed) => Err(ConnectError::TimedOut { after }),
-        }
-    }
-
-    async fn dial_unbounded(&self) -> Result<Session, ConnectError> {
+        let end = Instant::now() + self.connect_timeout;
         // Before the TCP connect: the server holds a forked process from there on.
-        let snapshot = self.live.valid().await.map_err(ConnectError::Certificate)?;
+        let snapshot = match timeout_at(end, self.live.valid()).await {
+            Ok(snapshot) => snapshot.map_err(ConnectError::Certificate)?,
+            Err(_elapsed) => return Err(self.timed_out(Phase::Certificate)),
+        };
         let connecting = self.config.connect(connector(&snapshot));
-        let (client, connection) = connecting.await.map_err(ConnectError::Postgres)?;
+        let (client, connection) = match timeout_at(end, connecting).await {
+            Ok(connected) => connected.map_err(ConnectError::Postgres)?,
+            Err(_elapsed) => return Err(self.timed_out(Phase::Server)),
+        };
 
         let driver_error = Arc::new(OnceLock::new());
         let kept = Arc::clone(&driver_error);
         // Ends by itself once the client is dropped and what runs on it has been answered.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a connection ended with an error");
+                tracing::debug!(error = %with_causes(&error), "a connection ended with an error");
                 let _first = kept.set(error);
             }
         });
 
         if let Some(on_connect) = &self.on_connect {
-            on_connect(&client).await.map_err(ConnectError::OnConnect)?;
+            // Its panic must not end the task that replaces connections.
+            let hook = AssertUnwindSafe(on_connect(&client)).catch_unwind();
+            match timeout_at(end, hook).await {
+                Ok(Ok(done)) => done.map_err(ConnectError::OnConnect)?,
+                Ok(Err(_panic)) => return Err(ConnectError::OnConnectPanicked),
+                Err(_elapsed) => return Err(self.timed_out(Phase::OnConnect)),
+            }
         }
         tracing::debug!(generation = snapshot.generation(), "connected");
         Ok(Session {
@@ -91,6 +101,18 @@ impl Dialer {
             snapshot,
             driver_error,
         })
+    }
+
+    fn timed_out(&self, phase: Phase) -> ConnectError {
+        let last = match phase {
+            Phase::Certificate => self.live.status().last_error,
+            Phase::Server | Phase::OnConnect => None,
+        };
+        ConnectError::TimedOut {
+            after: self.connect_timeout,
+            phase,
+            last,
+        }
     }
 }
 

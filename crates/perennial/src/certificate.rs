@@ -97,6 +97,8 @@ pub(crate) struct Facts {
     /// Raw DER of the names, for comparing links.
     pub(crate) subject: Vec<u8>,
     pub(crate) issuer: Vec<u8>,
+    /// The issuer's name as text.
+    pub(crate) issuer_name: String,
 }
 
 impl Facts {
@@ -113,6 +115,7 @@ impl Facts {
             not_after: system_time(cert.validity().not_after)?,
             subject: cert.subject().as_raw().to_vec(),
             issuer: cert.issuer().as_raw().to_vec(),
+            issuer_name: cert.issuer().to_string(),
         })
     }
 
@@ -120,6 +123,15 @@ impl Facts {
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
+}
+
+/// When the last of these becomes valid; `None` if none can be read.
+pub(crate) fn latest_not_before(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let read = chain
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok());
+    read.filter_map(|(_, cert)| system_time(cert.validity().not_before).ok())
+        .max()
 }
 
 fn system_time(time: ASN1Time) -> Result<SystemTime, String> {

@@ -1,11 +1,9 @@
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often a sleeper looks at the wall clock, so that a step or a suspend is noticed.
-///
-/// The monotonic clock stands still while a host sleeps; the certificate's life does not.
-const WALL_CLOCK_CHECK: Duration = Duration::from_secs(5);
+mod watcher;
 
 /// The one place where the core reads time.
 ///
@@ -13,32 +11,78 @@ const WALL_CLOCK_CHECK: Duration = Duration::from_secs(5);
 /// suspended host, the second a wall clock that was set back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
-    #[cfg(test)]
-    scripted: Option<scripted::Scripted>,
+    #[cfg(any(test, feature = "test-util"))]
+    scripted: Option<scripted::TestClock>,
 }
 
 impl Clock {
     pub(crate) fn now(&self) -> SystemTime {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "test-util"))]
         if let Some(scripted) = &self.scripted {
             return scripted.now();
         }
-        #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
-        SystemTime::now()
+        wall_clock()
     }
 
-    /// Sleeps until `at`, by whichever clock gets there first. Cancel-safe.
-    pub(crate) async fn sleep_until(&self, at: SystemTime) {
-        let wait = remaining(self.now(), at);
-        let started = Instant::now();
+    /// `at` by both clocks, from here on.
+    pub(crate) fn deadline(&self, at: SystemTime) -> Deadline {
+        Deadline {
+            at,
+            by: Instant::now() + remaining(self.now(), at),
+        }
+    }
+
+    /// Follows this clock; holding it is what keeps the process' one watcher running.
+    pub(crate) fn follow(&self) -> Ticker {
+        #[cfg(any(test, feature = "test-util"))]
+        if let Some(scripted) = &self.scripted {
+            return Ticker {
+                clock: self.clone(),
+                steps: scripted.steps(),
+            };
+        }
+        Ticker {
+            clock: self.clone(),
+            steps: watcher::steps(),
+        }
+    }
+}
+
+/// A moment by the wall clock, and by the monotonic clock as it stood when this was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    at: SystemTime,
+    by: Instant,
+}
+
+impl Deadline {
+    /// The wall clock's side.
+    pub(crate) fn at(&self) -> SystemTime {
+        self.at
+    }
+}
+
+/// Sleeps by both clocks.
+#[derive(Debug)]
+pub(crate) struct Ticker {
+    clock: Clock,
+    /// Changes whenever the wall clock has moved apart from the monotonic one.
+    steps: watch::Receiver<u64>,
+}
+
+impl Ticker {
+    /// Sleeps until the deadline, by whichever clock gets there first. Cancel-safe.
+    pub(crate) async fn sleep_until(&mut self, deadline: Deadline) {
         loop {
-            let by_wall = remaining(self.now(), at);
-            let by_monotonic = wait.saturating_sub(started.elapsed());
-            let left = by_wall.min(by_monotonic);
-            if left.is_zero() {
-                return;
+            let by_wall = Instant::now() + remaining(self.clock.now(), deadline.at);
+            let sleep = tokio::time::sleep_until(deadline.by.min(by_wall));
+            tokio::select! {
+                () = sleep => return,
+                stepped = self.steps.changed() => if stepped.is_err() {
+                    // Nobody watches any more: the monotonic clock alone decides.
+                    return tokio::time::sleep_until(deadline.by).await;
+                },
             }
-            tokio::time::sleep(left.min(WALL_CLOCK_CHECK)).await;
         }
     }
 }
@@ -48,31 +92,61 @@ pub(crate) fn remaining(now: SystemTime, at: SystemTime) -> Duration {
     at.duration_since(now).unwrap_or(Duration::ZERO)
 }
 
-#[cfg(test)]
+fn wall_clock() -> SystemTime {
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
+    SystemTime::now()
+}
+
+#[cfg(any(test, feature = "test-util"))]
 pub(crate) mod scripted {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::{Arc, Mutex, PoisonError};
     use std::time::{Duration, SystemTime};
 
+    use tokio::sync::watch;
     use tokio::time::Instant;
 
     use super::Clock;
 
-    /// A wall clock that follows tokio's (pausable) clock and can be stepped apart from it.
+    /// A wall clock that follows tokio's clock and can be stepped apart from it.
+    ///
+    /// With tokio's time paused, both move together as sleeps elapse; [`step_forward`] and
+    /// [`step_back`] move the wall clock alone, as a suspended host or an operator does.
+    ///
+    /// [`step_forward`]: Self::step_forward
+    /// [`step_back`]: Self::step_back
     #[derive(Clone, Debug)]
-    pub(crate) struct Scripted {
-        wall: SystemTime,
+    pub struct TestClock {
         origin: Instant,
-        step_millis: Arc<AtomicI64>,
+        /// The wall clock's time at `origin`; a step moves it.
+        wall: Arc<Mutex<SystemTime>>,
+        steps: Arc<watch::Sender<u64>>,
     }
 
-    impl Scripted {
-        pub(crate) fn starting_at(wall: SystemTime) -> Self {
+    impl TestClock {
+        /// A clock that shows `wall` now.
+        pub fn starting_at(wall: SystemTime) -> Self {
             Self {
-                wall,
                 origin: Instant::now(),
-                step_millis: Arc::default(),
+                wall: Arc::new(Mutex::new(wall)),
+                steps: Arc::new(watch::channel(0).0),
             }
+        }
+
+        /// What the wall clock shows.
+        pub fn now(&self) -> SystemTime {
+            *self.wall.lock().unwrap_or_else(PoisonError::into_inner) + self.origin.elapsed()
+        }
+
+        /// Moves the wall clock alone, ahead.
+        pub fn step_forward(&self, by: Duration) {
+            *self.wall.lock().unwrap_or_else(PoisonError::into_inner) += by;
+            self.steps.send_modify(|steps| *steps += 1);
+        }
+
+        /// Moves the wall clock alone, back.
+        pub fn step_back(&self, by: Duration) {
+            *self.wall.lock().unwrap_or_else(PoisonError::into_inner) -= by;
+            self.steps.send_modify(|steps| *steps += 1);
         }
 
         pub(crate) fn clock(&self) -> Clock {
@@ -81,56 +155,52 @@ pub(crate) mod scripted {
             }
         }
 
-        pub(crate) fn now(&self) -> SystemTime {
-            let step = self.step_millis.load(Ordering::SeqCst);
-            let elapsed = self.wall + self.origin.elapsed();
-            let by = Duration::from_millis(step.unsigned_abs());
-            if step < 0 { elapsed - by } else { elapsed + by }
-        }
-
-        /// Moves the wall clock alone, as a suspended host or an operator does.
-        pub(crate) fn step_forward(&self, by: Duration) {
-            let millis = i64::try_from(by.as_millis()).expect("a step of some years at most");
-            self.step_millis.fetch_add(millis, Ordering::SeqCst);
-        }
-
-        pub(crate) fn step_back(&self, by: Duration) {
-            let millis = i64::try_from(by.as_millis()).expect("a step of some years at most");
-            self.step_millis.fetch_sub(millis, Ordering::SeqCst);
+        pub(super) fn steps(&self) -> watch::Receiver<u64> {
+            self.steps.subscribe()
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::scripted::Scripted;
+    use super::scripted::TestClock;
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn midday() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
+    }
+
+    /// How long a sleep of an hour takes if the wall clock is moved a minute into it.
+    async fn slept(step: impl FnOnce(&TestClock)) -> Duration {
+        let wall = TestClock::starting_at(midday());
+        let clock = wall.clock();
+        let at = clock.now() + HOUR;
+        let began = Instant::now();
+        let deadline = clock.deadline(at);
+        let sleeper = tokio::spawn(async move { clock.follow().sleep_until(deadline).await });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        step(&wall);
+        sleeper.await.unwrap();
+        began.elapsed()
+    }
 
     #[tokio::test(start_paused = true)]
     async fn wall_clock_that_jumps_forward_ends_the_sleep() {
-        let wall = Scripted::starting_at(SystemTime::UNIX_EPOCH);
-        let clock = wall.clock();
-        let at = clock.now() + Duration::from_secs(3_600);
-        let sleeper = tokio::spawn(async move { clock.sleep_until(at).await });
-        tokio::task::yield_now().await;
+        assert_eq!(
+            slept(|wall| wall.step_forward(2 * HOUR)).await,
+            Duration::from_secs(60)
+        );
+    }
 
-        let before = Instant::now();
-        wall.step_forward(Duration::from_secs(7_200));
-        sleeper.await.unwrap();
-        assert!(before.elapsed() <= WALL_CLOCK_CHECK);
+    #[tokio::test(start_paused = true)]
+    async fn wall_clock_that_jumps_part_of_the_way_shortens_the_sleep() {
+        assert_eq!(slept(|wall| wall.step_forward(HOUR / 2)).await, HOUR / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn wall_clock_that_is_set_back_does_not_prolong_the_sleep() {
-        let wall = Scripted::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
-        let clock = wall.clock();
-        let at = clock.now() + Duration::from_secs(3_600);
-        let before = Instant::now();
-        let sleeper = tokio::spawn(async move { clock.sleep_until(at).await });
-        tokio::task::yield_now().await;
-
-        wall.step_back(Duration::from_secs(80_000));
-        sleeper.await.unwrap();
-        assert_eq!(before.elapsed(), Duration::from_secs(3_600));
+        assert_eq!(slept(|wall| wall.step_back(24 * HOUR)).await, HOUR);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
+use crate::schedule::LifeTooShort;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -132,6 +133,18 @@ pub enum RenewError {
     /// What the source delivered did not pass the checks.
     #[error("the fetched certificate was not accepted")]
     Material(#[source] MaterialError),
+    /// The source panicked; the message is not kept, since it may hold anything.
+    #[error("the source panicked")]
+    Panicked,
+    /// The source delivers nothing newer, and the certificate in use has expired.
+    #[error("the source still delivers the certificate that has expired")]
+    StillExpired,
+    /// The gate refused it.
+    #[error("the gate refuses the new certificate")]
+    Refused(#[source] BoxError),
+    /// The first certificate's life is too short for what the renewal policy promises.
+    #[error("the certificate does not live long enough")]
+    LifeTooShort(#[source] LifeTooShort),
 }
 
 impl RenewError {
@@ -141,13 +154,14 @@ impl RenewError {
             Self::Source(error) => error.is_transient(),
             Self::TimedOut { .. } => true,
             Self::Material(error) => error.is_transient(),
+            Self::Panicked | Self::StillExpired | Self::Refused(_) | Self::LifeTooShort(_) => false,
         }
     }
 
     pub(crate) fn requested_wait(&self) -> Option<Duration> {
         match self {
             Self::Source(error) => error.requested_wait(),
-            Self::TimedOut { .. } | Self::Material(_) => None,
+            _ => None,
         }
     }
 }

@@ -22,30 +22,43 @@
 //! - Any number of waiters cause one fetch; fetches in an outage have a closed bound.
 //! - No private key is in any `Debug`, log or error.
 
+mod admission;
+mod attempt;
 mod certificate;
 mod clock;
 mod error;
+mod events;
+mod gate;
 mod live;
 mod material;
+mod metrics;
 mod renewer;
 mod schedule;
+mod signals;
 mod snapshot;
 mod source;
 mod sources;
 mod status;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;
 mod tls;
+mod unwind;
 
 pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
-pub use live::{FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StillRunning};
+pub use events::{EVENT_BACKLOG, Event, Events};
+pub use gate::{GATE_TIMEOUT, Gate, Verdict};
+pub use live::{
+    FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StatusChanges, StillRunning,
+};
 pub use material::{CertMaterial, MaterialError, Part};
 pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
 pub use schedule::{
-    FIRST_RETRY, LEEWAY, LONGEST_LEEWAY, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS,
-    SHORTEST_FIRST_RETRY, START_RETRY_CAP,
+    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_LEEWAY, LONGEST_REQUESTED_WAIT,
+    LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy, SHORTEST_FIRST_RETRY,
+    START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
 };
+pub use signals::with_causes;
 pub use snapshot::Snapshot;
 pub use source::{Ask, CertSource, Fingerprint, Why};
 pub use sources::FileSource;

@@ -1,19 +1,24 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::CryptoProvider;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
+use crate::admission::Wish;
 use crate::clock::Clock;
-use crate::error::{RenewError, StartError, Unavailable};
+use crate::error::{StartError, Unavailable};
+use crate::events::{Event, Events};
 use crate::material::CertMaterial;
-use crate::renewer::{Command, Renewal, Renewer};
+use crate::renewer::{Command, Renewal};
 use crate::snapshot::Snapshot;
-use crate::source::{CertSource, Why};
+use crate::source::CertSource;
 use crate::status::{CertStatus, Progress};
-use crate::tls::{TlsPolicy, default_provider};
+
+mod builder;
+pub use builder::LiveCertBuilder;
+mod watch_changes;
+pub use watch_changes::{Rotations, StatusChanges};
 
 /// How long [`LiveCert::start`] waits for the first certificate.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,6 +50,8 @@ struct Shared {
     clock: Clock,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     progress: watch::Receiver<Progress>,
+    /// Weak, so that events end with the renewer.
+    events: broadcast::WeakSender<Event>,
     writer: Writer,
 }
 
@@ -52,11 +59,12 @@ struct Shared {
 enum Writer {
     Renewer {
         commands: mpsc::UnboundedSender<Command>,
-        task: Mutex<Option<JoinHandle<()>>>,
+        task: AbortHandle,
     },
     Fixed {
         _snapshots: watch::Sender<Option<Arc<Snapshot>>>,
         _progress: watch::Sender<Progress>,
+        _events: broadcast::Sender<Event>,
     },
 }
 
@@ -124,16 +132,8 @@ impl LiveCert {
             }
         }
         // The outcome does not matter: what counts is what there is now.
-        let _outcome = self.ask(Why::Due).await;
+        let _outcome = self.ask(Wish::Valid).await;
         self.current()
-    }
-
-    /// Watches for new generations, beginning with the one there is now.
-    pub fn rotations(&self) -> Rotations {
-        let mut snapshots = self.shared.snapshots.clone();
-        // What is published between here and the first read must be seen.
-        snapshots.mark_changed();
-        Rotations { snapshots }
     }
 
     /// How this certificate is doing now.
@@ -141,6 +141,32 @@ impl LiveCert {
         let current = self.shared.snapshots.borrow().clone();
         let progress = self.shared.progress.borrow().clone();
         CertStatus::at(self.shared.clock.now(), current.as_deref(), &progress)
+    }
+
+    /// What happens from here on; [`status`](Self::status) says what is.
+    pub fn events(&self) -> Events {
+        match self.shared.events.upgrade() {
+            Some(events) => Events(events.subscribe()),
+            // The renewer has ended: nothing happens any more.
+            None => Events(broadcast::Sender::new(1).subscribe()),
+        }
+    }
+
+    /// Whether connections can be made now: for a readiness probe.
+    pub fn is_ready(&self) -> bool {
+        self.current().is_ok()
+    }
+
+    /// Whether a restart might help: for a liveness probe.
+    ///
+    /// `false` once the certificate has been expired for longer than its usable life was. A source
+    /// that is down for less, or has not answered yet, makes no service dead.
+    pub fn is_live(&self) -> bool {
+        let current = self.shared.snapshots.borrow().clone();
+        current.is_none_or(|snapshot| {
+            let expired_for = crate::clock::remaining(snapshot.not_after(), self.now());
+            expired_for <= snapshot.usable_life().length()
+        })
     }
 
     /// The wall clock that this certificate's life is measured by.
@@ -156,7 +182,19 @@ impl LiveCert {
     /// # Cancel safety
     /// Cancelled, the renewal goes on.
     pub async fn renew_now(&self) -> Renewal {
-        self.ask(Why::Asked).await
+        self.ask(Wish::Renewal).await
+    }
+
+    /// Says that a server refused the certificate of this generation, and renews if that may help.
+    ///
+    /// At once [`Renewal::Newer`] if there is a newer one by now. Else one fetch is forced for this
+    /// generation, whoever reports it and however often; [`Renewal::Limited`] if that has been done,
+    /// and while a backoff is on: a server with an expired CRL refuses every certificate.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the renewal goes on.
+    pub async fn report_rejected(&self, generation: u64) -> Renewal {
+        self.ask(Wish::NewerThan(generation)).await
     }
 
     /// Stops the renewer, for every clone of this handle.
@@ -174,12 +212,9 @@ impl LiveCert {
         };
         // An error says that it has stopped already.
         let _stopped = commands.send(Command::Shutdown);
-        let task = task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut task) = task else {
-            return Ok(());
-        };
-        match tokio::time::timeout(deadline, &mut task).await {
-            Ok(_ended) => Ok(()),
+        // The renewer lets go of its source first and of this channel last.
+        match tokio::time::timeout(deadline, commands.closed()).await {
+            Ok(()) => Ok(()),
             Err(_elapsed) => {
                 task.abort();
                 Err(StillRunning { after: deadline })
@@ -187,12 +222,12 @@ impl LiveCert {
         }
     }
 
-    async fn ask(&self, why: Why) -> Renewal {
+    async fn ask(&self, wish: Wish) -> Renewal {
         let Writer::Renewer { commands, .. } = &self.shared.writer else {
             return Renewal::Unchanged;
         };
         let (reply, outcome) = oneshot::channel();
-        if commands.send(Command::Renew { why, reply }).is_err() {
+        if commands.send(Command::Renew { wish, reply }).is_err() {
             return Renewal::Stopped;
         }
         outcome.await.unwrap_or(Renewal::Stopped)
@@ -219,36 +254,6 @@ impl fmt::Debug for LiveCert {
     }
 }
 
-/// New generations as they come; holds no renewer alive.
-///
-/// Shows the latest value: generations only grow, and a slow reader may skip some.
-#[derive(Clone, Debug)]
-pub struct Rotations {
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-}
-
-impl Rotations {
-    /// The next snapshot not yet seen through this handle; the present one at first.
-    ///
-    /// `None` once the renewer has ended.
-    ///
-    /// # Cancel safety
-    /// Cancelled, it loses nothing.
-    pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
-        loop {
-            self.snapshots.changed().await.ok()?;
-            if let Some(snapshot) = &*self.snapshots.borrow_and_update() {
-                return Some(Arc::clone(snapshot));
-            }
-        }
-    }
-
-    /// The latest snapshot, seen before or not.
-    pub fn latest(&self) -> Option<Arc<Snapshot>> {
-        self.snapshots.borrow().clone()
-    }
-}
-
 /// The renewer did not stop within the deadline and was aborted.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the renewer did not stop within {after:?}")]
@@ -256,180 +261,6 @@ impl Rotations {
 pub struct StillRunning {
     /// The deadline given.
     pub after: Duration,
-}
-
-/// Settings of a [`LiveCert`].
-///
-/// # Defaults
-/// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the crypto provider of
-/// the feature that is on.
-#[derive(Clone)]
-#[must_use]
-pub struct LiveCertBuilder {
-    start_timeout: Duration,
-    fetch_timeout: Duration,
-    provider: Option<Arc<CryptoProvider>>,
-    clock: Clock,
-}
-
-impl Default for LiveCertBuilder {
-    fn default() -> Self {
-        Self {
-            start_timeout: START_TIMEOUT,
-            fetch_timeout: FETCH_TIMEOUT,
-            provider: None,
-            clock: Clock::default(),
-        }
-    }
-}
-
-impl LiveCertBuilder {
-    /// How long [`start`](Self::start) waits for the first certificate.
-    pub fn start_timeout(mut self, timeout: Duration) -> Self {
-        self.start_timeout = timeout;
-        self
-    }
-
-    /// How long one fetch may take.
-    pub fn fetch_timeout(mut self, timeout: Duration) -> Self {
-        self.fetch_timeout = timeout;
-        self
-    }
-
-    /// The crypto provider of keys, checks and TLS configs.
-    pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
-        self.provider = Some(provider);
-        self
-    }
-
-    #[cfg(test)]
-    pub(crate) fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// As [`LiveCert::start`], with these settings.
-    ///
-    /// # Errors
-    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    ///
-    /// # Cancel safety
-    /// Cancelled, it leaves nothing behind.
-    pub async fn start(self, source: impl CertSource) -> Result<LiveCert, StartError> {
-        let after = self.start_timeout;
-        positive("start_timeout", after)?;
-        let live = self.start_lazy(source)?;
-        match tokio::time::timeout(after, first_certificate(&live)).await {
-            Ok(Ok(())) => Ok(live),
-            Ok(Err(permanent)) => Err(StartError::Failed(permanent)),
-            Err(_elapsed) => {
-                let last = live.shared.progress.borrow().last_error.clone();
-                Err(StartError::TimedOut { after, last })
-            }
-        }
-    }
-
-    /// Starts renewing and returns at once; [`LiveCert::valid`] waits for the first certificate.
-    ///
-    /// For programs that must come up even if the source is down. No failure ends the renewer.
-    ///
-    /// # Errors
-    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`].
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn start_lazy(self, source: impl CertSource) -> Result<LiveCert, StartError> {
-        positive("fetch_timeout", self.fetch_timeout)?;
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let (snapshot_sender, snapshots) = watch::channel(None);
-        let (progress_sender, progress) = watch::channel(Progress::default());
-        let renewer = Renewer {
-            source: Box::new(source),
-            tls: TlsPolicy::new(self.provider_in_use()?),
-            clock: self.clock.clone(),
-            fetch_timeout: self.fetch_timeout,
-            commands: inbox,
-            snapshots: snapshot_sender,
-            progress: progress_sender,
-        };
-        let task = tokio::spawn(renewer.run());
-        Ok(LiveCert {
-            shared: Arc::new(Shared {
-                clock: self.clock,
-                snapshots,
-                progress,
-                writer: Writer::Renewer {
-                    commands,
-                    task: Mutex::new(Some(task)),
-                },
-            }),
-        })
-    }
-
-    /// As [`LiveCert::fixed`], with these settings.
-    ///
-    /// # Errors
-    /// As [`LiveCert::fixed`].
-    pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
-        let tls = TlsPolicy::new(self.provider_in_use()?);
-        let snapshot = Snapshot::build(material, 1, self.clock.now(), &tls)
-            .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
-        let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
-        let (progress_sender, progress) = watch::channel(Progress::default());
-        Ok(LiveCert {
-            shared: Arc::new(Shared {
-                clock: self.clock,
-                snapshots,
-                progress,
-                writer: Writer::Fixed {
-                    _snapshots: snapshot_sender,
-                    _progress: progress_sender,
-                },
-            }),
-        })
-    }
-
-    fn provider_in_use(&self) -> Result<Arc<CryptoProvider>, StartError> {
-        self.provider
-            .clone()
-            .or_else(default_provider)
-            .ok_or(StartError::NoProvider)
-    }
-}
-
-impl fmt::Debug for LiveCertBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveCertBuilder")
-            .field("start_timeout", &self.start_timeout)
-            .field("fetch_timeout", &self.fetch_timeout)
-            .finish_non_exhaustive()
-    }
-}
-
-fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
-    if got.is_zero() {
-        return Err(StartError::Setting { field, got });
-    }
-    Ok(())
-}
-
-/// Waits for the first snapshot or the first permanent error, whichever comes first.
-async fn first_certificate(live: &LiveCert) -> Result<(), Arc<RenewError>> {
-    let mut snapshots = live.shared.snapshots.clone();
-    let mut progress = live.shared.progress.clone();
-    tokio::select! {
-        // The renewer cannot have ended: `live` holds it.
-        _first = snapshots.wait_for(Option::is_some) => Ok(()),
-        failed = progress.wait_for(|p| p.last_error.as_ref().is_some_and(|e| !e.is_transient())) => {
-            match failed.ok().and_then(|p| p.last_error.clone()) {
-                Some(permanent) => Err(permanent),
-                None => Ok(()),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

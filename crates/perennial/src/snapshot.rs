@@ -17,6 +17,7 @@ use crate::tls::TlsPolicy;
 pub struct Snapshot {
     generation: u64,
     serial: Serial,
+    issuer: String,
     names: Names,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -63,6 +64,7 @@ impl Snapshot {
         Ok(Self {
             generation,
             serial: leaf.serial,
+            issuer: leaf.issuer_name,
             names: leaf.names,
             not_before,
             not_after,
@@ -81,6 +83,11 @@ impl Snapshot {
     /// The leaf's serial number.
     pub fn serial(&self) -> &Serial {
         &self.serial
+    }
+
+    /// The distinguished name of the leaf's issuer, for people to read.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// Whom the leaf names.
@@ -122,15 +129,7 @@ impl Snapshot {
     }
 
     pub(crate) fn usable_life(&self) -> UsableLife {
-        UsableLife::new(self.obtained_at.max(self.not_before), self.not_after)
-    }
-
-    /// When it is due for renewal, wall clock.
-    ///
-    /// Between [`RENEWAL_BAND`](crate::RENEWAL_BAND) of its usable life; drawn from the leaf, so
-    /// the same for as long as this certificate lives.
-    pub fn renewal_point(&self) -> SystemTime {
-        self.usable_life().renewal_point(&self.leaf_sha256)
+        UsableLife::new(self.obtained_at, self.not_before, self.not_after)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {

@@ -83,6 +83,8 @@ pub enum Why {
     Changed,
     /// Somebody called [`LiveCert::renew_now`](crate::LiveCert::renew_now).
     Asked,
+    /// A server refused the one in use: [`LiveCert::report_rejected`](crate::LiveCert::report_rejected).
+    Rejected,
 }
 
 /// A SHA-256 over everything that is asked for: names, role, key type.

@@ -45,8 +45,21 @@ pub enum CertState {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) next_fetch: Option<SystemTime>,
+    /// `None` for a fixed certificate, which is never due.
+    pub(crate) renewal_point: Option<SystemTime>,
+    /// The last attempt published nothing: the next one is not made before `next_fetch`.
+    pub(crate) pausing: bool,
     pub(crate) consecutive_failures: u32,
     pub(crate) last_error: Option<Arc<RenewError>>,
+}
+
+impl Progress {
+    /// The last error, if waiting alone cannot cure it.
+    pub(crate) fn permanent_error(&self) -> Option<Arc<RenewError>> {
+        self.last_error
+            .clone()
+            .filter(|error| !error.is_transient())
+    }
 }
 
 impl CertStatus {
@@ -56,9 +69,7 @@ impl CertStatus {
             None => CertState::Starting,
             Some(snapshot) if now >= snapshot.not_after() => CertState::Expired,
             Some(_) if failing => CertState::Failing,
-            Some(snapshot) if progress.next_fetch.is_some() && now >= snapshot.renewal_point() => {
-                CertState::Due
-            }
+            Some(_) if progress.renewal_point.is_some_and(|point| now >= point) => CertState::Due,
             Some(_) => CertState::Fresh,
         };
         Self {

@@ -1,6 +1,34 @@
-//! What the core's own tests share: a CA in memory, a source that does as it is told.
+//! For tests: a clock that is moved by hand, a source that does as it is told, a CA in memory.
+//!
+//! # Example
+//! A certificate that cannot be renewed stays in use until it expires, with no second of waiting:
+//! ```
+//! use std::time::{Duration, SystemTime};
+//! use perennial::testing::{ScriptedSource, Step, TestClock};
+//! use perennial::{CertState, LiveCert, SourceError};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), perennial::StartError> {
+//! let clock = TestClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
+//! let source = ScriptedSource::new(&clock, [Step::Issue(Duration::from_secs(60))]);
+//! source.then(|| Step::Fail(SourceError::unavailable("connection refused")));
+//! let live = LiveCert::builder().clock(&clock).start(source.clone()).await?;
+//!
+//! tokio::time::sleep(Duration::from_secs(50)).await; // tokio's time is paused: this is at once
+//! assert_eq!(live.status().state, CertState::Failing);
+//! assert!(live.current().is_ok());
+//! tokio::time::sleep(Duration::from_secs(10)).await;
+//! assert_eq!(live.status().state, CertState::Expired);
+//! # Ok(()) }
+//! ```
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -13,24 +41,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock::scripted::Scripted;
-use crate::{Ask, CertMaterial, CertSource, LiveCert, LiveCertBuilder, SourceError, Why};
+pub use crate::clock::scripted::TestClock;
+use crate::{Ask, CertMaterial, CertSource, SourceError, Why};
+#[cfg(test)]
+use crate::{LiveCert, LiveCertBuilder};
 
+#[cfg(test)]
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// A moment of a whole second, as X.509 times are.
+#[cfg(test)]
 pub(crate) fn noon() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
 }
 
-/// A root and an intermediate under it.
-pub(crate) struct TestCa {
+/// A root and an intermediate under it, of P-256.
+pub struct TestCa {
     root: CertifiedIssuer<'static, KeyPair>,
     intermediate: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl TestCa {
-    pub(crate) fn new() -> Self {
+    /// Makes both, with new keys, valid for long.
+    pub fn new() -> Self {
         let root = CertifiedIssuer::self_signed(ca("test root"), KeyPair::generate().unwrap());
         let root = root.unwrap();
         let key = KeyPair::generate().unwrap();
@@ -41,16 +74,18 @@ impl TestCa {
         }
     }
 
-    pub(crate) fn root_der(&self) -> CertificateDer<'static> {
+    /// The root.
+    pub fn root_der(&self) -> CertificateDer<'static> {
         self.root.der().clone()
     }
 
-    pub(crate) fn intermediate_der(&self) -> CertificateDer<'static> {
+    /// The intermediate, which the root issued.
+    pub fn intermediate_der(&self) -> CertificateDer<'static> {
         self.intermediate.der().clone()
     }
 
-    /// A leaf with its key, valid from `from` for `life`.
-    pub(crate) fn leaf(
+    /// A client's leaf for `app` (DNS name `app.test`) with its key, valid from `from` for `life`.
+    pub fn leaf(
         &self,
         from: SystemTime,
         life: Duration,
@@ -70,14 +105,14 @@ impl TestCa {
     }
 
     /// A whole set: leaf and intermediate, key, root.
-    pub(crate) fn issue(&self, from: SystemTime, life: Duration) -> CertMaterial {
+    pub fn issue(&self, from: SystemTime, life: Duration) -> CertMaterial {
         let (leaf, key) = self.leaf(from, life);
         let chain = vec![leaf, self.intermediate_der()];
         CertMaterial::from_der(chain, key, vec![self.root_der()]).unwrap()
     }
 
     /// The same as PEM texts: chain, key, roots.
-    pub(crate) fn pem(&self, from: SystemTime, life: Duration) -> (String, String, String) {
+    pub fn pem(&self, from: SystemTime, life: Duration) -> (String, String, String) {
         let (leaf, key) = self.sign(from, life);
         let chain = leaf.pem() + &self.intermediate.pem();
         (chain, key.serialize_pem(), self.root.pem())
@@ -92,26 +127,54 @@ fn ca(name: &str) -> CertificateParams {
     params
 }
 
+impl Default for TestCa {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TestCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCa").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ScriptedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptedSource")
+            .field("fetches", &self.fetches().len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a [`ScriptedSource`] does at one fetch.
-pub(crate) enum Step {
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Step {
     /// Issues a certificate of this life.
     Issue(Duration),
     /// Delivers this.
     Deliver(CertMaterial),
-    Fail(fn() -> SourceError),
+    /// Fails so.
+    Fail(SourceError),
     /// Never answers.
     Hang,
+    /// Panics.
+    Panic,
     /// Waits for [`ScriptedSource::release`], then issues.
     HeldUntilReleased(Duration),
 }
 
-/// Works off its script; after the end, does what `then` says.
+/// Works off its script; after the end, does what [`then`](Self::then) says: issues, by default,
+/// certificates of ten minutes.
+///
+/// Clones share everything: keep one to look at what the renewer did with the other.
 #[derive(Clone)]
-pub(crate) struct ScriptedSource(Arc<Script>);
+pub struct ScriptedSource(Arc<Script>);
 
 struct Script {
     ca: TestCa,
-    wall: Scripted,
+    wall: TestClock,
     steps: Mutex<VecDeque<Step>>,
     then: Mutex<fn() -> Step>,
     fetches: Mutex<Vec<(Instant, Why)>>,
@@ -121,12 +184,13 @@ struct Script {
 }
 
 impl ScriptedSource {
-    pub(crate) fn new(wall: &Scripted, steps: impl IntoIterator<Item = Step>) -> Self {
+    /// Issues by this clock; `steps` come first.
+    pub fn new(wall: &TestClock, steps: impl IntoIterator<Item = Step>) -> Self {
         Self(Arc::new(Script {
             ca: TestCa::new(),
             wall: wall.clone(),
             steps: Mutex::new(steps.into_iter().collect()),
-            then: Mutex::new(|| Step::Issue(10 * MINUTE)),
+            then: Mutex::new(|| Step::Issue(Duration::from_secs(600))),
             fetches: Mutex::default(),
             released: Notify::new(),
             changed: AtomicUsize::new(0),
@@ -135,21 +199,22 @@ impl ScriptedSource {
     }
 
     /// What to do once the script is at its end.
-    pub(crate) fn then(&self, step: fn() -> Step) {
+    pub fn then(&self, step: fn() -> Step) {
         *self.0.then.lock().unwrap() = step;
     }
 
     /// Every fetch so far, and why it was made.
-    pub(crate) fn fetches(&self) -> Vec<(Instant, Why)> {
+    pub fn fetches(&self) -> Vec<(Instant, Why)> {
         self.0.fetches.lock().unwrap().clone()
     }
 
-    pub(crate) fn release(&self) {
+    /// Lets a held fetch, or the next one that will be held, go on.
+    pub fn release(&self) {
         self.0.released.notify_one();
     }
 
-    /// The next `times` looks at `changed()` find it ready.
-    pub(crate) fn say_changed(&self, times: usize) {
+    /// `changed()` is ready until this many more fetches have been made.
+    pub fn say_changed(&self, times: usize) {
         self.0.changed.store(times, Ordering::SeqCst);
         self.0.change.notify_one();
     }
@@ -163,14 +228,17 @@ impl CertSource for ScriptedSource {
             .lock()
             .unwrap()
             .push((Instant::now(), ask.why));
+        let left = script.changed.load(Ordering::SeqCst).saturating_sub(1);
+        script.changed.store(left, Ordering::SeqCst);
         let step = script.steps.lock().unwrap().pop_front();
         let step = step.unwrap_or_else(|| script.then.lock().unwrap()());
         let now = script.wall.now();
         match step {
             Step::Issue(life) => Ok(script.ca.issue(now, life)),
             Step::Deliver(material) => Ok(material),
-            Step::Fail(error) => Err(error()),
+            Step::Fail(error) => Err(error),
             Step::Hang => std::future::pending().await,
+            Step::Panic => panic!("as the script says"),
             Step::HeldUntilReleased(life) => {
                 script.released.notified().await;
                 Ok(script.ca.issue(now, life))
@@ -182,16 +250,17 @@ impl CertSource for ScriptedSource {
         while self.0.changed.load(Ordering::SeqCst) == 0 {
             self.0.change.notified().await;
         }
-        self.0.changed.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// A builder whose wall clock is `wall`.
-pub(crate) fn builder(wall: &Scripted) -> LiveCertBuilder {
-    LiveCert::builder().clock(wall.clock())
+#[cfg(test)]
+pub(crate) fn builder(wall: &TestClock) -> LiveCertBuilder {
+    LiveCert::builder().clock(wall)
 }
 
 /// Lets paused time run until `condition` holds; fails after a (virtual) day.
+#[cfg(test)]
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waiting = async {
         while !condition() {

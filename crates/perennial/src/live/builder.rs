@@ -1,0 +1,239 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::{FETCH_TIMEOUT, LiveCert, START_TIMEOUT, Shared, Writer};
+use crate::attempt::Attempts;
+use crate::clock::Clock;
+use crate::error::{RenewError, StartError};
+use crate::gate::{DynGate, Gate};
+use crate::material::CertMaterial;
+use crate::renewer::Renewer;
+use crate::schedule::{RenewalPolicy, Schedule};
+use crate::signals::Signals;
+use crate::snapshot::Snapshot;
+use crate::source::CertSource;
+use crate::status::Progress;
+use crate::tls::{TlsPolicy, default_provider};
+
+/// Settings of a [`LiveCert`].
+///
+/// # Defaults
+/// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the policy
+/// [`Schedule::new`], no gate, the name `default`, the crypto provider of the feature that is on.
+#[must_use]
+pub struct LiveCertBuilder {
+    start_timeout: Duration,
+    fetch_timeout: Duration,
+    provider: Option<Arc<CryptoProvider>>,
+    policy: Box<dyn RenewalPolicy>,
+    gate: Option<Box<dyn DynGate>>,
+    name: Arc<str>,
+    clock: Clock,
+}
+
+impl Default for LiveCertBuilder {
+    fn default() -> Self {
+        Self {
+            start_timeout: START_TIMEOUT,
+            fetch_timeout: FETCH_TIMEOUT,
+            provider: None,
+            policy: Box::new(Schedule::new()),
+            gate: None,
+            name: "default".into(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl LiveCertBuilder {
+    /// How long [`start`](Self::start) waits for the first certificate.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// How long one fetch may take.
+    pub fn fetch_timeout(mut self, timeout: Duration) -> Self {
+        self.fetch_timeout = timeout;
+        self
+    }
+
+    /// The crypto provider of keys, checks and TLS configs.
+    pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    /// When to renew: a [`Schedule`], or a policy of your own.
+    pub fn schedule(mut self, policy: impl RenewalPolicy) -> Self {
+        self.policy = Box::new(policy);
+        self
+    }
+
+    /// What tries each new certificate out before anybody gets it.
+    pub fn gate(mut self, gate: impl Gate) -> Self {
+        self.gate = Some(Box::new(gate));
+        self
+    }
+
+    /// What this certificate is called in logs and metrics, where a process has several.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// A clock that tests move.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn clock(mut self, clock: &crate::testing::TestClock) -> Self {
+        self.clock = clock.clock();
+        self
+    }
+
+    /// As [`LiveCert::start`], with these settings.
+    ///
+    /// # Errors
+    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it leaves nothing behind.
+    pub async fn start(self, source: impl CertSource) -> Result<LiveCert, StartError> {
+        let after = self.start_timeout;
+        positive("start_timeout", after)?;
+        let live = self.start_lazy(source)?;
+        match tokio::time::timeout(after, first_certificate(&live)).await {
+            Ok(Ok(())) => Ok(live),
+            Ok(Err(permanent)) => Err(StartError::Failed(permanent)),
+            Err(_elapsed) => {
+                let last = live.shared.progress.borrow().last_error.clone();
+                Err(StartError::TimedOut { after, last })
+            }
+        }
+    }
+
+    /// Starts renewing and returns at once; [`LiveCert::valid`] waits for the first certificate.
+    ///
+    /// For programs that must come up even if the source is down. No failure ends the renewer.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_lazy(self, source: impl CertSource) -> Result<LiveCert, StartError> {
+        positive("fetch_timeout", self.fetch_timeout)?;
+        let tls = TlsPolicy::new(self.provider_in_use()?);
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (snapshot_sender, snapshots) = watch::channel(None);
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let signals = Signals::new(self.name);
+        let events = signals.events().downgrade();
+        let renewer = Renewer {
+            attempts: Attempts {
+                source: Box::new(source),
+                gate: self.gate,
+                policy: self.policy,
+                tls,
+                clock: self.clock.clone(),
+                fetch_timeout: self.fetch_timeout,
+                snapshots: snapshot_sender,
+                progress: progress_sender,
+                signals,
+                held: None,
+                marks: Vec::new(),
+            },
+            commands: inbox,
+            ticker: self.clock.follow(),
+            forced: None,
+        };
+        let task = tokio::spawn(renewer.run());
+        Ok(LiveCert {
+            shared: Arc::new(Shared {
+                clock: self.clock,
+                snapshots,
+                progress,
+                events,
+                writer: Writer::Renewer {
+                    commands,
+                    task: task.abort_handle(),
+                },
+            }),
+        })
+    }
+
+    /// As [`LiveCert::fixed`], with these settings.
+    ///
+    /// # Errors
+    /// As [`LiveCert::fixed`].
+    pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
+        let tls = TlsPolicy::new(self.provider_in_use()?);
+        let snapshot = Snapshot::build(material, 1, self.clock.now(), &tls)
+            .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
+        let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let events = broadcast::Sender::new(1);
+        Ok(LiveCert {
+            shared: Arc::new(Shared {
+                clock: self.clock,
+                snapshots,
+                progress,
+                events: events.downgrade(),
+                writer: Writer::Fixed {
+                    _snapshots: snapshot_sender,
+                    _progress: progress_sender,
+                    _events: events,
+                },
+            }),
+        })
+    }
+
+    fn provider_in_use(&self) -> Result<Arc<CryptoProvider>, StartError> {
+        self.provider
+            .clone()
+            .or_else(default_provider)
+            .ok_or(StartError::NoProvider)
+    }
+}
+
+impl fmt::Debug for LiveCertBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveCertBuilder")
+            .field("start_timeout", &self.start_timeout)
+            .field("fetch_timeout", &self.fetch_timeout)
+            .field("policy", &self.policy)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
+    if got.is_zero() {
+        return Err(StartError::Setting { field, got });
+    }
+    Ok(())
+}
+
+/// Waits for the first snapshot or the first permanent error, whichever comes first.
+async fn first_certificate(live: &LiveCert) -> Result<(), Arc<RenewError>> {
+    let mut snapshots = live.shared.snapshots.clone();
+    let mut progress = live.shared.progress.clone();
+    tokio::select! {
+        first = snapshots.wait_for(Option::is_some) => match first {
+            Ok(_snapshot) => Ok(()),
+            // Only a runtime that shuts down ends a renewer that has a handle.
+            Err(_ended) => Err(Arc::new(RenewError::Panicked)),
+        },
+        Ok(failed) = progress.wait_for(|p| p.permanent_error().is_some()) => {
+            match failed.permanent_error() {
+                Some(permanent) => Err(permanent),
+                None => Ok(()),
+            }
+        }
+    }
+}

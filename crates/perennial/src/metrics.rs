@@ -1,0 +1,78 @@
+//! Metrics through the `metrics` facade, behind the feature of that name.
+//!
+//! Every metric has the label `certificate`: the name given to the builder.
+//!
+//! | name | kind | unit |
+//! |---|---|---|
+//! | `perennial_certificate_expiry_timestamp_seconds` | gauge | Unix time at which the certificate in use expires |
+//! | `perennial_certificate_remaining_seconds` | gauge | seconds until then, negative once it is past |
+//! | `perennial_certificate_generation` | gauge | the generation in use |
+//! | `perennial_renewals_total` | counter, label `result`: `rotated`, `unchanged`, `refused`, `failed` | fetches that have ended |
+//! | `perennial_renewal_failures` | gauge | failures in a row |
+//! | `perennial_fetch_duration_seconds` | histogram | one fetch, checks and gate included |
+
+use std::time::{Duration, SystemTime};
+
+use crate::signals::Outcome;
+use crate::snapshot::Snapshot;
+
+/// How often the remaining seconds are told while nothing else happens.
+#[cfg(feature = "metrics")]
+pub(crate) const REFRESH: Option<Duration> = Some(Duration::from_secs(15));
+#[cfg(not(feature = "metrics"))]
+pub(crate) const REFRESH: Option<Duration> = None;
+
+#[cfg(feature = "metrics")]
+mod facade {
+    use super::{Duration, Outcome, Snapshot, SystemTime};
+
+    pub(crate) fn in_use(name: &str, snapshot: &Snapshot, now: SystemTime) {
+        let gauge = |metric: &'static str, value: f64| {
+            metrics::gauge!(metric, "certificate" => name.to_owned()).set(value);
+        };
+        let expiry = snapshot.not_after().duration_since(SystemTime::UNIX_EPOCH);
+        let expiry = expiry.unwrap_or_default().as_secs_f64();
+        let now = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        gauge("perennial_certificate_expiry_timestamp_seconds", expiry);
+        gauge(
+            "perennial_certificate_remaining_seconds",
+            expiry - now.as_secs_f64(),
+        );
+        gauge(
+            "perennial_certificate_generation",
+            snapshot.generation() as f64,
+        );
+    }
+
+    pub(crate) fn failures(name: &str, in_a_row: u32) {
+        metrics::gauge!("perennial_renewal_failures", "certificate" => name.to_owned())
+            .set(f64::from(in_a_row));
+    }
+
+    pub(crate) fn fetched(name: &str, outcome: Outcome, took: Duration) {
+        let result = match outcome {
+            Outcome::Rotated => "rotated",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+        };
+        let name = name.to_owned();
+        metrics::counter!("perennial_renewals_total", "certificate" => name.clone(), "result" => result)
+            .increment(1);
+        metrics::histogram!("perennial_fetch_duration_seconds", "certificate" => name)
+            .record(took.as_secs_f64());
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod facade {
+    use super::{Duration, Outcome, Snapshot, SystemTime};
+
+    pub(crate) fn in_use(_name: &str, _snapshot: &Snapshot, _now: SystemTime) {}
+    pub(crate) fn failures(_name: &str, _in_a_row: u32) {}
+    pub(crate) fn fetched(_name: &str, _outcome: Outcome, _took: Duration) {}
+}
+
+pub(crate) use facade::{failures, fetched, in_use};
