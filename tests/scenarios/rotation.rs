@@ -1,5 +1,6 @@
 //! Rotation under load.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::CertConnectionManager;
 use perennial_tests::{Stage, eventually, renew};
+
+const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
 
 type Pool = bb8::Pool<CertConnectionManager>;
 
@@ -81,14 +84,15 @@ async fn nothing_breaks_in_five_rotations_under_load() {
 
     let load = Load::on(&pool, 12);
 
-    let rows = {
+    // Rows of 200 bytes: far more than all buffers on the way hold, so the backend stays busy.
+    let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
         let parameters: [i32; 0] = [];
-        client
-            .query_raw("select g from generate_series(1, 60000) g", parameters)
-            .await
-            .unwrap()
+        let pid = pid(&client).await;
+        (pid, client.query_raw(ROWS, parameters).await.unwrap())
     };
+    let (rotated, all_rotated) = tokio::sync::oneshot::channel::<()>();
+    let (pid_sender, transaction_pid) = tokio::sync::oneshot::channel();
     let transaction = {
         let pool = pool.clone();
         tokio::spawn(async move {
@@ -99,50 +103,60 @@ async fn nothing_breaks_in_five_rotations_under_load() {
                 .batch_execute("create temporary table mine (n int)")
                 .await
                 .unwrap();
+            pid_sender.send(before).unwrap();
             transaction
                 .query_one("select pg_sleep(6)::text", &[])
                 .await
                 .unwrap();
+            all_rotated.await.unwrap();
             transaction
                 .batch_execute("insert into mine values (1)")
                 .await
                 .unwrap();
             transaction.commit().await.unwrap();
-            (before, pid(&client).await)
+            assert_eq!(
+                pid(&client).await,
+                before,
+                "the transaction kept its backend"
+            );
         })
     };
+    let transaction_pid = transaction_pid.await.unwrap();
 
+    let lasting = [dedicated_pid, stream_pid, transaction_pid];
     pin_mut!(rows);
     let mut newest = live.current().unwrap();
     let mut seen = 0;
     for rotation in 1..=5 {
         newest = renew(&live).await;
-        for _ in 0..10_000 {
+        assert_eq!(newest.generation(), rotation + 1);
+        for _ in 0..5_000 {
             assert!(rows.try_next().await.unwrap().is_some());
             seen += 1;
         }
-        // All but the dedicated one and, while it lasts, the transaction.
         let serial = newest.serial().to_decimal();
-        eventually("the pool has moved", async || {
+        eventually("all but what lasts has moved", async || {
             let serials = stage.serials().await;
-            serials.values().filter(|seen| **seen != serial).count() <= 2
+            let old = serials.iter().filter(|(_, seen)| **seen != serial);
+            old.map(|(pid, _)| *pid).collect::<BTreeSet<_>>() == BTreeSet::from(lasting)
         })
         .await;
-        assert_eq!(newest.generation(), rotation + 1);
     }
+    // After five rotations they are where they were, on the first certificate.
+    let serials = stage.serials().await;
+    assert_eq!(lasting.map(|pid| &serials[&pid]), [&first_serial; 3]);
+    rotated.send(()).unwrap();
+    transaction.await.unwrap();
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
     assert_eq!(seen, 60_000, "the stream was read to its end");
 
-    let (before, after) = transaction.await.unwrap();
-    assert_eq!(before, after, "the transaction kept its backend");
     assert_eq!(
         pid(&dedicated).await,
         dedicated_pid,
         "the dedicated connection was left alone"
     );
-
     eventually("only the dedicated connection is old", async || {
         let serials = stage.serials().await;
         let newest = newest.serial().to_decimal();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use perennial::with_causes;
 use perennial_postgres::CertConnectionManager;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -145,20 +146,10 @@ impl Tally {
 
 async fn query(pool: &Pool, manager: &CertConnectionManager) -> Result<(), String> {
     let checked_out = pool.get().await;
-    let client = checked_out.map_err(|error| with_causes(&manager.explain(error)))?;
+    let client = checked_out.map_err(|error| with_causes(&manager.explain(error)).to_string())?;
     let row = client.query_one(QUERY, &[]).await;
-    row.map(|_row| ()).map_err(|error| with_causes(&error))
-}
-
-/// An error with its causes on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+    row.map(|_row| ())
+        .map_err(|error| with_causes(&error).to_string())
 }
 
 fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::LiveCert;
+use perennial::{LiveCert, Rotations};
 use perennial_postgres::CertConnectionManager;
 use tokio::time::Instant;
 
@@ -21,39 +21,47 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Follows `live` in a task of its own, which ends with it.
+    /// Follows `live` for as long as this process runs.
     pub(crate) fn follow(live: &LiveCert, manager: &CertConnectionManager) -> Self {
         let log = Self {
             generations: Arc::default(),
             events: Arc::default(),
             rotating: Arc::default(),
         };
-        let (this, manager) = (log.clone(), manager.clone());
-        let mut rotations = live.rotations();
-        tokio::spawn(async move {
-            while let Some(snapshot) = rotations.next().await {
-                let generation = snapshot.generation();
-                lock(&this.generations).insert(snapshot.serial().to_decimal(), generation);
-                if generation == 1 {
-                    continue;
-                }
-                this.rotating.store(true, Ordering::Relaxed);
-                this.say(format!(
-                    "generation {generation} is here, serial {}",
-                    snapshot.serial()
-                ));
-                let began = Instant::now();
-                while !all_on(&manager, generation) {
-                    tokio::time::sleep(LOOK).await;
-                }
-                this.rotating.store(false, Ordering::Relaxed);
-                this.say(format!(
-                    "the pool has moved onto generation {generation} in {} ms",
-                    began.elapsed().as_millis()
-                ));
-            }
-        });
+        tokio::spawn(log.clone().number(live.rotations()));
+        tokio::spawn(log.clone().time(live.rotations(), manager.clone()));
         log
+    }
+
+    /// Notes which serial is which generation, at once: the server may show it any moment.
+    async fn number(self, mut rotations: Rotations) {
+        while let Some(snapshot) = rotations.next().await {
+            let (generation, serial) = (snapshot.generation(), snapshot.serial());
+            lock(&self.generations).insert(serial.to_decimal(), generation);
+            if generation > 1 {
+                self.say(format!("generation {generation} is here, serial {serial}"));
+            }
+        }
+    }
+
+    /// Times how long the pool takes to move onto each.
+    async fn time(self, mut rotations: Rotations, manager: CertConnectionManager) {
+        while let Some(snapshot) = rotations.next().await {
+            let generation = snapshot.generation();
+            if generation == 1 {
+                continue;
+            }
+            let began = Instant::now();
+            self.rotating.store(true, Ordering::Relaxed);
+            while !all_on(&manager, generation) {
+                tokio::time::sleep(LOOK).await;
+            }
+            self.rotating.store(false, Ordering::Relaxed);
+            let took = began.elapsed().as_millis();
+            self.say(format!(
+                "the pool has moved onto generation {generation} in {took} ms"
+            ));
+        }
     }
 
     /// Whether the pool is moving now.

@@ -1,4 +1,5 @@
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,12 +26,15 @@ impl Folder {
         let parent = parent(owner);
         let path = tempfile::Builder::new()
             .prefix(&format!("perennial-{name}-"))
+            // Whatever the umask says: the superuser's socket in there asks for no password.
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(TestbedError::at(&parent))?
             .keep();
         let folder = Self { path };
         folder.give(&folder.path, owner)?;
-        fs::create_dir(folder.private()).map_err(TestbedError::at(folder.private()))?;
+        let private = fs::DirBuilder::new().mode(0o700).create(folder.private());
+        private.map_err(TestbedError::at(folder.private()))?;
         folder.give(&folder.private(), owner)?;
         Ok(folder)
     }
@@ -119,7 +123,6 @@ fn parent(owner: Option<&Account>) -> PathBuf {
 
 /// Says whether every user can enter a folder: each folder on the way must allow it.
 pub(crate) fn open_to_all(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
     path.ancestors()
         .filter(|ancestor| !ancestor.as_os_str().is_empty())
         .all(|ancestor| {

@@ -9,6 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use vaultrs::api::pki::responses::SignCertificateResponse;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
 
 use crate::error::{Step, VaultError};
 use crate::request::CertRequest;
@@ -33,7 +34,7 @@ pub(crate) struct Asked<'a> {
 /// That the chain links up and belongs to the key is checked by the core.
 pub(crate) fn material(
     answer: &SignCertificateResponse,
-    key: PrivateKeyDer<'static>,
+    key: Zeroizing<PrivateKeyDer<'static>>,
     asked: &Asked<'_>,
 ) -> Result<CertMaterial, VaultError> {
     let mut chain = certificates(&answer.certificate)?;
@@ -65,7 +66,8 @@ pub(crate) fn material(
         return Err(VaultError::NoRoots);
     }
     chain.extend(issuers);
-    let material = CertMaterial::from_der(chain, key, roots).map_err(VaultError::Material)?;
+    let material =
+        CertMaterial::from_der(chain, key.clone_key(), roots).map_err(VaultError::Material)?;
     Ok(if from_answer {
         // These roots came as the leaf's own issuers.
         material.roots_issue_leaf()

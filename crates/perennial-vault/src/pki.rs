@@ -6,6 +6,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use vaultrs::api::EndpointResult;
 use vaultrs::api::pki::responses::SignCertificateResponse;
+use zeroize::Zeroizing;
 
 use crate::answer::{self, Asked};
 use crate::builder::VaultPkiBuilder;
@@ -68,7 +69,7 @@ impl VaultPki {
             server_now: reply.date(),
         };
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        answer::material(&answer, key.into(), &asked).map_err(Failure::unusable)
+        answer::material(&answer, Zeroizing::new(key.into()), &asked).map_err(Failure::unusable)
     }
 
     async fn sign(

@@ -226,7 +226,7 @@ impl Token {
             return true;
         };
         let age = now.duration_since(self.obtained);
-        age < lease * 2 / 3 && lease.saturating_sub(age) >= SHORT_LEASE
+        age < lease / 3 * 2 && lease.saturating_sub(age) >= SHORT_LEASE
     }
 }
 

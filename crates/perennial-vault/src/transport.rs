@@ -12,6 +12,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 use rustify::endpoint::Endpoint;
@@ -116,7 +117,8 @@ impl Transport {
         let body = endpoint
             .body()
             .map_err(|error| request_error(step, error))?;
-        let body = Zeroizing::new(body.unwrap_or_default());
+        // It may hold a credential: one copy for every hop, wiped after the last.
+        let body = Bytes::from_owner(Zeroizing::new(body.unwrap_or_default()));
         let method: Method = endpoint.method().into();
         let mut url = self.url(&endpoint.path());
         for _hop in 0..=MAX_REDIRECTS {
@@ -124,7 +126,7 @@ impl Transport {
                 .http
                 .request(method.clone(), url.clone())
                 .headers(headers.clone())
-                .body(body.to_vec())
+                .body(body.clone())
                 .send()
                 .await
                 .map_err(|error| broken(step, error))?;

@@ -90,3 +90,15 @@ async fn the_superuser_gets_in_over_the_socket_only() {
         .await;
     assert!(refused.is_err());
 }
+
+#[tokio::test]
+async fn nobody_else_gets_near_the_superusers_socket_or_a_key() {
+    use std::os::unix::fs::PermissionsExt;
+    let testbed = shared().await;
+    for folder in [testbed.postgres.folder(), testbed.bao.folder()] {
+        for folder in [folder.to_owned(), folder.join("private")] {
+            let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+        }
+    }
+}

@@ -367,7 +367,8 @@ async fn dropping_the_last_handle_ends_the_task() {
             .is_err()
         );
         drop(clone);
-        while rotations.next().await.is_some() {}
+        let ended = async { while rotations.next().await.is_some() {} };
+        assert!(tokio::time::timeout(MINUTE, ended).await.is_ok());
     }
 }
 
