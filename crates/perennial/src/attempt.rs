@@ -80,6 +80,8 @@ impl Attempts {
             },
         };
         self.signals.fetched(outcome, began.elapsed());
+        // Failing often, the renewer never idles long enough for the metrics' own pace.
+        self.refresh();
         renewal
     }
 

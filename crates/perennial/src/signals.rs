@@ -67,7 +67,6 @@ impl Signals {
             ?why,
             "certificate rotated"
         );
-        crate::metrics::in_use(&self.name, snapshot, now);
         crate::metrics::failures(&self.name, 0);
         self.tell(Event::Rotated {
             snapshot: Arc::clone(snapshot),
@@ -193,3 +192,6 @@ pub fn with_causes<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 
 
     Chain(error)
 }
+
+#[cfg(test)]
+mod tests;

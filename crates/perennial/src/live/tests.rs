@@ -757,3 +757,116 @@ async fn status_changes_are_awaited_one_by_one() {
     drop(live);
     while changes.next().await.is_some() {}
 }
+
+#[tokio::test(start_paused = true)]
+async fn renewal_point_does_not_creep_with_early_looks() {
+    // T2: a look that finds nothing new, ten times before the point.
+    let wall = TestClock::starting_at(noon());
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), 60 * MINUTE);
+    let same = || {
+        CertMaterial::from_der(vec![leaf.clone()], key.clone_key(), vec![ca.root_der()]).unwrap()
+    };
+    let steps: Vec<_> = (0..11).map(|_| Step::Deliver(same())).collect();
+    let source = ScriptedSource::new(&wall, steps);
+    let live = started(&wall, &source).await;
+    let point = live.status().next_fetch.unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(2 * MINUTE).await;
+        assert!(matches!(live.renew_now().await, Renewal::Unchanged));
+        assert_eq!(live.status().next_fetch.unwrap(), point);
+    }
+    until("it is renewed", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    assert!(wall.now() >= point);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_life_from_seconds_to_years_is_renewed_once_in_it() {
+    // T3: no absolute threshold, no hot loop, no life that runs out.
+    const DAY: Duration = Duration::from_secs(86_400);
+    for life in [
+        Duration::from_secs(5),
+        MINUTE,
+        60 * MINUTE,
+        90 * DAY,
+        3_650 * DAY,
+    ] {
+        let wall = TestClock::starting_at(noon());
+        let steps = (0..5).map(|_| Step::Issue(life));
+        let source = ScriptedSource::new(&wall, steps);
+        let live = started(&wall, &source).await;
+        let mut rotations = live.rotations();
+        let mut last = rotations.next().await.unwrap();
+        for _ in 0..4 {
+            let next = rotations.next().await.unwrap();
+            let left = last.not_after().duration_since(wall.now()).unwrap();
+            assert!(
+                left >= life / 5 && left <= life / 2,
+                "{life:?}: {left:?} were left"
+            );
+            last = next;
+        }
+        assert_eq!(source.fetches().len(), 5, "{life:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_follows_the_life_that_the_ca_really_gave() {
+    // T4: ten minutes at first, then one, as from an issuer that is about to expire.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), Step::Issue(MINUTE)]);
+    let live = started(&wall, &source).await;
+    until("the short one is there", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    until("it is renewed in time", || {
+        live.current().unwrap().generation() == 3
+    })
+    .await;
+    let fetches = source.fetches();
+    let age = fetches[2].0 - fetches[1].0;
+    assert!(
+        age >= MINUTE / 2 - Duration::from_secs(1) && age <= MINUTE * 3 / 4,
+        "{age:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_that_expired_in_a_sleep_is_recovered_by_the_first_who_asks() {
+    // T9, the core's part: the certificate is gone and the first tries fail, as while a token is
+    // had anew.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), down(), down()]);
+    let live = started(&wall, &source).await;
+    tokio::time::sleep(MINUTE).await;
+    wall.step_forward(24 * 60 * MINUTE);
+    assert!(
+        live.valid().await.is_err(),
+        "the first try fails, and says so"
+    );
+    until("it recovers", || live.current().is_ok()).await;
+    assert_eq!(live.current().unwrap().generation(), 2);
+    assert_eq!(source.fetches().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_certificates_in_one_process_do_not_touch_each_other() {
+    // C14, the core's part: one fails for ever, the other keeps its pace.
+    let wall = TestClock::starting_at(noon());
+    let (good, bad) = (
+        ScriptedSource::new(&wall, []),
+        ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]),
+    );
+    bad.then(|| Step::Hang);
+    let one = started(&wall, &good).await;
+    let other = started(&wall, &bad).await;
+    tokio::time::sleep(60 * MINUTE).await;
+    assert!(other.current().is_err());
+    let generation = one.current().unwrap().generation();
+    assert!((8..=13).contains(&generation), "{generation}");
+    assert_eq!(one.status().consecutive_failures, 0);
+}

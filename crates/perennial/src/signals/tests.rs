@@ -1,0 +1,167 @@
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::testing::{MINUTE, ScriptedSource, Step, TestClock, builder, noon, until};
+use crate::{CertState, SourceError};
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        tracing::subscriber::set_default(
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .finish(),
+        )
+    }
+
+    /// The lines that hold this.
+    fn lines(&self, with: &str) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .filter(|line| line.contains(with))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_rotation_is_one_line_that_says_which_certificate() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Issue(MINUTE)]);
+    let live = builder(&wall).name("orders").start(source).await.unwrap();
+    until("one rotation", || live.current().unwrap().generation() == 2).await;
+    let lines = log.lines("certificate rotated");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let snapshot = live.current().unwrap();
+    for part in [
+        "INFO",
+        "certificate=\"orders\"",
+        "generation=2",
+        &format!("serial={}", snapshot.serial()),
+        "issuer=\"CN=test intermediate\"",
+        "common_name=\"app\"",
+        "dns=[\"app.test\"]",
+        "why=Due",
+    ] {
+        assert!(lines[1].contains(part), "{part} is not in {}", lines[1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_loud_three_times_then_quiet_until_nothing_is_left() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(|| Step::Fail(SourceError::unavailable("connection refused")));
+    let live = builder(&wall).start(source).await.unwrap();
+    until("it expires", || live.status().state == CertState::Expired).await;
+    let failures = log.lines("renewal failed");
+    let warned = failures.iter().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warned, 3, "{failures:?}");
+    assert!(
+        failures.len() > 5 && failures[4].contains("DEBUG"),
+        "{failures:?}"
+    );
+    let cause =
+        "the certificate could not be fetched: the source is unavailable: connection refused";
+    assert!(failures[0].contains(cause), "{}", failures[0]);
+    assert_eq!(log.lines("expires soon").len(), 1);
+    until("it is said that nothing is left", || {
+        !log.lines("no valid certificate is left").is_empty()
+    })
+    .await;
+    assert_eq!(log.lines("certificate has expired").len(), 1);
+}
+
+#[cfg(feature = "metrics")]
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_what_new_connections_use() {
+    // H4, the core's part.
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let read = || {
+        let all = snapshotter.snapshot().into_vec();
+        move |name: &str, result: Option<&str>| {
+            all.iter()
+                .find(|(key, ..)| {
+                    let key = key.key();
+                    let labels: Vec<_> = key.labels().map(|l| (l.key(), l.value())).collect();
+                    key.name() == name
+                        && labels.contains(&("certificate", "orders"))
+                        && result.is_none_or(|result| labels.contains(&("result", result)))
+                })
+                .map(|(.., value)| match value {
+                    DebugValue::Counter(count) => *count as f64,
+                    DebugValue::Gauge(gauge) => gauge.0,
+                    DebugValue::Histogram(samples) => samples.len() as f64,
+                })
+        }
+    };
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(|| Step::Fail(SourceError::unavailable("connection refused")));
+    let live = builder(&wall)
+        .name("orders")
+        .start(source.clone())
+        .await
+        .unwrap();
+
+    let unix = |time: std::time::SystemTime| {
+        time.duration_since(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
+    let not_after = live.current().unwrap().not_after();
+    let first = read();
+    assert_eq!(
+        first("perennial_certificate_expiry_timestamp_seconds", None),
+        Some(unix(not_after))
+    );
+    assert_eq!(
+        first("perennial_certificate_remaining_seconds", None),
+        Some(60.0)
+    );
+    assert_eq!(first("perennial_certificate_generation", None), Some(1.0));
+    assert_eq!(
+        first("perennial_renewals_total", Some("rotated")),
+        Some(1.0)
+    );
+    assert_eq!(first("perennial_fetch_duration_seconds", None), Some(1.0));
+
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let left = read()("perennial_certificate_remaining_seconds", None).unwrap();
+    assert!((40.0..=45.0).contains(&left), "{left}");
+
+    until("it expires", || live.status().state == CertState::Expired).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let last = read();
+    assert!(last("perennial_certificate_remaining_seconds", None).unwrap() < 0.0);
+    assert_eq!(
+        last("perennial_renewal_failures", None),
+        Some(f64::from(live.status().consecutive_failures))
+    );
+}
