@@ -97,10 +97,10 @@ async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
             .obtained_at()
             .duration_since(last.obtained_at())
             .unwrap();
-        assert!(
-            age >= 5 * MINUTE && age <= 15 * MINUTE / 2 + Duration::from_secs(1),
-            "{age:?}"
-        );
+        // X.509 counts whole seconds, so a life may be a second shorter than asked.
+        let second = Duration::from_secs(1);
+        let band = 5 * MINUTE - second..=15 * MINUTE / 2 + second;
+        assert!(band.contains(&age), "{age:?}");
         last = next;
     }
 }

@@ -1,17 +1,46 @@
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::testing::{MINUTE, ScriptedSource, Step, TestClock, builder, noon, until};
 use crate::{CertState, SourceError};
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What is logged on this thread from here on.
+///
+/// One subscriber for the process: with several, tracing's cache of who is interested makes tests
+/// that run side by side miss lines.
+struct Log;
+
+impl Log {
+    fn capture() -> Self {
+        static SET: Once = Once::new();
+        SET.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(|| Self)
+                .init();
+        });
+        LOGGED.with_borrow_mut(Vec::clear);
+        Self
+    }
+
+    /// The lines that hold this.
+    fn lines(&self, with: &str) -> Vec<String> {
+        let text = LOGGED.with_borrow(|bytes| String::from_utf8(bytes.clone()).unwrap());
+        let lines = text.lines().filter(|line| line.contains(with));
+        lines.map(str::to_owned).collect()
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -20,32 +49,9 @@ impl io::Write for Log {
     }
 }
 
-impl Log {
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        tracing::subscriber::set_default(
-            tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::TRACE)
-                .with_ansi(false)
-                .with_writer(move || writer.clone())
-                .finish(),
-        )
-    }
-
-    /// The lines that hold this.
-    fn lines(&self, with: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .filter(|line| line.contains(with))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn each_rotation_is_one_line_that_says_which_certificate() {
-    let log = Log::default();
-    let _guard = log.capture();
+    let log = Log::capture();
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Issue(MINUTE)]);
     let live = builder(&wall).name("orders").start(source).await.unwrap();
@@ -69,8 +75,7 @@ async fn each_rotation_is_one_line_that_says_which_certificate() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_are_loud_three_times_then_quiet_until_nothing_is_left() {
-    let log = Log::default();
-    let _guard = log.capture();
+    let log = Log::capture();
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
     source.then(|| Step::Fail(SourceError::unavailable("connection refused")));
