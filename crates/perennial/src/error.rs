@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
+use crate::tls::TlsSettingsError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -167,6 +168,9 @@ pub enum StartError {
         /// The value it got.
         got: Duration,
     },
+    /// TLS settings that cannot be used.
+    #[error("the TLS settings cannot be used")]
+    Tls(#[source] TlsSettingsError),
     /// An error that waiting alone cannot cure.
     #[error("the first certificate could not be had")]
     Failed(#[source] Arc<RenewError>),

@@ -13,7 +13,7 @@ use crate::renewer::{Command, Renewal, Renewer};
 use crate::snapshot::Snapshot;
 use crate::source::{CertSource, Why};
 use crate::status::{CertStatus, Progress};
-use crate::tls::{TlsPolicy, default_provider};
+use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 
 /// How long [`LiveCert::start`] waits for the first certificate.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -261,14 +261,15 @@ pub struct StillRunning {
 /// Settings of a [`LiveCert`].
 ///
 /// # Defaults
-/// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the crypto provider of
-/// the feature that is on.
+/// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], [`TlsSettings::new`], the
+/// crypto provider of the feature that is on.
 #[derive(Clone)]
 #[must_use]
 pub struct LiveCertBuilder {
     start_timeout: Duration,
     fetch_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
+    tls: TlsSettings,
     clock: Clock,
 }
 
@@ -278,6 +279,7 @@ impl Default for LiveCertBuilder {
             start_timeout: START_TIMEOUT,
             fetch_timeout: FETCH_TIMEOUT,
             provider: None,
+            tls: TlsSettings::new(),
             clock: Clock::default(),
         }
     }
@@ -302,6 +304,12 @@ impl LiveCertBuilder {
         self
     }
 
+    /// How TLS is spoken, and by what servers are verified.
+    pub fn tls(mut self, settings: TlsSettings) -> Self {
+        self.tls = settings;
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -311,7 +319,7 @@ impl LiveCertBuilder {
     /// As [`LiveCert::start`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero.
+    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero, [`StartError::Tls`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -337,7 +345,8 @@ impl LiveCertBuilder {
     /// For programs that must come up even if the source is down. No failure ends the renewer.
     ///
     /// # Errors
-    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`].
+    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`],
+    /// [`StartError::Tls`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -348,7 +357,7 @@ impl LiveCertBuilder {
         let (progress_sender, progress) = watch::channel(Progress::default());
         let renewer = Renewer {
             source: Box::new(source),
-            tls: TlsPolicy::new(self.provider_in_use()?),
+            tls: self.tls_policy()?,
             clock: self.clock.clone(),
             fetch_timeout: self.fetch_timeout,
             commands: inbox,
@@ -372,10 +381,10 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`].
+    /// As [`LiveCert::fixed`]; [`StartError::Tls`].
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
-        let tls = TlsPolicy::new(self.provider_in_use()?);
-        let snapshot = Snapshot::build(material, 1, self.clock.now(), &tls)
+        let tls = self.tls_policy()?;
+        let snapshot = Snapshot::build(material, None, self.clock.now(), &tls)
             .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
         let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
         let (progress_sender, progress) = watch::channel(Progress::default());
@@ -392,11 +401,10 @@ impl LiveCertBuilder {
         })
     }
 
-    fn provider_in_use(&self) -> Result<Arc<CryptoProvider>, StartError> {
-        self.provider
-            .clone()
-            .or_else(default_provider)
-            .ok_or(StartError::NoProvider)
+    fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
+        let provider = self.provider.clone().or_else(default_provider);
+        let provider = provider.ok_or(StartError::NoProvider)?;
+        TlsPolicy::new(provider, self.tls.clone()).map_err(StartError::Tls)
     }
 }
 

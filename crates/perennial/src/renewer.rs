@@ -121,11 +121,9 @@ impl Renewer {
             self.note_unchanged(current, now);
             return Renewal::Unchanged;
         }
-        let generation = current
-            .as_ref()
-            .map_or(1, |snapshot| snapshot.generation() + 1);
         let built = fetched.and_then(|material| {
-            Snapshot::build(material, generation, now, &self.tls).map_err(RenewError::Material)
+            Snapshot::build(material, current.as_deref(), now, &self.tls)
+                .map_err(RenewError::Material)
         });
         match built {
             Ok(snapshot) => Renewal::Newer(self.publish(snapshot, now)),
