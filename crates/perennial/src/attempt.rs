@@ -126,10 +126,7 @@ impl Attempts {
             let error = MaterialError::NotYetValid { not_before };
             return Err(Miss::Failed(RenewError::Material(error)));
         }
-        let generation = current
-            .as_ref()
-            .map_or(1, |snapshot| snapshot.generation() + 1);
-        let snapshot = Snapshot::build(material, generation, now, &self.tls)
+        let snapshot = Snapshot::build(material, current.as_deref(), now, &self.tls)
             .map_err(|error| Miss::Failed(RenewError::Material(error)))?;
         // A first certificate that cannot keep the policy's promise is refused; a later one is
         // better than none.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
 use crate::schedule::LifeTooShort;
+use crate::tls::TlsSettingsError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -181,6 +182,9 @@ pub enum StartError {
         /// The value it got.
         got: Duration,
     },
+    /// TLS settings that cannot be used.
+    #[error("the TLS settings cannot be used")]
+    Tls(#[source] TlsSettingsError),
     /// An error that waiting alone cannot cure.
     #[error("the first certificate could not be had")]
     Failed(#[source] Arc<RenewError>),

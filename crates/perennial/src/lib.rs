@@ -60,9 +60,19 @@ pub use schedule::{
 };
 pub use signals::with_causes;
 pub use snapshot::Snapshot;
-pub use source::{Ask, CertSource, Fingerprint, Why};
-pub use sources::FileSource;
+pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
+#[cfg(feature = "encrypted-keys")]
+pub use sources::Passphrase;
+#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
+pub use sources::PassphraseConfig;
+#[cfg(feature = "serde")]
+pub use sources::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
+pub use sources::{
+    EnvSource, FileSource, LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError,
+    SourceFn, source_fn,
+};
 pub use status::{CertState, CertStatus};
+pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
 
 pub use rustls;
 pub use rustls::pki_types;

@@ -3,11 +3,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::sign::SigningKey;
-use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::source::digest;
+
+#[cfg(feature = "encrypted-keys")]
+pub(crate) mod encrypted;
+mod error;
+pub(crate) mod formats;
+pub(crate) mod pem;
+
+pub use error::{MaterialError, Part};
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///
@@ -18,6 +25,7 @@ pub struct CertMaterial {
     key: Key,
     roots: Vec<CertificateDer<'static>>,
     anchoring: Anchoring,
+    obtained_at: Option<SystemTime>,
 }
 
 /// Whether the roots are meant to issue the leaf too.
@@ -41,8 +49,10 @@ impl CertMaterial {
     /// are passed over.
     ///
     /// # Errors
-    /// - [`MaterialError::Pem`]: a text is not PEM or ends within a block.
-    /// - [`MaterialError::Missing`]: a text holds no block of the kind it should.
+    /// - [`MaterialError::Pem`], [`MaterialError::CutOff`]: a text is not well-formed PEM.
+    /// - [`MaterialError::Missing`], [`MaterialError::OtherKind`]: a text holds no block of the
+    ///   kind it should.
+    /// - [`MaterialError::Encrypted`]: the key needs a passphrase.
     ///
     /// # Example
     /// ```no_run
@@ -57,12 +67,31 @@ impl CertMaterial {
         key: impl AsRef<[u8]>,
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
-        let key = PrivateKeyDer::from_pem_slice(key.as_ref())
-            .map_err(|error| unreadable(Part::Key, &error))?;
+        let key = formats::pem_private_key(key.as_ref(), &formats::closed)?;
         Self::from_der(
-            certificates(Part::Chain, chain.as_ref())?,
+            formats::pem_certificates(Part::Chain, chain.as_ref())?,
             key,
-            certificates(Part::Roots, roots.as_ref())?,
+            formats::pem_certificates(Part::Roots, roots.as_ref())?,
+        )
+    }
+
+    /// Takes each part in whatever encoding it has: PEM, DER, or DER in base64.
+    ///
+    /// A part in DER is one certificate or one key. What a part is encoded in is found out from
+    /// its bytes; each may be another.
+    ///
+    /// # Errors
+    /// As [`CertMaterial::from_pem`], and [`MaterialError::Encoding`]: a part is none of the three.
+    pub fn from_bytes(
+        chain: impl AsRef<[u8]>,
+        key: impl AsRef<[u8]>,
+        roots: impl AsRef<[u8]>,
+    ) -> Result<Self, MaterialError> {
+        let key = formats::private_key(key.as_ref(), &formats::closed)?;
+        Self::from_der(
+            formats::certificates(Part::Chain, chain.as_ref())?,
+            key,
+            formats::certificates(Part::Roots, roots.as_ref())?,
         )
     }
 
@@ -106,6 +135,7 @@ impl CertMaterial {
             key,
             roots,
             anchoring: Anchoring::ServersOnly,
+            obtained_at: None,
         })
     }
 
@@ -113,6 +143,16 @@ impl CertMaterial {
     #[must_use]
     pub fn roots_issue_leaf(mut self) -> Self {
         self.anchoring = Anchoring::RootsIssueLeaf;
+        self
+    }
+
+    /// Says when it was issued to this service, if that is not now.
+    ///
+    /// For a source that delivers what was kept from an earlier run: the renewal point is counted
+    /// from here, so that it does not move with restarts. Wall clock.
+    #[must_use]
+    pub fn obtained_at(mut self, at: SystemTime) -> Self {
+        self.obtained_at = Some(at);
         self
     }
 
@@ -124,6 +164,19 @@ impl CertMaterial {
     /// The trust roots for verifying servers.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// What [`CertMaterial::obtained_at`] said.
+    pub(crate) fn when_obtained(&self) -> Option<SystemTime> {
+        self.obtained_at
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn anchoring(&self) -> Anchoring {
+        self.anchoring
     }
 
     /// A digest over chain, key and roots: equal material publishes nothing.
@@ -171,114 +224,4 @@ pub(crate) struct Parts {
     pub(crate) key: Key,
     pub(crate) roots: Vec<CertificateDer<'static>>,
     pub(crate) anchoring: Anchoring,
-}
-
-/// A part of [`CertMaterial`], named in errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Part {
-    /// The leaf-first certificate chain.
-    Chain,
-    /// The private key.
-    Key,
-    /// The trust roots.
-    Roots,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Chain => "certificate chain",
-            Self::Key => "private key",
-            Self::Roots => "trust roots",
-        })
-    }
-}
-
-/// Why material cannot be used.
-///
-/// Never holds a byte of the private key.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MaterialError {
-    /// A text is not PEM.
-    #[error("the {part} is not readable as PEM: {problem}")]
-    Pem {
-        /// The text at fault.
-        part: Part,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A part is not there at all.
-    #[error("the {part} holds nothing of its kind")]
-    Missing {
-        /// The part at fault.
-        part: Part,
-    },
-    /// A certificate cannot be parsed.
-    #[error("certificate {index} of the {part} is malformed: {problem}")]
-    Certificate {
-        /// The part at fault.
-        part: Part,
-        /// Its place in that part, counted from 0.
-        index: usize,
-        /// What the parser said.
-        problem: String,
-    },
-    /// The provider cannot use the private key.
-    #[error("the private key is not usable")]
-    Key(#[source] rustls::Error),
-    /// The private key belongs to another certificate, or the leaf is not first.
-    #[error("the private key does not match the first certificate of the chain")]
-    KeyMismatch,
-    /// A certificate was not issued by the one that follows it.
-    #[error("certificate {index} of the chain was not issued by the one after it")]
-    BrokenLink {
-        /// The place of the certificate at fault, counted from 0.
-        index: usize,
-    },
-    /// The chain does not verify as a client's.
-    #[error("the certificate chain does not verify")]
-    Chain(#[source] rustls::Error),
-    /// The chain's validity has not begun by our clock.
-    #[error("the certificate is not valid before {not_before:?}")]
-    NotYetValid {
-        /// The latest `not_before` of the chain, wall clock.
-        not_before: SystemTime,
-    },
-    /// The chain's validity is over by our clock.
-    #[error("the certificate expired at {not_after:?}")]
-    Expired {
-        /// The earliest `not_after` of the chain, wall clock.
-        not_after: SystemTime,
-    },
-}
-
-impl MaterialError {
-    /// Whether waiting alone can cure it.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::NotYetValid { .. })
-    }
-}
-
-fn certificates(part: Part, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unreadable(part, &error))?;
-    if found.is_empty() {
-        return Err(MaterialError::Missing { part });
-    }
-    Ok(found)
-}
-
-/// The parser's own errors quote the text they stumbled on, which may be key bytes: not kept.
-fn unreadable(part: Part, error: &pem::Error) -> MaterialError {
-    let problem = match error {
-        pem::Error::NoItemsFound => return MaterialError::Missing { part },
-        pem::Error::MissingSectionEnd { .. } => "a block has no END line",
-        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed",
-        pem::Error::Base64Decode(_) => "a block is not base64",
-        _ => "the text is malformed",
-    };
-    MaterialError::Pem { part, problem }
 }

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
 use crate::material::{CertMaterial, MaterialError, Part};
 use crate::schedule::UsableLife;
-use crate::tls::TlsPolicy;
+use crate::tls::{Anchors, TlsPolicy};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -24,18 +24,24 @@ pub struct Snapshot {
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
     material_digest: [u8; 32],
+    anchors: Anchors,
+    server_name: Option<ServerName<'static>>,
     client_config: Arc<ClientConfig>,
 }
 
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
+    ///
+    /// `previous` numbers it and lends it the roots that are in their overlap.
     pub(crate) fn build(
         material: CertMaterial,
-        generation: u64,
+        previous: Option<&Self>,
         now: SystemTime,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
         let material_digest = material.digest();
+        // Never ahead: a usable life must not begin later than now.
+        let obtained_at = material.when_obtained().map_or(now, |at| at.min(now));
         let parts = material.into_parts();
 
         let (chain, facts) = presented_chain(parts.chain)?;
@@ -54,23 +60,31 @@ impl Snapshot {
         }
 
         let leaf_sha256 = Sha256::digest(&chain[0]).into();
-        let roots = Arc::new(root_store(parts.roots)?);
+        let roots = Arc::new(root_store(&parts.roots)?);
         let certified = tls.certified_key(chain, parts.key)?;
         tls.verify_chain(&certified.cert, &roots, parts.anchoring, unix_time(now))?;
+        let anchors = Anchors::after(
+            previous.map(|previous| &previous.anchors),
+            parts.roots,
+            now,
+            tls.anchor_overlap(),
+        );
         let client_config = tls
-            .client_config(roots, certified)
-            .map_err(MaterialError::Key)?;
+            .client_config(roots, &anchors, certified)
+            .map_err(MaterialError::Chain)?;
 
         Ok(Self {
-            generation,
+            generation: previous.map_or(1, |previous| previous.generation + 1),
             serial: leaf.serial,
             issuer: leaf.issuer_name,
             names: leaf.names,
             not_before,
             not_after,
-            obtained_at: now,
+            obtained_at,
             leaf_sha256,
             material_digest,
+            anchors,
+            server_name: tls.server_name().cloned(),
             client_config: Arc::new(client_config),
         })
     }
@@ -105,7 +119,9 @@ impl Snapshot {
         self.not_after
     }
 
-    /// When this process received it, wall clock.
+    /// When the certificate was obtained from its CA, wall clock.
+    ///
+    /// What [`CertMaterial::obtained_at`] said; otherwise when this process fetched it.
     pub fn obtained_at(&self) -> SystemTime {
         self.obtained_at
     }
@@ -122,10 +138,22 @@ impl Snapshot {
 
     /// The ready config for connecting as this certificate's subject.
     ///
-    /// TLS 1.3, the roots of the same fetch and nothing else trusted. A clone of the `Arc` is
-    /// all that it costs.
+    /// Made by the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, the roots of
+    /// the same fetch and nothing else trusted. A clone of the `Arc` is all that it costs.
+    ///
+    /// A session is resumed only by connections of the same generation. A clone of the config,
+    /// say to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client_config)
+    }
+
+    /// Whom servers are verified as, if [`TlsSettings::server_name`] says so.
+    ///
+    /// For connectors: given to rustls in place of the dialled host, it is sent as SNI too.
+    ///
+    /// [`TlsSettings::server_name`]: crate::TlsSettings::server_name
+    pub fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.server_name.as_ref()
     }
 
     pub(crate) fn usable_life(&self) -> UsableLife {
@@ -179,11 +207,11 @@ fn presented_chain(
     Ok((presented, facts))
 }
 
-fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, MaterialError> {
+fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {
     let mut store = RootCertStore::empty();
-    for (index, root) in roots.into_iter().enumerate() {
+    for (index, root) in roots.iter().enumerate() {
         store
-            .add(root)
+            .add(root.clone())
             .map_err(|error| MaterialError::Certificate {
                 part: Part::Roots,
                 index,

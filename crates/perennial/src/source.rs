@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use sha2::{Digest, Sha256};
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::error::SourceError;
 use crate::material::CertMaterial;
 use crate::snapshot::Snapshot;
+use crate::sources::{Or, Saved};
 
 /// Where certificates come from: the one trait to implement for a source of your own.
 ///
@@ -51,6 +53,84 @@ pub trait CertSource: Send + Sync + 'static {
     /// What is asked for, so that a saved certificate is reused only if it still fits.
     fn request(&self) -> Option<Fingerprint> {
         None
+    }
+
+    /// Asks `other` where this source is not configured.
+    ///
+    /// Goes on only on [`NotConfigured`](crate::SourceErrorKind::NotConfigured): a source that is
+    /// set up and fails is not passed over, since the next one may name somebody else.
+    ///
+    /// # Example
+    /// ```
+    /// use perennial::{CertSource, EnvSource, FileSource};
+    ///
+    /// let source = EnvSource::new("TLS_CHAIN", "TLS_KEY", "TLS_ROOTS")
+    ///     .or(FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt"));
+    /// ```
+    fn or<S: CertSource>(self, other: S) -> Or<Self, S>
+    where
+        Self: Sized,
+    {
+        Or::new(self, other)
+    }
+
+    /// Keeps what was fetched last in this file, for the next start: a restart issues nothing.
+    ///
+    /// See [`Saved`] for when it is used again. The private key is then on a disk, which is why
+    /// nothing is saved unless this is asked for.
+    fn saved_at(self, path: impl Into<PathBuf>) -> Saved<Self>
+    where
+        Self: Sized,
+    {
+        Saved::new(self, path.into())
+    }
+
+    /// The same source without its type, for programs that choose one as they start.
+    fn boxed(self) -> BoxSource
+    where
+        Self: Sized,
+    {
+        BoxSource(Box::new(self))
+    }
+}
+
+/// A source of any kind; made by [`CertSource::boxed`].
+///
+/// # Example
+/// ```
+/// use perennial::{BoxSource, CertSource, EnvSource, FileSource};
+///
+/// fn chosen(from_env: bool) -> BoxSource {
+///     if from_env {
+///         EnvSource::new("TLS_CHAIN", "TLS_KEY", "TLS_ROOTS").boxed()
+///     } else {
+///         FileSource::combined("/etc/tls/pair.pem", "/etc/tls/ca.crt").boxed()
+///     }
+/// }
+/// ```
+pub struct BoxSource(Box<dyn DynSource>);
+
+impl CertSource for BoxSource {
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        self.0.fetch(ask).await
+    }
+
+    async fn changed(&self) {
+        self.0.changed().await;
+    }
+
+    fn request(&self) -> Option<Fingerprint> {
+        self.0.request()
+    }
+
+    fn boxed(self) -> BoxSource {
+        self
+    }
+}
+
+impl fmt::Debug for BoxSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxSource").finish_non_exhaustive()
     }
 }
 
@@ -97,6 +177,10 @@ impl Fingerprint {
         Self(digest(parts))
     }
 
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes of the digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -127,6 +211,7 @@ pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] 
 pub(crate) trait DynSource: Send + Sync {
     fn fetch<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<CertMaterial, SourceError>>;
     fn changed(&self) -> BoxFuture<'_, ()>;
+    fn request(&self) -> Option<Fingerprint>;
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -138,6 +223,10 @@ impl<S: CertSource> DynSource for S {
 
     fn changed(&self) -> BoxFuture<'_, ()> {
         Box::pin(CertSource::changed(self))
+    }
+
+    fn request(&self) -> Option<Fingerprint> {
+        CertSource::request(self)
     }
 }
 

@@ -17,18 +17,19 @@ use crate::signals::Signals;
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
 use crate::status::Progress;
-use crate::tls::{TlsPolicy, default_provider};
+use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 
 /// Settings of a [`LiveCert`].
 ///
 /// # Defaults
 /// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the policy
-/// [`Schedule::new`], no gate, the name `default`, the crypto provider of the feature that is on.
+/// [`Schedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of the feature that is on.
 #[must_use]
 pub struct LiveCertBuilder {
     start_timeout: Duration,
     fetch_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
+    tls: TlsSettings,
     policy: Box<dyn RenewalPolicy>,
     gate: Option<Box<dyn DynGate>>,
     name: Arc<str>,
@@ -41,6 +42,7 @@ impl Default for LiveCertBuilder {
             start_timeout: START_TIMEOUT,
             fetch_timeout: FETCH_TIMEOUT,
             provider: None,
+            tls: TlsSettings::new(),
             policy: Box::new(Schedule::new()),
             gate: None,
             name: "default".into(),
@@ -65,6 +67,12 @@ impl LiveCertBuilder {
     /// The crypto provider of keys, checks and TLS configs.
     pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
         self.provider = Some(provider);
+        self
+    }
+
+    /// How TLS is spoken, and by what servers are verified.
+    pub fn tls(mut self, settings: TlsSettings) -> Self {
+        self.tls = settings;
         self
     }
 
@@ -96,7 +104,7 @@ impl LiveCertBuilder {
     /// As [`LiveCert::start`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero.
+    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero, [`StartError::Tls`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -122,13 +130,14 @@ impl LiveCertBuilder {
     /// For programs that must come up even if the source is down. No failure ends the renewer.
     ///
     /// # Errors
-    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`].
+    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`],
+    /// [`StartError::Tls`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start_lazy(self, source: impl CertSource) -> Result<LiveCert, StartError> {
         positive("fetch_timeout", self.fetch_timeout)?;
-        let tls = TlsPolicy::new(self.provider_in_use()?);
+        let tls = self.tls_policy()?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let (snapshot_sender, snapshots) = watch::channel(None);
         let (progress_sender, progress) = watch::channel(Progress::default());
@@ -170,10 +179,10 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`].
+    /// As [`LiveCert::fixed`]; [`StartError::Tls`].
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
-        let tls = TlsPolicy::new(self.provider_in_use()?);
-        let snapshot = Snapshot::build(material, 1, self.clock.now(), &tls)
+        let tls = self.tls_policy()?;
+        let snapshot = Snapshot::build(material, None, self.clock.now(), &tls)
             .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
         let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
         let (progress_sender, progress) = watch::channel(Progress::default());
@@ -193,11 +202,10 @@ impl LiveCertBuilder {
         })
     }
 
-    fn provider_in_use(&self) -> Result<Arc<CryptoProvider>, StartError> {
-        self.provider
-            .clone()
-            .or_else(default_provider)
-            .ok_or(StartError::NoProvider)
+    fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
+        let provider = self.provider.clone().or_else(default_provider);
+        let provider = provider.ok_or(StartError::NoProvider)?;
+        TlsPolicy::new(provider, self.tls.clone()).map_err(StartError::Tls)
     }
 }
 

@@ -1,12 +1,13 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::testing::{MINUTE, TestCa, noon};
-use crate::tls::default_provider;
+use crate::tls::{TlsSettings, default_provider};
+
+fn policy(settings: TlsSettings) -> TlsPolicy {
+    TlsPolicy::new(default_provider().unwrap(), settings).unwrap()
+}
 
 fn build(material: CertMaterial, now: SystemTime) -> Result<Snapshot, MaterialError> {
-    let tls = TlsPolicy::new(default_provider().unwrap());
-    Snapshot::build(material, 1, now, &tls)
+    Snapshot::build(material, None, now, &policy(TlsSettings::new()))
 }
 
 #[test]
@@ -28,6 +29,33 @@ fn usable_life_counts_from_when_it_was_obtained() {
     let ca = TestCa::new();
     let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + 5 * MINUTE).unwrap();
     assert_eq!(snapshot.usable_life().length(), 5 * MINUTE);
+}
+
+#[test]
+fn saved_material_keeps_the_time_it_was_obtained_at() {
+    // T5, S10: a restart must not stretch the usable life of a saved certificate, nor shrink it.
+    let ca = TestCa::new();
+    let material = |at| ca.issue(noon(), 10 * MINUTE).obtained_at(at);
+    let now = noon() + 5 * MINUTE;
+    let saved = build(material(noon() + MINUTE), now).unwrap();
+    assert_eq!(saved.obtained_at(), noon() + MINUTE);
+    assert_eq!(saved.usable_life().length(), 9 * MINUTE);
+    let ahead = build(material(noon() + 7 * MINUTE), now).unwrap();
+    assert_eq!(ahead.obtained_at(), now);
+    let early = build(material(noon() - MINUTE), now).unwrap();
+    assert_eq!(early.usable_life().length(), 10 * MINUTE);
+}
+
+#[test]
+fn generation_follows_the_previous_one() {
+    let (ca, tls) = (TestCa::new(), policy(TlsSettings::new()));
+    let mut previous: Option<Snapshot> = None;
+    for generation in 1..=3 {
+        let material = ca.issue(noon(), MINUTE);
+        let next = Snapshot::build(material, previous.as_ref(), noon(), &tls).unwrap();
+        assert_eq!(next.generation(), generation);
+        previous = Some(next);
+    }
 }
 
 #[test]
@@ -106,24 +134,6 @@ fn self_signed_certificate_is_neither_presented_nor_trusted() {
     let other = TestCa::new();
     let material = CertMaterial::from_der(chain, key, vec![other.root_der()]).unwrap();
     assert!(build(material.roots_issue_leaf(), noon()).is_err());
-}
-
-#[test]
-fn generations_share_no_resolver_and_no_verifier() {
-    // C10: this is what keeps rustls from resuming a session of the old certificate.
-    let ca = TestCa::new();
-    let tls = TlsPolicy::new(default_provider().unwrap());
-    let config = |generation| {
-        let material = ca.issue(noon(), MINUTE);
-        Snapshot::build(material, generation, noon(), &tls)
-            .unwrap()
-            .client_config()
-    };
-    let (one, two) = (config(1), config(2));
-    assert!(!Arc::ptr_eq(
-        &one.client_auth_cert_resolver,
-        &two.client_auth_cert_resolver
-    ));
 }
 
 #[test]

@@ -1,23 +1,42 @@
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use zeroize::Zeroizing;
-
+use super::input::Input;
+use super::inputs::Inputs;
+#[cfg(feature = "encrypted-keys")]
+use super::passphrase::Passphrase;
+use super::reader::Reader;
 use crate::error::SourceError;
-use crate::material::{CertMaterial, MaterialError};
-use crate::source::{Ask, CertSource};
+use crate::material::CertMaterial;
+use crate::source::{Ask, CertSource, Fingerprint};
 
-/// Reads chain, key and roots from three PEM files at each fetch.
+/// Reads chain, key and roots from files, and notices when they change.
 ///
-/// The files are read again when the certificate is due for renewal; until then a change on disk
-/// is not noticed. A pair that does not match, as when a writer is halfway through, is refused
-/// and read again later, while the last good certificate stays in use.
-#[derive(Clone, Debug)]
+/// Each file may be PEM, DER, or DER in base64; the key PKCS#1, SEC1 or PKCS#8. A change is any
+/// change of what the files hold: of the chain, the key or the roots alone, through whatever
+/// links; the same content written again is none. A pair that does not match, or is half
+/// written, is refused while the last good certificate stays in use, and read again as soon as
+/// the files change again. Files larger than [`LARGEST_FILE`](crate::LARGEST_FILE), pipes and
+/// devices are not read.
+///
+/// # Defaults
+/// The system is asked to tell of changes in the files' folders (feature `watch`), and the files
+/// are read every [`POLL_INTERVAL`](crate::POLL_INTERVAL) in any case: file systems of the
+/// network and exhausted watches do not tell.
+///
+/// # Example
+/// ```no_run
+/// use perennial::{FileSource, LiveCert};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let source = FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt");
+/// let live = LiveCert::start(source).await?;
+/// # Ok(()) }
+/// ```
 pub struct FileSource {
-    chain: PathBuf,
-    key: PathBuf,
-    roots: PathBuf,
+    inputs: Inputs,
+    reader: Reader,
 }
 
 impl FileSource {
@@ -27,145 +46,86 @@ impl FileSource {
         key: impl Into<PathBuf>,
         roots: impl Into<PathBuf>,
     ) -> Self {
+        let (chain, key) = (chain.into(), key.into());
+        let key = (key != chain).then_some(key);
+        Self::of(chain, key, vec![roots.into()])
+    }
+
+    /// Names one file that holds both chain and key, and that of the trust roots.
+    ///
+    /// The pair's file is PEM; the order of key and certificates in it does not matter.
+    pub fn combined(pair: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
+        Self::of(pair.into(), None, vec![roots.into()])
+    }
+
+    pub(super) fn of(chain: PathBuf, key: Option<PathBuf>, roots: Vec<PathBuf>) -> Self {
+        let roots = roots.into_iter().map(Input::file).collect();
         Self {
-            chain: chain.into(),
-            key: key.into(),
-            roots: roots.into(),
+            inputs: Inputs::new(Input::file(chain), key.map(Input::file), roots),
+            reader: Reader::default(),
         }
+    }
+
+    /// Trusts the roots of one more file too.
+    #[must_use]
+    pub fn more_roots(mut self, roots: impl Into<PathBuf>) -> Self {
+        self.inputs.roots.push(Input::file(roots.into()));
+        self
+    }
+
+    /// Says what opens the key, if it is encrypted PKCS#8.
+    #[cfg(feature = "encrypted-keys")]
+    #[must_use]
+    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
+        self.inputs.passphrase = Some(passphrase.into_input());
+        self
+    }
+
+    /// How often the files are read to find changes; the bound in which any is noticed.
+    ///
+    /// # Errors
+    /// Zero is refused at the first fetch.
+    #[must_use]
+    pub fn poll_every(mut self, interval: Duration) -> Self {
+        self.reader.poll_every(interval);
+        self
+    }
+
+    /// Does not ask the system to tell of changes: no watch, no thread.
+    #[must_use]
+    pub fn poll_only(mut self) -> Self {
+        self.reader.poll_only();
+        self
     }
 }
 
 impl CertSource for FileSource {
     async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        let chain = read(&self.chain).await?;
-        let key = read(&self.key).await?;
-        let roots = read(&self.roots).await?;
-        CertMaterial::from_pem(chain, key, roots).map_err(|cause| {
-            SourceError::invalid(InFiles {
-                files: self.clone(),
-                cause,
-            })
-        })
+        self.reader.fetch(self.inputs.clone()).await
+    }
+
+    async fn changed(&self) {
+        self.reader.changed(self.inputs.clone()).await;
+    }
+
+    /// The files' names.
+    fn request(&self) -> Option<Fingerprint> {
+        Some(self.inputs.fingerprint())
     }
 }
 
-async fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-    match tokio::fs::read(path).await {
-        Ok(bytes) => Ok(Zeroizing::new(bytes)),
-        Err(cause) => {
-            let denied = cause.kind() == io::ErrorKind::PermissionDenied;
-            let error = Unreadable {
-                path: path.to_owned(),
-                cause,
-            };
-            // A file that is missing may be about to be written: waiting can cure it.
-            Err(if denied {
-                SourceError::denied(error)
-            } else {
-                SourceError::unavailable(error)
-            })
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {}", path.display())]
-struct Unreadable {
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
-}
-
-#[derive(Debug)]
-struct InFiles {
-    files: FileSource,
-    cause: MaterialError,
-}
-
-impl fmt::Display for InFiles {
+impl fmt::Debug for FileSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FileSource { chain, key, roots } = &self.files;
-        write!(
-            f,
-            "in {}, {} and {}",
-            chain.display(),
-            key.display(),
-            roots.display()
-        )
-    }
-}
-
-impl std::error::Error for InFiles {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
+        f.debug_struct("FileSource")
+            .field("inputs", &self.inputs)
+            .field("reader", &self.reader)
+            .finish()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::*;
-    use crate::testing::{MINUTE, TestCa};
-    use crate::{LiveCert, StartError};
-
-    struct Files(tempfile::TempDir);
-
-    impl Files {
-        fn of(chain: &str, key: &str, roots: &str) -> Self {
-            let files = Self(tempfile::tempdir().unwrap());
-            for (name, text) in [("tls.crt", chain), ("tls.key", key), ("ca.crt", roots)] {
-                std::fs::write(files.0.path().join(name), text).unwrap();
-            }
-            files
-        }
-
-        fn source(&self) -> FileSource {
-            let path = |name| self.0.path().join(name);
-            FileSource::new(path("tls.crt"), path("tls.key"), path("ca.crt"))
-        }
-    }
-
-    fn pem(ca: &TestCa) -> (String, String, String) {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "files are read by the real clock"
-        )]
-        let now = SystemTime::now() - Duration::from_secs(5);
-        ca.pem(now, 10 * MINUTE)
-    }
-
-    #[tokio::test]
-    async fn three_files_make_a_live_certificate() {
-        let ca = TestCa::new();
-        let (chain, key, roots) = pem(&ca);
-        let files = Files::of(&chain, &key, &roots);
-        let live = LiveCert::start(files.source()).await.unwrap();
-        assert_eq!(live.current().unwrap().names().dns, ["app.test"]);
-    }
-
-    #[tokio::test]
-    async fn torn_pair_is_refused_with_the_reason() {
-        let ca = TestCa::new();
-        let ((chain, ..), (_, key, roots)) = (pem(&ca), pem(&ca));
-        let files = Files::of(&chain, &key, &roots);
-        let StartError::Failed(error) = LiveCert::start(files.source()).await.unwrap_err() else {
-            panic!("a torn pair is permanent at start");
-        };
-        assert!(format!("{error:?}").contains("KeyMismatch"), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn missing_file_is_named_and_transient() {
-        let files = Files::of("", "", "");
-        std::fs::remove_file(files.0.path().join("tls.key")).unwrap();
-        let ask = Ask {
-            why: crate::Why::Start,
-            current: None,
-        };
-        let error = files.source().fetch(ask).await.unwrap_err();
-        assert!(error.is_transient());
-        let cause = std::error::Error::source(&error).unwrap().to_string();
-        assert!(cause.ends_with("tls.key"), "{cause}");
-    }
-}
+mod broken_tests;
+#[cfg(test)]
+mod formats_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+use std::fmt;
+
+use crate::error::SourceError;
+use crate::material::CertMaterial;
+use crate::source::{Ask, CertSource, Fingerprint};
+
+/// Makes a source of an async closure that is called for each fetch.
+///
+/// # Example
+/// ```
+/// use perennial::{CertMaterial, SourceError, source_fn};
+///
+/// let source = source_fn(async || {
+///     let (chain, key, roots) = ask_my_store().await.map_err(SourceError::unavailable)?;
+///     Ok(CertMaterial::from_pem(chain, key, roots)?)
+/// });
+/// # async fn ask_my_store() -> Result<(String, String, String), std::io::Error> { unimplemented!() }
+/// # let _: &dyn std::fmt::Debug = &source;
+/// ```
+pub fn source_fn<F, Fut>(fetch: F) -> SourceFn<F>
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<CertMaterial, SourceError>> + Send,
+{
+    SourceFn {
+        fetch,
+        request: None,
+    }
+}
+
+/// A source that is a closure; made by [`source_fn`].
+pub struct SourceFn<F> {
+    fetch: F,
+    request: Option<Fingerprint>,
+}
+
+impl<F> SourceFn<F> {
+    /// Says what the closure asks for, so that [`saved_at`](CertSource::saved_at) can tell
+    /// whether a saved certificate still fits.
+    #[must_use]
+    pub fn requesting(mut self, request: Fingerprint) -> Self {
+        self.request = Some(request);
+        self
+    }
+}
+
+impl<F, Fut> CertSource for SourceFn<F>
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<CertMaterial, SourceError>> + Send,
+{
+    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        (self.fetch)().await
+    }
+
+    fn request(&self) -> Option<Fingerprint> {
+        self.request
+    }
+}
+
+impl<F> fmt::Debug for SourceFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFn").finish_non_exhaustive()
+    }
+}

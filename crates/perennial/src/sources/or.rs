@@ -1,0 +1,174 @@
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{SourceError, SourceErrorKind};
+use crate::material::CertMaterial;
+use crate::source::{Ask, CertSource, Fingerprint};
+
+/// Asks a second source where the first is not set up; made by [`CertSource::or`].
+#[derive(Debug)]
+pub struct Or<A, B> {
+    first: A,
+    second: B,
+    /// Which of them answered last, with material or with an error of its own.
+    second_answered: AtomicBool,
+}
+
+impl<A, B> Or<A, B> {
+    pub(crate) fn new(first: A, second: B) -> Self {
+        Self {
+            first,
+            second,
+            second_answered: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        let first = match self.first.fetch(ask).await {
+            Err(error) if is_not_configured(&error) => error,
+            answer => {
+                self.second_answered.store(false, Ordering::Relaxed);
+                return answer;
+            }
+        };
+        let answer = self.second.fetch(ask).await;
+        self.second_answered.store(true, Ordering::Relaxed);
+        match answer {
+            Err(second) if is_not_configured(&second) => {
+                Err(SourceError::not_configured(Neither { first, second }))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn changed(&self) {
+        if !self.second_answered.load(Ordering::Relaxed) {
+            return self.first.changed().await;
+        }
+        tokio::select! {
+            // It may have been set up meanwhile, and it goes first.
+            () = self.first.changed() => {}
+            () = self.second.changed() => {}
+        }
+    }
+
+    fn request(&self) -> Option<Fingerprint> {
+        let (first, second) = (self.first.request(), self.second.request());
+        if first.is_none() && second.is_none() {
+            return None;
+        }
+        let part = |request: &Option<Fingerprint>| {
+            request.as_ref().map_or(vec![], |r| r.as_bytes().to_vec())
+        };
+        let parts = [part(&first), part(&second)];
+        Some(Fingerprint::of(parts.iter().map(Vec::as_slice)))
+    }
+}
+
+fn is_not_configured(error: &SourceError) -> bool {
+    error.kind() == SourceErrorKind::NotConfigured
+}
+
+#[derive(Debug)]
+struct Neither {
+    first: SourceError,
+    second: SourceError,
+}
+
+impl fmt::Display for Neither {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An error has one source; the other is told here.
+        f.write_str("the first of two is not: ")?;
+        match std::error::Error::source(&self.first) {
+            Some(cause) => write!(f, "{cause}"),
+            None => write!(f, "{}", self.first),
+        }
+    }
+}
+
+impl std::error::Error for Neither {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::testing::{ask, told};
+    use super::*;
+    use crate::testing::{MINUTE, TestCa, noon};
+    use crate::{Why, source_fn};
+
+    type Counted = (Arc<AtomicUsize>, crate::BoxSource);
+
+    fn counted(answer: fn() -> Result<CertMaterial, SourceError>) -> Counted {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let source = source_fn(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move { answer() }
+        });
+        (asked, source.boxed())
+    }
+
+    fn unset() -> Result<CertMaterial, SourceError> {
+        Err(SourceError::not_configured("APP_TLS is not set"))
+    }
+
+    fn issued() -> Result<CertMaterial, SourceError> {
+        Ok(TestCa::new().issue(noon(), MINUTE))
+    }
+
+    #[tokio::test]
+    async fn second_is_asked_only_where_the_first_is_not_configured() {
+        type Answer = fn() -> Result<CertMaterial, SourceError>;
+        let table: [(Answer, usize); 5] = [
+            (unset, 1),
+            (issued, 0),
+            (|| Err(SourceError::denied("no")), 0),
+            (|| Err(SourceError::invalid("half of it")), 0),
+            (|| Err(SourceError::unavailable("down")), 0),
+        ];
+        for (first, wanted) in table {
+            let (asked, second) = counted(issued);
+            let _answer = counted(first).1.or(second).fetch(ask(Why::Start)).await;
+            assert_eq!(asked.load(Ordering::SeqCst), wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn neither_configured_is_not_configured_and_tells_of_both() {
+        let (_, third) = counted(|| Err(SourceError::not_configured("no third")));
+        let source = counted(unset).1.or(counted(unset).1).or(third);
+        let error = source.fetch(ask(Why::Start)).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::NotConfigured);
+        let told = told(&error);
+        for part in ["APP_TLS is not set", "no third"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn request_is_of_both_in_their_order() {
+        let of = |name: &str| {
+            let request = Fingerprint::of([name.as_bytes()]);
+            source_fn(async || unset()).requesting(request)
+        };
+        let plain = || source_fn(async || unset());
+        assert_eq!(plain().or(plain()).request(), None);
+        let all = [
+            of("a").or(of("b")).request(),
+            of("b").or(of("a")).request(),
+            of("a").or(plain()).request(),
+            plain().or(of("a")).request(),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(one.is_some() && !all[..i].contains(one));
+        }
+    }
+}
