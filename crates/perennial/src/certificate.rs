@@ -99,6 +99,8 @@ pub(crate) struct Facts {
     pub(crate) issuer: Vec<u8>,
     /// The issuer's name as text.
     pub(crate) issuer_name: String,
+    /// Its extended key usage, if it has one, allows a TLS client.
+    pub(crate) for_clients: bool,
 }
 
 impl Facts {
@@ -116,6 +118,7 @@ impl Facts {
             subject: cert.subject().as_raw().to_vec(),
             issuer: cert.issuer().as_raw().to_vec(),
             issuer_name: cert.issuer().to_string(),
+            for_clients: for_clients(&cert)?,
         })
     }
 
@@ -123,6 +126,13 @@ impl Facts {
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
+}
+
+fn for_clients(cert: &X509Certificate<'_>) -> Result<bool, String> {
+    let usage = cert
+        .extended_key_usage()
+        .map_err(|error| error.to_string())?;
+    Ok(usage.is_none_or(|usage| usage.value.any || usage.value.client_auth))
 }
 
 /// When the last of these becomes valid; `None` if none can be read.

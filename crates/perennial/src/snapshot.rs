@@ -52,6 +52,9 @@ impl Snapshot {
         else {
             return Err(MaterialError::Missing { part: Part::Chain });
         };
+        if !leaf.for_clients {
+            return Err(MaterialError::NotForClients);
+        }
         if now >= not_after {
             return Err(MaterialError::Expired { not_after });
         }

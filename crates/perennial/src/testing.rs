@@ -94,13 +94,32 @@ impl TestCa {
         (cert.der().clone(), key.into())
     }
 
+    /// A leaf for this purpose only.
+    #[cfg(test)]
+    pub(crate) fn leaf_for(
+        &self,
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let (cert, key) = self.sign_for(purpose, noon(), MINUTE);
+        (cert.der().clone(), key.into())
+    }
+
     fn sign(&self, from: SystemTime, life: Duration) -> (Certificate, KeyPair) {
+        self.sign_for(ExtendedKeyUsagePurpose::ClientAuth, from, life)
+    }
+
+    fn sign_for(
+        &self,
+        purpose: ExtendedKeyUsagePurpose,
+        from: SystemTime,
+        life: Duration,
+    ) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["app.test".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, "app");
         params.not_before = from.into();
         params.not_after = (from + life).into();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![purpose];
         (params.signed_by(&key, &self.intermediate).unwrap(), key)
     }
 

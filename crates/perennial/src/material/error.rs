@@ -99,6 +99,9 @@ pub enum MaterialError {
         /// The place of the certificate at fault, counted from 0.
         index: usize,
     },
+    /// The first certificate of the chain is not for TLS clients: every server would refuse it.
+    #[error("the certificate's extended key usage does not allow a TLS client")]
+    NotForClients,
     /// The chain does not verify as a client's.
     #[error("the certificate chain does not verify")]
     Chain(#[source] rustls::Error),

@@ -170,3 +170,15 @@ fn errors_of_a_mangled_key_quote_none_of_it() {
         );
     }
 }
+
+#[test]
+fn certificate_for_servers_only_is_refused_before_a_server_refuses_it() {
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf_for(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    let material = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
+    let refused = build(material, noon());
+    assert!(
+        matches!(refused, Err(MaterialError::NotForClients)),
+        "{refused:?}"
+    );
+}
