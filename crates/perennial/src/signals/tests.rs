@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::Once;
-use std::time::Duration;
 
 use crate::testing::{MINUTE, ScriptedSource, Step, TestClock, builder, noon, until};
 use crate::{CertState, SourceError};
@@ -157,12 +156,12 @@ async fn metrics_tell_what_new_connections_use() {
     );
     assert_eq!(first("perennial_fetch_duration_seconds", None), Some(1.0));
 
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
     let left = read()("perennial_certificate_remaining_seconds", None).unwrap();
     assert!((40.0..=45.0).contains(&left), "{left}");
 
     until("it expires", || live.status().state == CertState::Expired).await;
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
     let last = read();
     assert!(last("perennial_certificate_remaining_seconds", None).unwrap() < 0.0);
     assert_eq!(
