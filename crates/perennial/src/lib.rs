@@ -48,16 +48,16 @@ pub use schedule::{
 };
 pub use snapshot::Snapshot;
 pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
+#[cfg(feature = "encrypted-keys")]
+pub use sources::Passphrase;
+#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
+pub use sources::PassphraseConfig;
 #[cfg(feature = "serde")]
 pub use sources::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
 pub use sources::{
     EnvSource, FileSource, LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError,
     SourceFn, source_fn,
 };
-#[cfg(feature = "encrypted-keys")]
-pub use sources::Passphrase;
-#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
-pub use sources::PassphraseConfig;
 pub use status::{CertState, CertStatus};
 pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
 
