@@ -7,10 +7,10 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::error::MaterialError;
 
-/// More rounds of PBKDF2 than this are refused: some 5 s of work, ten times OWASP's advice.
+/// More rounds of PBKDF2 than this are refused: RFC 8018, 4.2 names it for the most critical keys.
 const MOST_ROUNDS: u32 = 10_000_000;
 
-/// More memory for scrypt than this is refused, in bytes.
+/// More bytes than this for scrypt to fill are refused; OpenSSL's own keys take 16 MiB.
 const MOST_MEMORY: u64 = 256 << 20;
 
 /// Opens a key; takes as long as its rounds are many, so keep it off async workers.
@@ -46,7 +46,7 @@ fn is_too_costly(scheme: &EncryptionScheme) -> bool {
     match &parameters.kdf {
         Kdf::Pbkdf2(pbkdf2) => pbkdf2.iteration_count > MOST_ROUNDS,
         Kdf::Scrypt(scrypt) => {
-            // RFC 7914, 2: 128 · r · N bytes, p times over.
+            // RFC 7914, 2: 128 · r · N bytes, filled p times.
             let memory = u64::from(scrypt.block_size)
                 .saturating_mul(128)
                 .saturating_mul(scrypt.cost_parameter);
