@@ -1,15 +1,6 @@
 //! Metrics through the `metrics` facade, behind the feature of that name.
 //!
-//! Every metric has the label `certificate`: the name given to the builder.
-//!
-//! | name | kind | unit |
-//! |---|---|---|
-//! | `perennial_certificate_expiry_timestamp_seconds` | gauge | Unix time at which the certificate in use expires |
-//! | `perennial_certificate_remaining_seconds` | gauge | seconds until then, negative once it is past |
-//! | `perennial_certificate_generation` | gauge | the generation in use |
-//! | `perennial_renewals_total` | counter, label `result`: `rotated`, `unchanged`, `refused`, `failed` | fetches that have ended |
-//! | `perennial_renewal_failures` | gauge | failures in a row |
-//! | `perennial_fetch_duration_seconds` | histogram | one fetch, checks and gate included |
+//! Their names and units stand on the crate's front page.
 
 use std::time::{Duration, SystemTime};
 

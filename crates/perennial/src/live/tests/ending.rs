@@ -1,0 +1,70 @@
+//! Shutdown, and the last handle.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_task() {
+    // H3: during a fetch, in between, and in a backoff.
+    let wall = TestClock::starting_at(noon());
+    for steps in [vec![Step::Hang], vec![Step::Issue(MINUTE)], vec![down()]] {
+        let source = ScriptedSource::new(&wall, steps);
+        let live = builder(&wall).start_lazy(source.clone()).unwrap();
+        let clone = live.clone();
+        let mut rotations = live.rotations();
+        until("the first fetch", || source.fetches().len() == 1).await;
+        drop(live);
+        assert!(
+            tokio::time::timeout(
+                Duration::ZERO,
+                clone.shared.snapshots.clone().wait_for(|_| false)
+            )
+            .await
+            .is_err()
+        );
+        drop(clone);
+        let ended = async { while rotations.next().await.is_some() {} };
+        assert!(tokio::time::timeout(MINUTE, ended).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_returns_at_once_whatever_the_renewer_does() {
+    // H2.
+    let wall = TestClock::starting_at(noon());
+    for steps in [vec![Step::Hang], vec![Step::Issue(MINUTE)], vec![down()]] {
+        let source = ScriptedSource::new(&wall, steps);
+        let live = builder(&wall).start_lazy(source.clone()).unwrap();
+        until("the first fetch", || source.fetches().len() == 1).await;
+        let before = tokio::time::Instant::now();
+        live.shutdown(MINUTE).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(matches!(live.renew_now().await, Renewal::Stopped));
+        assert_eq!(source.fetches().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificate_stays_readable_after_shutdown_until_it_expires() {
+    let wall = TestClock::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [Step::Issue(MINUTE)])).await;
+    live.shutdown(MINUTE).await.unwrap();
+    assert!(live.valid().await.is_ok());
+    tokio::time::sleep(MINUTE).await;
+    assert!(matches!(
+        live.valid().await,
+        Err(Unavailable::Expired { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_shutdown_waits_for_the_end() {
+    let wall = TestClock::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    let (one, two) = (live.clone(), live.clone());
+    let (one, two) = tokio::join!(one.shutdown(MINUTE), two.shutdown(MINUTE));
+    assert!(one.is_ok() && two.is_ok());
+    assert!(
+        live.shutdown(Duration::ZERO).await.is_ok(),
+        "it has ended already"
+    );
+}

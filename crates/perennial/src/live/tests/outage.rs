@@ -1,0 +1,190 @@
+//! The source is down, and what is told of it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn failed_renewal_keeps_last_good_snapshot_and_recovers_after_expiry() {
+    // T6: failing until expiry and past it.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(down);
+    let live = started(&wall, &source).await;
+
+    until("a renewal fails", || {
+        live.status().state == CertState::Failing
+    })
+    .await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert!(live.status().last_error.is_some());
+
+    until("it expires", || live.status().state == CertState::Expired).await;
+    assert!(matches!(
+        live.current(),
+        Err(Unavailable::Expired {
+            generation: 1,
+            last: Some(_),
+            ..
+        })
+    ));
+    assert!(live.valid().await.is_err());
+
+    source.then(|| Step::Issue(MINUTE));
+    until("it recovers by itself", || live.current().is_ok()).await;
+    assert_eq!(live.current().unwrap().generation(), 2);
+    assert_eq!(live.status().state, CertState::Fresh);
+    assert!(live.status().last_error.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_in_an_outage_stay_within_the_bound() {
+    // T7: 60 s of outage for a 60 s certificate: first step 1 s, cap 3 s.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(down);
+    let live = started(&wall, &source).await;
+    until("the outage begins", || {
+        live.status().consecutive_failures == 1
+    })
+    .await;
+    // A busy pool meanwhile asks for a valid certificate all the time.
+    let busy = live.clone();
+    let pool = tokio::spawn(async move {
+        loop {
+            let _may_fail = busy.valid().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    tokio::time::sleep(MINUTE).await;
+    pool.abort();
+
+    let fetches = source.fetches();
+    let outage = &fetches[1..];
+    assert!(
+        (20..=43).contains(&outage.len()),
+        "{} fetches",
+        outage.len()
+    );
+    for pair in outage.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= Duration::from_millis(500));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hung_source_is_given_up_at_the_fetch_timeout() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Hang, Step::Issue(MINUTE)]);
+    let timeout = Duration::from_secs(5);
+    let live = builder(&wall)
+        .fetch_timeout(timeout)
+        .start(source.clone())
+        .await
+        .unwrap();
+    assert_eq!(live.current().unwrap().generation(), 1);
+    let fetches = source.fetches();
+    assert!(fetches[1].0 - fetches[0].0 >= timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn valid_hands_out_a_certificate_in_its_leeway_if_the_source_is_down() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]);
+    source.then(down);
+    let live = started(&wall, &source).await;
+    let not_after = live.current().unwrap().not_after();
+    // 2 % of 10 minutes are 12 s.
+    until("it is in its leeway", || {
+        wall.now() > not_after - Duration::from_secs(6)
+    })
+    .await;
+    assert_eq!(live.valid().await.unwrap().generation(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unchanged_certificate_that_has_expired_is_a_failure_and_no_storm() {
+    let wall = TestClock::starting_at(noon());
+    let source = standing_still(&wall, MINUTE);
+    let live = started(&wall, &source).await;
+    until("it expires", || live.status().state == CertState::Expired).await;
+    until("it is known", || live.status().last_error.is_some()).await;
+    let before = source.fetches().len();
+    for _ in 0..600 {
+        assert!(live.valid().await.is_err());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // A minute at the cap's pace of 1.5-3 s.
+    assert!(
+        source.fetches().len() - before <= 41,
+        "{}",
+        source.fetches().len() - before
+    );
+    assert!(matches!(
+        *live.status().last_error.unwrap(),
+        RenewError::StillExpired
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_the_story_of_an_outage_in_order() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(down);
+    let live = started(&wall, &source).await;
+    let mut events = live.events();
+    let mut story = Vec::new();
+    while let Some(event) = events.next().await {
+        let word = match event {
+            Event::RenewalFailed { .. } => "failed",
+            Event::ExpiringSoon { remaining, .. } => {
+                assert_eq!(remaining, MINUTE / 5);
+                "soon"
+            }
+            Event::Expired { generation: 1, .. } => {
+                source.then(|| Step::Issue(MINUTE));
+                "expired"
+            }
+            Event::Rotated { .. } => "rotated",
+            other => panic!("{other:?}"),
+        };
+        if story.last() != Some(&word) {
+            story.push(word);
+        }
+        if word == "rotated" {
+            break;
+        }
+    }
+    assert_eq!(story, ["failed", "soon", "failed", "expired", "rotated"]);
+    drop(live);
+    while let Some(event) = events.next().await {
+        drop(event);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_changes_are_awaited_one_by_one() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::HeldUntilReleased(MINUTE)]);
+    source.then(down);
+    let live = builder(&wall).start_lazy(source.clone()).unwrap();
+    let mut changes = live.status_changes();
+    assert_eq!(changes.next().await.unwrap().state, CertState::Starting);
+    source.release();
+    assert_eq!(changes.next().await.unwrap().state, CertState::Fresh);
+    assert!(live.is_ready() && live.is_live());
+    let mut state = changes.next().await.unwrap().state;
+    if state == CertState::Due {
+        state = changes.next().await.unwrap().state;
+    }
+    assert_eq!(state, CertState::Failing);
+    while changes.next().await.unwrap().state != CertState::Expired {}
+    assert!(
+        !live.is_ready() && live.is_live(),
+        "a restart would not help"
+    );
+    until("it has been expired for its life's length", || {
+        !live.is_live()
+    })
+    .await;
+    assert!(wall.now() > live.status().not_after.unwrap() + MINUTE);
+    drop(live);
+    while changes.next().await.is_some() {}
+}

@@ -1,0 +1,218 @@
+//! When a certificate is renewed, and what is published.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let live = started(&wall, &source).await;
+    let mut rotations = live.rotations();
+    let mut last = rotations.next().await.unwrap();
+    assert_eq!(last.generation(), 1);
+    for generation in 2..=6 {
+        let next = rotations.next().await.unwrap();
+        assert_eq!(next.generation(), generation);
+        let age = next
+            .obtained_at()
+            .duration_since(last.obtained_at())
+            .unwrap();
+        // X.509 counts whole seconds, so a life may be a second shorter than asked.
+        let second = Duration::from_secs(1);
+        let band = 5 * MINUTE - second..=15 * MINUTE / 2 + second;
+        assert!(band.contains(&age), "{age:?}");
+        last = next;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_material_is_never_published() {
+    // Invariant 2, in steady state: a pair that does not match, then one that does.
+    let wall = TestClock::starting_at(noon());
+    let ca = TestCa::new();
+    let (leaf, _) = ca.leaf(noon(), 60 * MINUTE);
+    let (_, key) = ca.leaf(noon(), 60 * MINUTE);
+    let torn = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Deliver(torn)]);
+    let live = started(&wall, &source).await;
+
+    until("the torn pair is refused", || {
+        live.status().consecutive_failures == 1
+    })
+    .await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    until("the next pair is taken", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn unchanged_material_publishes_nothing_and_makes_no_hot_loop() {
+    let wall = TestClock::starting_at(noon());
+    let source = standing_still(&wall, 60 * MINUTE);
+    let live = started(&wall, &source).await;
+    let mut rotations = live.rotations();
+    rotations.next().await.unwrap();
+
+    tokio::time::sleep(59 * MINUTE).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(live.status().state, CertState::Due);
+    let unseen = tokio::time::timeout(Duration::ZERO, rotations.next()).await;
+    assert!(unseen.is_err(), "nothing was published");
+    // At most half an hour past the renewal point, one fetch per 90-180 s.
+    assert!(
+        (6..=22).contains(&source.fetches().len()),
+        "{}",
+        source.fetches().len()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let live = started(&wall, &source).await;
+    source.say_changed(1);
+    until("the change is taken", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    assert_eq!(source.fetches()[1].1, Why::Changed);
+
+    source.say_changed(usize::MAX);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(source.fetches().len() <= 13, "{}", source.fetches().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn valid_waits_for_a_fresh_certificate_after_a_suspend() {
+    // T8: the monotonic clock stood still for two lifetimes.
+    let wall = TestClock::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    tokio::time::sleep(MINUTE).await;
+    wall.step_forward(20 * MINUTE);
+    assert!(matches!(live.current(), Err(Unavailable::Expired { .. })));
+    let snapshot = live.valid().await.unwrap();
+    assert_eq!(snapshot.generation(), 2);
+    assert!(snapshot.not_after() > wall.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificate_that_is_not_yet_valid_is_held_and_published_in_time() {
+    // T5: the CA's clock is ahead by 20 s.
+    let wall = TestClock::starting_at(noon());
+    let ca = TestCa::new();
+    let early = ca.issue(noon() + Duration::from_secs(20), MINUTE);
+    let source = ScriptedSource::new(&wall, [Step::Deliver(early)]);
+    let live = builder(&wall).start(source.clone()).await.unwrap();
+    assert_eq!(wall.now(), noon() + Duration::from_secs(20));
+    assert_eq!(live.current().unwrap().usable_life().length(), MINUTE);
+    assert_eq!(source.fetches().len(), 1, "held, not fetched again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_point_does_not_creep_with_early_looks() {
+    // T2: a look that finds nothing new, ten times before the point.
+    let wall = TestClock::starting_at(noon());
+    let source = standing_still(&wall, 60 * MINUTE);
+    let live = started(&wall, &source).await;
+    let point = live.status().next_fetch.unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(2 * MINUTE).await;
+        assert!(matches!(live.renew_now().await, Renewal::Unchanged));
+        assert_eq!(live.status().next_fetch.unwrap(), point);
+    }
+    until("it is due", || {
+        source.fetches().last().unwrap().1 == Why::Due
+    })
+    .await;
+    assert!(wall.now() >= point);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_life_from_seconds_to_years_is_renewed_once_in_it() {
+    // T3: no absolute threshold, no hot loop, no life that runs out.
+    const DAY: Duration = Duration::from_secs(86_400);
+    let mut lives = vec![Duration::from_secs(5), MINUTE, 60 * MINUTE];
+    // With metrics, years are millions of looks at the clock: left to the run without.
+    if crate::metrics::REFRESH.is_none() {
+        lives.extend([90 * DAY, 3_650 * DAY]);
+    }
+    for life in lives {
+        let wall = TestClock::starting_at(noon());
+        let steps = (0..5).map(|_| Step::Issue(life));
+        let source = ScriptedSource::new(&wall, steps);
+        let live = started(&wall, &source).await;
+        let mut rotations = live.rotations();
+        let mut last = rotations.next().await.unwrap();
+        for _ in 0..4 {
+            let next = rotations.next().await.unwrap();
+            let left = last.not_after().duration_since(wall.now()).unwrap();
+            assert!(
+                left >= life / 5 && left <= life / 2,
+                "{life:?}: {left:?} were left"
+            );
+            last = next;
+        }
+        assert_eq!(source.fetches().len(), 5, "{life:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedule_follows_the_life_that_the_ca_really_gave() {
+    // T4: ten minutes at first, then one, as from an issuer that is about to expire.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), Step::Issue(MINUTE)]);
+    let live = started(&wall, &source).await;
+    until("the short one is there", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    until("it is renewed in time", || {
+        live.current().unwrap().generation() == 3
+    })
+    .await;
+    let fetches = source.fetches();
+    let age = fetches[2].0 - fetches[1].0;
+    assert!(
+        age >= MINUTE / 2 - Duration::from_secs(1) && age <= MINUTE * 3 / 4,
+        "{age:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_that_expired_in_a_sleep_is_recovered_by_the_first_who_asks() {
+    // T9, the core's part: the certificate is gone and the first tries fail, as while a token is
+    // had anew.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), down(), down()]);
+    let live = started(&wall, &source).await;
+    tokio::time::sleep(MINUTE).await;
+    wall.step_forward(24 * 60 * MINUTE);
+    assert!(
+        live.valid().await.is_err(),
+        "the first try fails, and says so"
+    );
+    until("it recovers", || live.current().is_ok()).await;
+    assert_eq!(live.current().unwrap().generation(), 2);
+    assert_eq!(source.fetches().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_certificates_in_one_process_do_not_touch_each_other() {
+    // C14, the core's part: one fails for ever, the other keeps its pace.
+    let wall = TestClock::starting_at(noon());
+    let (good, bad) = (
+        ScriptedSource::new(&wall, []),
+        ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]),
+    );
+    bad.then(|| Step::Hang);
+    let one = started(&wall, &good).await;
+    let other = started(&wall, &bad).await;
+    tokio::time::sleep(60 * MINUTE).await;
+    assert!(other.current().is_err());
+    let generation = one.current().unwrap().generation();
+    assert!((8..=13).contains(&generation), "{generation}");
+    assert_eq!(one.status().consecutive_failures, 0);
+}

@@ -1,0 +1,143 @@
+//! The first certificate, and starts that fail.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn start_returns_a_usable_first_generation() {
+    let wall = TestClock::starting_at(noon());
+    let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(live.status().state, CertState::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_outlasts_transient_errors() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [down(), down(), Step::Issue(MINUTE)]);
+    let live = started(&wall, &source).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(source.fetches().len(), 3);
+    assert_eq!(live.status().consecutive_failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_fails_at_once_on_a_permanent_error() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Fail(SourceError::denied("no such role"))]);
+    let error = builder(&wall).start(source.clone()).await.unwrap_err();
+    assert!(matches!(error, StartError::Failed(_)));
+    assert_eq!(source.fetches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_that_times_out_names_the_last_cause() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    source.then(down);
+    let error = builder(&wall).start(source).await.unwrap_err();
+    let StartError::TimedOut {
+        last: Some(last),
+        after,
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(after, START_TIMEOUT);
+    assert!(last.is_transient());
+}
+
+#[tokio::test(start_paused = true)]
+async fn zero_timeout_is_refused_by_name() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, []);
+    let fetch = builder(&wall)
+        .fetch_timeout(Duration::ZERO)
+        .start(source.clone());
+    assert!(
+        fetch
+            .await
+            .unwrap_err()
+            .to_string()
+            .starts_with("fetch_timeout is 0ns")
+    );
+    let start = builder(&wall).start_timeout(Duration::ZERO).start(source);
+    assert!(
+        start
+            .await
+            .unwrap_err()
+            .to_string()
+            .starts_with("start_timeout is 0ns")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn fixed_certificate_is_there_and_never_changes() {
+    let wall = TestClock::starting_at(noon());
+    let material = TestCa::new().issue(noon(), MINUTE);
+    let live = builder(&wall).fixed(material).unwrap();
+    assert_eq!(live.valid().await.unwrap().generation(), 1);
+    assert!(matches!(live.renew_now().await, Renewal::Unchanged));
+    let mut rotations = live.rotations();
+    assert!(rotations.next().await.is_some());
+    assert!(
+        tokio::time::timeout(MINUTE, rotations.next())
+            .await
+            .is_err()
+    );
+    assert!(live.current().is_err(), "it has expired by now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_the_source_fails_start_and_does_not_end_the_renewer() {
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Panic]);
+    let error = builder(&wall).start(source).await.unwrap_err();
+    assert!(matches!(&error, StartError::Failed(cause) if matches!(**cause, RenewError::Panicked)));
+
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Panic]);
+    let live = started(&wall, &source).await;
+    until("it renews after the panic", || {
+        live.current()
+            .is_ok_and(|snapshot| snapshot.generation() == 2)
+    })
+    .await;
+    assert_eq!(source.fetches().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
+    let wall = TestClock::starting_at(noon());
+    let patient = || crate::Schedule::new().survive_outage(10 * MINUTE);
+    let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]);
+    let error = builder(&wall)
+        .schedule(patient())
+        .start(source)
+        .await
+        .unwrap_err();
+    let StartError::Failed(cause) = error else {
+        panic!("{error:?}");
+    };
+    assert!(matches!(*cause, RenewError::LifeTooShort(_)));
+
+    // A later one is better than none: it is used, and renewed early.
+    let steps = [Step::Issue(60 * MINUTE), Step::Issue(10 * MINUTE)];
+    let source = ScriptedSource::new(&wall, steps);
+    source.then(|| Step::Issue(60 * MINUTE));
+    let live = builder(&wall)
+        .schedule(patient())
+        .start(source.clone())
+        .await
+        .unwrap();
+    until("the short one is there", || {
+        live.current().unwrap().generation() == 2
+    })
+    .await;
+    until("it is replaced", || {
+        live.current().unwrap().generation() == 3
+    })
+    .await;
+    let fetches = source.fetches();
+    // A tenth of its life, but for the whole seconds of X.509.
+    let early = fetches[2].0 - fetches[1].0;
+    assert!(MINUTE.abs_diff(early) < Duration::from_secs(1), "{early:?}");
+}
