@@ -9,6 +9,7 @@ use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::CertConnectionManager;
 use perennial_tests::{Stage, eventually, renew};
 
+/// Far more than all buffers on the way hold, so that the backend stays busy until they are read.
 const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
 
 type Pool = bb8::Pool<CertConnectionManager>;
@@ -84,13 +85,6 @@ async fn nothing_breaks_in_five_rotations_under_load() {
 
     let load = Load::on(&pool, 12);
 
-    // Rows of 200 bytes: far more than all buffers on the way hold, so the backend stays busy.
-    let (stream_pid, rows) = {
-        let client = pool.get().await.unwrap();
-        let parameters: [i32; 0] = [];
-        let pid = pid(&client).await;
-        (pid, client.query_raw(ROWS, parameters).await.unwrap())
-    };
     let (rotated, all_rotated) = tokio::sync::oneshot::channel::<()>();
     let (pid_sender, transaction_pid) = tokio::sync::oneshot::channel();
     let transaction = {
@@ -122,6 +116,13 @@ async fn nothing_breaks_in_five_rotations_under_load() {
         })
     };
     let transaction_pid = transaction_pid.await.unwrap();
+    // Last, for whoever checks this connection out next waits until the rows are read.
+    let (stream_pid, rows) = {
+        let client = pool.get().await.unwrap();
+        let parameters: [i32; 0] = [];
+        let pid = pid(&client).await;
+        (pid, client.query_raw(ROWS, parameters).await.unwrap())
+    };
 
     let lasting = [dedicated_pid, stream_pid, transaction_pid];
     pin_mut!(rows);
@@ -184,6 +185,41 @@ async fn nothing_breaks_in_five_rotations_under_load() {
         stage.serials().await.len() == expected
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(3_600)).await;
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(2)
+        .min_idle(2)
+        .build(manager.clone())
+        .await
+        .unwrap();
+    let (stream_pid, rows) = {
+        let client = pool.get().await.unwrap();
+        let parameters: [i32; 0] = [];
+        let pid = pid(&client).await;
+        (pid, client.query_raw(ROWS, parameters).await.unwrap())
+    };
+    pin_mut!(rows);
+    assert!(rows.try_next().await.unwrap().is_some());
+    renew(&live).await;
+    eventually("both are exchanged", async || manager.status().retired == 2).await;
+    assert!(
+        stage.serials().await.contains_key(&stream_pid),
+        "the old backend still sends"
+    );
+    let mut seen = 1;
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, 60_000);
+    stage.all_on(&live.current().unwrap(), 2).await;
+    drop(pool);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
