@@ -303,5 +303,17 @@ pub struct Failure {
     pub remaining: Duration,
 }
 
+impl Failure {
+    /// One that waiting can cure, with nothing asked for: to try a policy out.
+    pub const fn transient(in_a_row: u32, remaining: Duration) -> Self {
+        Self {
+            in_a_row,
+            transient: true,
+            requested_wait: None,
+            remaining,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

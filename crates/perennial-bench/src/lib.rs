@@ -1,0 +1,7 @@
+//! What Perennial costs, measured against its bars; unpublished.
+//!
+//! `docs/src/benchmarks.md` holds the figures and tells how to run each.
+
+pub mod fleet;
+pub mod plot;
+pub mod policies;
