@@ -1,7 +1,9 @@
-//! A fleet simulated on the real schedule, beside three peers' formulas; unpublished.
+//! What Perennial costs, measured against its bars; unpublished.
 //!
-//! `docs/src/benchmarks.md` holds the figures and tells how to run it.
+//! `docs/src/benchmarks.md` holds the figures and tells how to run each.
 
 pub mod fleet;
+pub mod memory_ca;
 pub mod plot;
 pub mod policies;
+pub mod process;

@@ -13,7 +13,7 @@ const RIGHT: f64 = 860.0;
 const PANEL: f64 = 210.0;
 
 /// Fetches a second at the bottom and the top of the logarithmic axis.
-const RATES: Range<f64> = 1.0..20_000.0;
+const RATES: Range<f64> = 1.0..100_000.0;
 
 /// What was seen of one policy's fleet.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Panel {
         let bottom = self.top + PANEL;
         let above = self.top - 10.0;
         writeln!(svg, "<text x='{LEFT}' y='{above}'>{title}</text>")?;
-        for rate in [1.0, 10.0, 100.0, 1_000.0, 10_000.0] {
+        for rate in [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0] {
             let y = self.y(rate);
             writeln!(
                 svg,
@@ -140,25 +140,29 @@ impl Panel {
             svg,
             "<path fill='none' stroke='{colour}' stroke-width='{width}' stroke-linejoin='round' d='"
         )?;
-        let mut drawn: Option<f64> = None;
+        // As steps; windows of one height are one stroke, and where nothing is fetched is none.
+        let mut last: Option<f64> = None;
         for (index, &fetches) in (0u32..).zip(&sight.windows).skip(1) {
             let minute = minutes(WINDOW * index) - zero;
             if !self.minutes.contains(&minute) {
                 continue;
             }
-            let (x, y) = (
-                self.x(minute),
-                self.y(f64::from(fetches) / WINDOW.as_secs_f64()),
-            );
-            match drawn {
-                None => write!(svg, "M{x:.1} {y:.1}")?,
-                // As steps; windows of one height are one stroke.
-                Some(last) if (last - y).abs() >= 0.05 => write!(svg, "H{x:.1}V{y:.1}")?,
-                Some(_) => continue,
+            let x = self.x(minute);
+            let y = (fetches > 0).then(|| self.y(f64::from(fetches) / WINDOW.as_secs_f64()));
+            let bottom = self.top + PANEL;
+            match (last, y) {
+                (None, Some(y)) => write!(svg, "M{x:.1} {bottom}V{y:.1}")?,
+                (Some(last), Some(y)) if (last - y).abs() < 0.05 => continue,
+                (Some(_), Some(y)) => write!(svg, "H{x:.1}V{y:.1}")?,
+                (Some(_), None) => write!(svg, "H{x:.1}V{bottom}")?,
+                (None, None) => {}
             }
-            drawn = Some(y);
+            last = y;
         }
-        writeln!(svg, "H{RIGHT}'/>")
+        if last.is_some() {
+            write!(svg, "H{RIGHT}")?;
+        }
+        writeln!(svg, "'/>")
     }
 }
 

@@ -1,0 +1,126 @@
+//! `LiveCert::current()` against a bare `ArcSwap::load_full` of the same snapshots.
+//!
+//! Not divan: rates swing from minute to minute on shared cores, so the two are measured in turns
+//! and compared turn by turn.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot be set up has failed, and what it finds is printed"
+)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use perennial::{LiveCert, Renewal, Snapshot};
+use perennial_bench::memory_ca::{MemoryCa, wall_clock};
+use tokio::time::Instant;
+
+/// How often each side has its turn.
+const TURNS: usize = 101;
+
+/// Reads in one turn of one reader.
+const READS: u32 = 200_000;
+
+/// Between two rotations.
+const PACE: Duration = Duration::from_millis(10);
+
+/// Over `ArcSwap`, with one reader and with two while a writer rotates.
+const BARS: [f64; 2] = [2.0, 4.0];
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let ca = MemoryCa::default();
+    let live = runtime.block_on(LiveCert::start(ca)).unwrap();
+    let bare = Arc::new(ArcSwap::new(live.current().unwrap()));
+
+    compare("one reader", 1, &live, &bare, BARS[0]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            compare(
+                "two readers, 100 rotations a second",
+                2,
+                &live,
+                &bare,
+                BARS[1],
+            );
+            done.store(true, Ordering::Relaxed);
+        });
+        runtime.block_on(rotate(&live, &bare, &done));
+    });
+}
+
+/// Rotates both at [`PACE`], by the public API on a paused clock.
+///
+/// Renewals are at least a second apart by tokio's clock, which is moved by hand here; readers look
+/// at the wall clock alone, which is the real one.
+async fn rotate(live: &LiveCert, bare: &ArcSwap<Snapshot>, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        thread::sleep(PACE);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        match live.renew_now().await {
+            Renewal::Newer(snapshot) => bare.store(snapshot),
+            other => unreachable!("the CA is in memory: {other:?}"),
+        }
+    }
+}
+
+fn compare(what: &str, readers: usize, live: &LiveCert, bare: &ArcSwap<Snapshot>, bar: f64) {
+    let (mut ours, mut theirs, mut clock, mut ratios) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..TURNS {
+        let current = turn(readers, || live.current().unwrap());
+        let load_full = turn(readers, || bare.load_full());
+        clock.push(turn(readers, wall_clock));
+        ratios.push(current / load_full);
+        ours.push(current);
+        theirs.push(load_full);
+    }
+    println!(
+        "{what}, ns a read (quartiles): current() {}, ArcSwap::load_full {}, the wall clock alone {}\n  \
+         ratio {}, bar {bar}",
+        quartiles(ours),
+        quartiles(theirs),
+        quartiles(clock),
+        quartiles(ratios),
+    );
+}
+
+/// Nanoseconds a read took, over all readers at once.
+fn turn<T>(readers: usize, read: impl Fn() -> T + Sync) -> f64 {
+    let start = Barrier::new(readers);
+    let took = thread::scope(|scope| {
+        let threads: Vec<_> = (0..readers)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    let began = Instant::now();
+                    for _ in 0..READS {
+                        black_box(read());
+                    }
+                    began.elapsed()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .max()
+    });
+    took.unwrap_or_default().as_secs_f64() * 1e9 / f64::from(READS)
+}
+
+fn quartiles(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    let at = |quarter: usize| values[(values.len() - 1) * quarter / 4];
+    format!("{:.1} ({:.1}-{:.1})", at(2), at(1), at(3))
+}
