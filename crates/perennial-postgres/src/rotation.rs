@@ -135,21 +135,20 @@ impl Rotation {
     }
 
     async fn move_over(&self) {
-        let mut began = None;
+        let mut deadline = None;
         let mut connect_takes = Duration::ZERO;
         let mut failures = 0;
         while let Some(newest) = self.newest() {
             let old = self.survey(newest);
             let now = self.dialer.live.now();
             let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-            // Each generation has its own deadline: one that never comes back must not make every
-            // later rotation late.
-            let finish_by = match began {
-                Some((generation, finish_by)) if generation == newest => finish_by,
-                _ => now + time_to_finish(old.first_expiry.map_or(FINISH_AT_MOST, until)),
-            };
-            began = Some((newest, finish_by));
-            let time_left = until(finish_by);
+            // Each generation has its own deadline, set by its first idle old connections: one that
+            // never comes back must not make every later rotation late.
+            deadline = deadline.filter(|(generation, _)| *generation == newest);
+            if let (None, Some(expiry)) = (deadline, old.first_expiry) {
+                deadline = Some((newest, now + time_to_finish(until(expiry))));
+            }
+            let time_left = deadline.map_or(FINISH_AT_MOST, |(_, at)| until(at));
             let step = next_step(&Facts {
                 old_parked: old.parked.len(),
                 old_claimed: old.claimed,

@@ -79,7 +79,8 @@ impl Attempts {
                 }
             },
         };
-        self.signals.fetched(outcome, began.elapsed());
+        self.signals
+            .fetched(outcome, began.elapsed(), self.failures());
         // Failing often, the renewer never idles long enough for the metrics' own pace.
         self.refresh();
         renewal

@@ -37,12 +37,7 @@ mod facade {
         );
     }
 
-    pub(crate) fn failures(name: &str, in_a_row: u32) {
-        metrics::gauge!("perennial_renewal_failures", "certificate" => name.to_owned())
-            .set(f64::from(in_a_row));
-    }
-
-    pub(crate) fn fetched(name: &str, outcome: Outcome, took: Duration) {
+    pub(crate) fn fetched(name: &str, outcome: Outcome, took: Duration, failures: u32) {
         let result = match outcome {
             Outcome::Rotated => "rotated",
             Outcome::Unchanged => "unchanged",
@@ -50,6 +45,8 @@ mod facade {
             Outcome::Failed => "failed",
         };
         let name = name.to_owned();
+        metrics::gauge!("perennial_renewal_failures", "certificate" => name.clone())
+            .set(f64::from(failures));
         metrics::counter!("perennial_renewals_total", "certificate" => name.clone(), "result" => result)
             .increment(1);
         metrics::histogram!("perennial_fetch_duration_seconds", "certificate" => name)
@@ -62,8 +59,7 @@ mod facade {
     use super::{Duration, Outcome, Snapshot, SystemTime};
 
     pub(crate) fn in_use(_name: &str, _snapshot: &Snapshot, _now: SystemTime) {}
-    pub(crate) fn failures(_name: &str, _in_a_row: u32) {}
-    pub(crate) fn fetched(_name: &str, _outcome: Outcome, _took: Duration) {}
+    pub(crate) fn fetched(_name: &str, _outcome: Outcome, _took: Duration, _failures: u32) {}
 }
 
-pub(crate) use facade::{failures, fetched, in_use};
+pub(crate) use facade::{fetched, in_use};

@@ -11,8 +11,11 @@ use crate::error::RenewError;
 use crate::schedule::Backoff;
 use crate::snapshot::Snapshot;
 use crate::source::{DynSource, Why};
+use crate::unwind::contained;
 
-/// No two fetches are closer than this, whoever asks and however short a life the CA gives.
+/// No fetch follows a successful one sooner, whoever asks and however short a life the CA gives.
+///
+/// After a failure half of the backoff's first step takes its place.
 pub const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a renewal that somebody asked for came to.
@@ -51,6 +54,8 @@ pub(crate) struct Renewer {
     pub(crate) ticker: Ticker,
     /// The generation that a server refused, and when a fetch was forced for it.
     pub(crate) forced: Option<(u64, Instant)>,
+    /// The newest generation whose refusal has been told: each is told once, whoever reports it.
+    pub(crate) refusal_told: u64,
 }
 
 /// Everybody has let go, or shutdown was asked for.
@@ -157,16 +162,22 @@ impl Renewer {
         })
     }
 
-    fn note(&self, wish: Wish) {
-        if let Wish::NewerThan(generation) = wish {
+    fn note(&mut self, wish: Wish) {
+        if let Wish::NewerThan(generation) = wish
+            && generation > self.refusal_told
+        {
+            self.refusal_told = generation;
             self.attempts.rejected(generation);
         }
     }
 }
 
-/// A source that always says "changed" must not make a hot loop.
+/// A source that always says "changed" must not make a hot loop; one that panics is not heard.
 async fn changed(source: &dyn DynSource, not_before: Instant) {
-    source.changed().await;
+    if contained(source.changed()).await.is_err() {
+        // It is asked when it is due all the same.
+        return std::future::pending().await;
+    }
     tokio::time::sleep_until(not_before).await;
 }
 

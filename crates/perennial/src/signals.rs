@@ -67,7 +67,6 @@ impl Signals {
             ?why,
             "certificate rotated"
         );
-        crate::metrics::failures(&self.name, 0);
         self.tell(Event::Rotated {
             snapshot: Arc::clone(snapshot),
             why,
@@ -91,7 +90,6 @@ impl Signals {
         } else {
             tracing::debug!(certificate, error = %causes, in_a_row, remaining = ?left, retry_in = ?wait, "renewal failed");
         }
-        crate::metrics::failures(&self.name, in_a_row);
         self.tell(Event::RenewalFailed {
             error: Arc::clone(error),
             in_a_row,
@@ -143,8 +141,8 @@ impl Signals {
         self.tell(Event::Rejected { generation });
     }
 
-    pub(crate) fn fetched(&self, outcome: Outcome, took: Duration) {
-        crate::metrics::fetched(&self.name, outcome, took);
+    pub(crate) fn fetched(&self, outcome: Outcome, took: Duration, failures: u32) {
+        crate::metrics::fetched(&self.name, outcome, took, failures);
     }
 
     pub(crate) fn still_in_use(&self, snapshot: &Snapshot, now: SystemTime) {

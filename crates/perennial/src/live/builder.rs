@@ -23,7 +23,8 @@ use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 ///
 /// # Defaults
 /// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the policy
-/// [`Schedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of the feature that is on.
+/// [`Schedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of
+/// the feature that is on.
 #[must_use]
 pub struct LiveCertBuilder {
     start_timeout: Duration,
@@ -160,6 +161,7 @@ impl LiveCertBuilder {
             commands: inbox,
             ticker: self.clock.follow(),
             forced: None,
+            refusal_told: 0,
         };
         let task = tokio::spawn(renewer.run());
         Ok(LiveCert {
@@ -231,17 +233,24 @@ fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
 async fn first_certificate(live: &LiveCert) -> Result<(), Arc<RenewError>> {
     let mut snapshots = live.shared.snapshots.clone();
     let mut progress = live.shared.progress.clone();
-    tokio::select! {
-        first = snapshots.wait_for(Option::is_some) => match first {
-            Ok(_snapshot) => Ok(()),
-            // Only a runtime that shuts down ends a renewer that has a handle.
-            Err(_ended) => Err(Arc::new(RenewError::Panicked)),
-        },
-        Ok(failed) = progress.wait_for(|p| p.permanent_error().is_some()) => {
-            match failed.permanent_error() {
-                Some(permanent) => Err(permanent),
-                None => Ok(()),
-            }
+    // A channel closes only with the renewer, and that ends, while there is a handle, only with the
+    // runtime: then nobody waits for this any more.
+    let published = async {
+        let closed = snapshots.wait_for(Option::is_some).await.is_err();
+        if closed {
+            std::future::pending::<()>().await;
         }
+    };
+    let failed = async {
+        let failed = progress.wait_for(|p| p.permanent_error().is_some()).await;
+        let error = failed.ok().and_then(|progress| progress.permanent_error());
+        match error {
+            Some(permanent) => permanent,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = published => Ok(()),
+        permanent = failed => Err(permanent),
     }
 }

@@ -168,4 +168,19 @@ async fn metrics_tell_what_new_connections_use() {
         last("perennial_renewal_failures", None),
         Some(f64::from(live.status().consecutive_failures))
     );
+
+    // A source that has nothing newer has not failed.
+    let (one, key) = crate::testing::TestCa::new().leaf(wall.now(), 60 * MINUTE);
+    let same = |chain: &rustls_pki_types::CertificateDer<'static>| {
+        let (chain, roots) = (vec![chain.clone()], vec![chain.clone()]);
+        Step::Deliver(crate::CertMaterial::from_der(chain, key.clone_key(), roots).unwrap())
+    };
+    let down = || Step::Fail(SourceError::unavailable("connection refused"));
+    let source = ScriptedSource::new(&wall, [same(&one), down(), same(&one)]);
+    let live = builder(&wall).name("orders").start(source).await.unwrap();
+    for failures in [1.0, 0.0] {
+        tokio::time::sleep(60 * MINUTE / 20).await;
+        let _failed_then_unchanged = live.renew_now().await;
+        assert_eq!(read()("perennial_renewal_failures", None), Some(failures));
+    }
 }

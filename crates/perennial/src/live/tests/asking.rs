@@ -89,6 +89,7 @@ async fn rejected_generation_is_renewed_once_whoever_reports_it() {
     let source = ScriptedSource::new(&wall, []);
     let live = started(&wall, &source).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut events = live.events();
     let reports: Vec<_> = (0..50)
         .map(|_| {
             let live = live.clone();
@@ -104,6 +105,20 @@ async fn rejected_generation_is_renewed_once_whoever_reports_it() {
     // A late report of the old generation costs nothing.
     assert!(matches!(live.report_rejected(1).await, Renewal::Newer(_)));
     assert_eq!(source.fetches().len(), 2);
+    // It is told once, and the rotation that follows.
+    assert!(matches!(
+        events.next().await,
+        Some(Event::Rejected { generation: 1 })
+    ));
+    assert!(matches!(
+        events.next().await,
+        Some(Event::Rotated {
+            why: Why::Rejected,
+            ..
+        })
+    ));
+    let more = tokio::time::timeout(Duration::ZERO, events.next()).await;
+    assert!(more.is_err(), "{more:?}");
 }
 
 #[tokio::test(start_paused = true)]

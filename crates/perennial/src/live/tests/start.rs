@@ -141,3 +141,28 @@ async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
     let early = fetches[2].0 - fetches[1].0;
     assert!(MINUTE.abs_diff(early) < Duration::from_secs(1), "{early:?}");
 }
+
+/// Fetches as it should, and panics when it is asked for changes.
+struct PanicsOnChanged(ScriptedSource);
+
+impl CertSource for PanicsOnChanged {
+    async fn fetch(&self, ask: crate::Ask<'_>) -> Result<CertMaterial, SourceError> {
+        self.0.fetch(ask).await
+    }
+
+    async fn changed(&self) {
+        panic!("as a careless source does");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_panics_when_asked_for_changes_is_renewed_all_the_same() {
+    let wall = TestClock::starting_at(noon());
+    let source = PanicsOnChanged(ScriptedSource::new(&wall, []));
+    let live = builder(&wall).start(source).await.unwrap();
+    until("it is renewed", || {
+        live.current()
+            .is_ok_and(|snapshot| snapshot.generation() == 2)
+    })
+    .await;
+}
