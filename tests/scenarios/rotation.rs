@@ -208,7 +208,10 @@ async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
     pin_mut!(rows);
     assert!(rows.try_next().await.unwrap().is_some());
     renew(&live).await;
-    eventually("both are exchanged", async || manager.status().retired == 2).await;
+    eventually("both are exchanged", async || {
+        manager.status().retired_in_all() == 2
+    })
+    .await;
     assert!(
         stage.serials().await.contains_key(&stream_pid),
         "the old backend still sends"
@@ -237,7 +240,7 @@ async fn idle_pool_is_moved_though_nobody_checks_out() {
     stage.all_on(&live.current().unwrap(), 5).await;
 
     stage.all_on(&*renew(&live).await, 5).await;
-    assert_eq!(manager.status().retired, 5);
+    assert_eq!(manager.status().retired_in_all(), 5);
     drop(pool);
 }
 

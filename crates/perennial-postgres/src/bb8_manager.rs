@@ -1,23 +1,19 @@
-use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bb8::{ErrorSink, ManageConnection, RunError};
-use perennial::{LiveCert, with_causes};
+use perennial::LiveCert;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Config;
 
-use crate::connection::PgConnection;
 use crate::error::{CheckoutError, ConfigError, ConnectError};
-use crate::rotation::Rotation;
-use crate::session::{Dialer, OnConnect};
-
-/// How long a connect may take in all: certificate, TCP, TLS, login and `on_connect`.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::failure::FailureClass;
+use crate::pool::builder::CertConnectionManagerBuilder;
+use crate::pool::connection::PgConnection;
+use crate::pool::events::PoolEvents;
+use crate::pool::rotation::Rotation;
+use crate::pool::status::{Drained, PoolStatus, Retire, Retired};
 
 /// A bb8 manager whose pool moves onto each new certificate by itself.
 ///
@@ -82,20 +78,23 @@ impl CertConnectionManager {
     /// The default `sslmode`, prefer, is raised to require. User, hosts and the rest are `config`'s.
     ///
     /// # Errors
-    /// [`ConfigError::PlainTcp`] for `sslmode=disable`.
+    /// [`ConfigError::PlainTcp`] for `sslmode=disable`, [`ConfigError::UnixSocket`] for a host that
+    /// is one.
     pub fn new(live: LiveCert, config: Config) -> Result<Self, ConfigError> {
         Self::builder(live, config).build()
     }
 
     /// Settings other than the defaults.
     pub fn builder(live: LiveCert, config: Config) -> CertConnectionManagerBuilder {
-        CertConnectionManagerBuilder {
-            dialer: Dialer {
-                live,
-                config,
-                connect_timeout: CONNECT_TIMEOUT,
-                on_connect: None,
-            },
+        CertConnectionManagerBuilder::new(live, config)
+    }
+
+    pub(crate) fn of(rotation: Rotation) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                rotation: Arc::new(rotation),
+                replacer: Mutex::default(),
+            }),
         }
     }
 
@@ -115,13 +114,36 @@ impl CertConnectionManager {
 
     /// What the pool is made of now.
     pub fn status(&self) -> PoolStatus {
-        let rotation = &self.shared.rotation;
-        PoolStatus {
-            by_generation: rotation.by_generation(),
-            spares: rotation.spares(),
-            retired: rotation.retired(),
-            last_error: rotation.last_error(),
-        }
+        self.shared.rotation.status()
+    }
+
+    /// What happens from here on; [`status`](Self::status) says what is.
+    pub fn events(&self) -> PoolEvents {
+        PoolEvents(self.shared.rotation.dialer.signals.subscribe())
+    }
+
+    /// Retires every older connection now, without regard to pace, and says what came of it.
+    ///
+    /// Waits until the idle ones are replaced, at most as long as a connect may take. Those in use
+    /// are not waited for: they are counted as left, and exchanged when they come back; or closed,
+    /// with [`Retire::Immediately`]. Dedicated connections are closed then too.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the pool is moved all the same; connections in use may be left open.
+    pub async fn retire_now(&self, how: Retire) -> Retired {
+        self.shared.start_replacer();
+        self.shared.rotation.retire_now(how).await
+    }
+
+    /// Hands out nothing more, and waits until what is in use has come back and was closed.
+    ///
+    /// For an orderly end: drop the pool afterwards, and its idle connections say good-bye. Check-outs
+    /// fail with [`ConnectError::Draining`] from here on, for good.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the pool hands out nothing more all the same.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        self.shared.rotation.drain(deadline).await
     }
 
     /// Adds the cause to what `pool.get()` returned.
@@ -138,9 +160,9 @@ impl CertConnectionManager {
     pub fn explain(&self, error: RunError<ConnectError>) -> CheckoutError {
         match error {
             RunError::TimedOut => CheckoutError::TimedOut {
-                last: self.shared.rotation.last_error(),
+                last: self.shared.rotation.dialer.signals.counts().last_error,
             },
-            RunError::User(error) => CheckoutError::Failed(Arc::new(error)),
+            RunError::User(error) => CheckoutError::Failed(error),
         }
     }
 }
@@ -156,46 +178,12 @@ impl ManageConnection for CertConnectionManager {
 
     /// Costs no round trip: what the driver has read is known at once.
     async fn is_valid(&self, connection: &mut PgConnection) -> Result<(), ConnectError> {
-        let rotation = &self.shared.rotation;
-        connection.slot().mark_pooled();
-        if connection.is_closed() {
-            return Err(ConnectError::Closed);
-        }
-        if rotation.is_old(&connection.snapshot()) {
-            rotation.exchange_claimed(connection);
-        }
-        let snapshot = connection.snapshot();
-        if rotation.has_expired(&snapshot) {
-            return Err(ConnectError::Expired {
-                generation: snapshot.generation(),
-                not_after: snapshot.not_after(),
-            });
-        }
-        Ok(())
+        self.shared.rotation.check_out(connection)
     }
 
     /// Called at return: exchanges an old client if a spare stands ready, and parks.
     fn has_broken(&self, connection: &mut PgConnection) -> bool {
-        let rotation = &self.shared.rotation;
-        let slot = Arc::clone(connection.slot());
-        slot.mark_pooled();
-        if !connection.is_claimed() {
-            return slot.is_parked_and_closed();
-        }
-        if connection.is_closed() {
-            return true;
-        }
-        if rotation.is_old(&connection.snapshot()) {
-            rotation.exchange_claimed(connection);
-        }
-        if rotation.has_expired(&connection.snapshot()) {
-            return true;
-        }
-        connection.park();
-        if rotation.is_old(&slot.built_on()) {
-            rotation.old_one_is_parked();
-        }
-        false
+        !self.shared.rotation.take_back(connection)
     }
 }
 
@@ -205,107 +193,18 @@ impl fmt::Debug for CertConnectionManager {
     }
 }
 
-/// Settings of a [`CertConnectionManager`].
-///
-/// # Defaults
-/// `connect_timeout` [`CONNECT_TIMEOUT`], no `on_connect`.
-#[must_use]
-#[derive(Debug)]
-pub struct CertConnectionManagerBuilder {
-    dialer: Dialer,
-}
-
-impl CertConnectionManagerBuilder {
-    /// How long a connect may take in all.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.dialer.connect_timeout = timeout;
-        self
-    }
-
-    /// Runs on every new client before anybody gets it: `SET`, `LISTEN`, prepared state.
-    ///
-    /// Unlike bb8's customizer it also runs on the replacements that a rotation connects. If it
-    /// fails, so does the connect.
-    ///
-    /// # Example
-    /// ```no_run
-    /// # fn example(live: perennial::LiveCert, config: tokio_postgres::Config) {
-    /// use perennial_postgres::CertConnectionManager;
-    ///
-    /// let manager = CertConnectionManager::builder(live, config)
-    ///     .on_connect(|client| Box::pin(client.batch_execute("set search_path to tenant_7")))
-    ///     .build();
-    /// # }
-    /// ```
-    pub fn on_connect<F>(mut self, hook: F) -> Self
-    where
-        F: for<'a> Fn(
-                &'a Client,
-            ) -> Pin<
-                Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send + 'a>,
-            > + Send
-            + Sync
-            + 'static,
-    {
-        let hook: Arc<OnConnect> = Arc::new(hook);
-        self.dialer.on_connect = Some(hook);
-        self
-    }
-
-    /// Checks the settings; connects nothing yet.
-    ///
-    /// # Errors
-    /// - [`ConfigError::PlainTcp`] for `sslmode=disable`.
-    /// - [`ConfigError::Setting`] for a timeout of zero.
-    pub fn build(mut self) -> Result<CertConnectionManager, ConfigError> {
-        let got = self.dialer.connect_timeout;
-        if got.is_zero() {
-            let field = "connect_timeout";
-            return Err(ConfigError::Setting { field, got });
-        }
-        match self.dialer.config.get_ssl_mode() {
-            SslMode::Disable => return Err(ConfigError::PlainTcp),
-            SslMode::Require => {}
-            // Prefer cannot be told from unset, and would go on in plain text.
-            _ => {
-                self.dialer.config.ssl_mode(SslMode::Require);
-            }
-        }
-        let shared = Arc::new(Shared {
-            rotation: Arc::new(Rotation::new(self.dialer)),
-            replacer: Mutex::default(),
-        });
-        Ok(CertConnectionManager { shared })
-    }
-}
-
-/// What a pool is made of, at one moment, as this side sees it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PoolStatus {
-    /// Connections by the generation of their certificate; dedicated ones too.
-    pub by_generation: BTreeMap<u64, usize>,
-    /// Replacements that stand ready for old connections to come back.
-    pub spares: usize,
-    /// Connections retired since the manager was built.
-    pub retired: u64,
-    /// Why the last connect failed; `None` once one has succeeded.
-    pub last_error: Option<Arc<ConnectError>>,
-}
-
 /// Keeps what bb8 would drop.
 #[derive(Debug)]
 struct Sink(Arc<Rotation>);
 
 impl ErrorSink<ConnectError> for Sink {
     fn sink(&self, error: ConnectError) {
-        // Neither is a failure to connect: the pool replaces what is closed.
-        if let ConnectError::Closed | ConnectError::Expired { .. } = error {
-            tracing::debug!(%error, "a pooled connection is replaced");
-            return;
+        match error.class() {
+            // No failure to connect: the pool replaces what has ended.
+            FailureClass::Ended => tracing::debug!(%error, "a pooled connection is replaced"),
+            // Told when it happened, but bb8's next success may be far off.
+            _ => self.0.dialer.signals.keep(error),
         }
-        let error = self.0.note_error(error);
-        tracing::warn!(error = %with_causes(&*error), "a pooled connection could not be made");
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {

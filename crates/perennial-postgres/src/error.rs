@@ -1,19 +1,32 @@
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::{RenewError, Unavailable};
+use perennial::Unavailable;
+
+use crate::failure::{FailureClass, classify};
 
 /// Why there is no connection, or no longer one that may be used.
-#[derive(Debug, thiserror::Error)]
+///
+/// [`perennial::with_causes`] makes one line of it and its causes.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// There is no certificate to connect with.
     #[error("no certificate to connect with")]
     Certificate(#[source] Unavailable),
-    /// TCP, TLS, login: what Postgres or the driver said, in the cause.
-    #[error("postgres could not be connected")]
-    Postgres(#[source] tokio_postgres::Error),
+    /// TCP, TLS or login failed: what Postgres or the driver said is in the cause.
+    #[error("{} (certificate of generation {generation})", class.advice())]
+    Postgres {
+        /// What kind of failure this is.
+        class: FailureClass,
+        /// The generation that was connected with.
+        generation: u64,
+        /// What the driver says.
+        #[source]
+        cause: Arc<tokio_postgres::Error>,
+    },
     /// It took too long; `phase` says what did.
     #[error("connecting took longer than {after:?}: {phase}")]
     TimedOut {
@@ -21,13 +34,13 @@ pub enum ConnectError {
         after: Duration,
         /// What was waited for.
         phase: Phase,
-        /// Why there is no valid certificate, where that was waited for and a fetch has failed.
+        /// The last failure before that, where there was one.
         #[source]
-        last: Option<Arc<RenewError>>,
+        last: Option<Arc<dyn Error + Send + Sync>>,
     },
     /// The hook that prepares each connection failed.
     #[error("on_connect failed")]
-    OnConnect(#[source] tokio_postgres::Error),
+    OnConnect(#[source] Arc<tokio_postgres::Error>),
     /// That hook panicked.
     #[error("on_connect panicked")]
     OnConnectPanicked,
@@ -44,6 +57,36 @@ pub enum ConnectError {
         /// When its certificate expired, wall clock.
         not_after: SystemTime,
     },
+    /// The pool is being drained and hands out nothing more.
+    #[error("the pool is being drained")]
+    Draining,
+}
+
+impl ConnectError {
+    pub(crate) fn postgres(error: tokio_postgres::Error, generation: u64) -> Self {
+        Self::Postgres {
+            class: classify(&error),
+            generation,
+            cause: Arc::new(error),
+        }
+    }
+
+    /// What kind of failure this is.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::Certificate(_) => FailureClass::NoCertificate,
+            Self::Postgres { class, .. } => *class,
+            Self::TimedOut { .. } => FailureClass::TimedOut,
+            Self::OnConnect(_) | Self::OnConnectPanicked => FailureClass::OnConnect,
+            Self::Closed | Self::Expired { .. } => FailureClass::Ended,
+            Self::Draining => FailureClass::Draining,
+        }
+    }
+
+    /// Whether the server refused the certificate itself.
+    pub fn is_refusal(&self) -> bool {
+        self.class() == FailureClass::CertificateRefused
+    }
 }
 
 /// What a connect waits for, in this order.
@@ -62,7 +105,9 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Certificate => "there was no valid certificate",
-            Self::Server => "postgres did not answer",
+            Self::Server => {
+                "postgres did not answer; check that host and port are postgres', and its load"
+            }
             Self::OnConnect => "on_connect did not end",
         })
     }
@@ -75,6 +120,14 @@ pub enum ConfigError {
     /// The connection string asks for plain TCP.
     #[error("sslmode is disable: certificates need TLS; use require, or leave it out")]
     PlainTcp,
+    /// A host is a Unix socket, over which Postgres speaks no TLS.
+    #[error(
+        "a host is a Unix socket, where no certificate is used; name a TCP host, or call allow_unix_sockets"
+    )]
+    UnixSocket,
+    /// Unix sockets were allowed, but other hosts of the list need TLS.
+    #[error("the hosts are Unix sockets and TCP hosts at once; use one kind")]
+    MixedHosts,
     /// A setting that cannot be used.
     #[error("{field} is {got:?}: it must be longer than zero")]
     Setting {
@@ -94,9 +147,9 @@ pub enum CheckoutError {
     TimedOut {
         /// The last failure to connect, if the last connect failed: then this is why.
         #[source]
-        last: Option<Arc<ConnectError>>,
+        last: Option<ConnectError>,
     },
     /// Connecting failed.
     #[error("a connection could not be made")]
-    Failed(#[source] Arc<ConnectError>),
+    Failed(#[source] ConnectError),
 }

@@ -16,28 +16,20 @@
 
 #[cfg(feature = "bb8")]
 mod bb8_manager;
-#[cfg(feature = "bb8")]
-mod connection;
 mod error;
+mod failure;
 #[cfg(feature = "bb8")]
-mod retirement;
-#[cfg(feature = "bb8")]
-mod rotation;
-#[cfg(feature = "bb8")]
-mod session;
-#[cfg(feature = "bb8")]
-mod shelf;
+mod pool;
+mod probe;
 mod tls;
 
 #[cfg(feature = "bb8")]
-pub use bb8_manager::{
-    CONNECT_TIMEOUT, CertConnectionManager, CertConnectionManagerBuilder, PoolStatus,
-};
-#[cfg(feature = "bb8")]
-pub use connection::PgConnection;
+pub use bb8_manager::CertConnectionManager;
 pub use error::{CheckoutError, ConfigError, ConnectError, Phase};
+pub use failure::FailureClass;
 #[cfg(feature = "bb8")]
-pub use retirement::{BUDGET, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE};
+pub use pool::*;
+pub use probe::ConnectProbe;
 pub use tls::PgTls;
 
 #[cfg(feature = "bb8")]

@@ -2,9 +2,12 @@ use std::error::Error;
 use std::sync::Arc;
 
 use perennial::{LiveCert, Snapshot};
-use tokio_postgres::Socket;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::ConfigError;
 
 /// The protocol name that PostgreSQL 17 requires for direct TLS; harmless elsewhere.
 const ALPN: &[u8] = b"postgresql";
@@ -65,4 +68,17 @@ pub(crate) fn connector(snapshot: &Snapshot) -> MakeRustlsConnect {
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
     config.alpn_protocols = vec![ALPN.to_vec()];
     MakeRustlsConnect::new(config)
+}
+
+/// These settings with TLS required.
+pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConfigError> {
+    match config.get_ssl_mode() {
+        SslMode::Disable => return Err(ConfigError::PlainTcp),
+        SslMode::Require => {}
+        // Prefer cannot be told from unset, and would go on in plain text.
+        _ => {
+            config.ssl_mode(SslMode::Require);
+        }
+    }
+    Ok(config)
 }

@@ -1,6 +1,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::session::Session;
+use crate::pool::session::Session;
 
 /// Spares: sessions that are ready and wait for an old one to be exchanged.
 ///
@@ -45,11 +45,11 @@ impl Shelf {
     }
 }
 
-/// Moves out what is closed or of another generation, to be dropped outside the lock.
+/// Moves out what is unfit or of another generation, to be dropped outside the lock.
 fn remove_unfit(spares: &mut Vec<Session>, generation: u64) -> Vec<Session> {
     spares
         .extract_if(.., |spare| {
-            spare.generation() != generation || spare.client.is_closed()
+            spare.generation() != generation || !spare.is_fit()
         })
         .collect()
 }

@@ -1,11 +1,17 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use perennial::Snapshot;
 use tokio_postgres::Client;
 
-use crate::session::Session;
+use crate::error::ConnectError;
+use crate::pool::cancel::Cancel;
+use crate::pool::dialer::Dialer;
+use crate::pool::notifications::Notifications;
+use crate::pool::session::Session;
+use crate::pool::slot::Slot;
+use crate::pool::status::RetireReason;
 
 /// A pooled connection; derefs to [`tokio_postgres::Client`].
 ///
@@ -21,18 +27,15 @@ pub struct PgConnection {
     /// Claimed. Empty while the client is parked in the slot.
     held: OnceLock<Session>,
     slot: Arc<Slot>,
+    dialer: Arc<Dialer>,
 }
 
 impl PgConnection {
-    pub(crate) fn new(session: Session) -> Self {
-        let slot = Slot(Mutex::new(Place {
-            built_on: Arc::clone(&session.snapshot),
-            parked: Some(session),
-            pooled: false,
-        }));
+    pub(crate) fn new(session: Session, dialer: Arc<Dialer>) -> Self {
         Self {
             held: OnceLock::new(),
-            slot: Arc::new(slot),
+            slot: Arc::new(Slot::new(session)),
+            dialer,
         }
     }
 
@@ -40,17 +43,58 @@ impl PgConnection {
     ///
     /// Claims nothing: an untouched connection may be exchanged right after.
     pub fn generation(&self) -> u64 {
-        self.slot.built_on().generation()
+        self.slot.driver().snapshot.generation()
     }
 
     /// The certificate that this connection is built on; claims nothing.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.slot.built_on()
+        Arc::clone(&self.slot.driver().snapshot)
     }
 
     /// Why the connection ended, if it was in use and has ended with an error.
     pub fn driver_error(&self) -> Option<&tokio_postgres::Error> {
-        self.held.get()?.driver_error()
+        self.held.get()?.driver.error()
+    }
+
+    /// What `LISTEN` on this connection brings, from here on; claims it.
+    pub fn notifications(&self) -> Notifications {
+        self.session().driver.notifications()
+    }
+
+    /// Cancels what runs on this connection, from anywhere; claims it.
+    ///
+    /// Unlike the driver's own `cancel_token`, it needs no TLS connector: it takes the certificate
+    /// that is current when it is used.
+    pub fn canceller(&self) -> Cancel {
+        Cancel {
+            token: self.session().driver.cancel.clone(),
+            dialer: Arc::clone(&self.dialer),
+        }
+    }
+
+    /// Moves onto the newest certificate: for connections that no pool looks after.
+    ///
+    /// Connects first; then the old session finishes what runs on it and is closed. Session state
+    /// is lost, `LISTEN` included. Does nothing on a session that is open and on the newest
+    /// generation already.
+    ///
+    /// # Errors
+    /// The newest certificate could not be connected with; the old session stays.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the old session stays.
+    pub async fn refresh(&mut self) -> Result<(), ConnectError> {
+        let current = self.dialer.live.current();
+        let newest = current.map_err(ConnectError::Certificate)?.generation();
+        if self.session().generation() >= newest && self.session().is_fit() {
+            return Ok(());
+        }
+        let fresh = self.dialer.dial_newest(self.dialer.deadline()).await?;
+        let old = self.exchange(fresh);
+        self.dialer
+            .signals
+            .retired(&old.driver, RetireReason::Asked);
+        Ok(())
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
@@ -64,7 +108,7 @@ impl PgConnection {
             reason = "only this get_or_init and `park` move it"
         )]
         self.held
-            .get_or_init(|| self.slot.lock().parked.take().expect("parked unless held"))
+            .get_or_init(|| self.slot.claim().expect("parked unless held"))
     }
 
     pub(crate) fn session_mut(&mut self) -> &mut Session {
@@ -75,7 +119,7 @@ impl PgConnection {
 
     /// Puts `fresh` in the place of the claimed session and returns the old one.
     pub(crate) fn exchange(&mut self, fresh: Session) -> Session {
-        self.slot.lock().built_on = Arc::clone(&fresh.snapshot);
+        self.slot.now_built_on(&fresh);
         std::mem::replace(self.session_mut(), fresh)
     }
 
@@ -86,7 +130,7 @@ impl PgConnection {
     /// Gives the claimed session back to the slot, where it can be exchanged.
     pub(crate) fn park(&mut self) {
         if let Some(session) = self.held.take() {
-            self.slot.lock().parked = Some(session);
+            self.slot.park(session);
         }
     }
 }
@@ -111,76 +155,5 @@ impl fmt::Debug for PgConnection {
             .field("generation", &self.generation())
             .field("claimed", &self.is_claimed())
             .finish_non_exhaustive()
-    }
-}
-
-/// One place in a pool, shared with the manager.
-pub(crate) struct Slot(Mutex<Place>);
-
-struct Place {
-    /// Empty while claimed.
-    parked: Option<Session>,
-    /// Of the session in this place, parked or claimed.
-    built_on: Arc<Snapshot>,
-    /// Seen at a check-out or a return, so not a dedicated connection.
-    pooled: bool,
-}
-
-/// Where the session of a slot is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
-    /// Idle: it can be exchanged.
-    Parked,
-    /// Checked out: it comes back.
-    Claimed,
-    /// Claimed and never seen by the pool: dedicated, or still to be known.
-    Unknown,
-}
-
-impl Slot {
-    pub(crate) fn built_on(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.lock().built_on)
-    }
-
-    pub(crate) fn whereabouts(&self) -> Whereabouts {
-        let place = self.lock();
-        match (&place.parked, place.pooled) {
-            (Some(_), _) => Whereabouts::Parked,
-            (None, true) => Whereabouts::Claimed,
-            (None, false) => Whereabouts::Unknown,
-        }
-    }
-
-    pub(crate) fn mark_pooled(&self) {
-        self.lock().pooled = true;
-    }
-
-    /// Whether the parked session is closed; `false` while it is claimed.
-    pub(crate) fn is_parked_and_closed(&self) -> bool {
-        self.lock()
-            .parked
-            .as_ref()
-            .is_some_and(|session| session.client.is_closed())
-    }
-
-    /// Puts `fresh` in the place of a parked, older session.
-    ///
-    /// Returns the session that is left over: the old one, or `fresh` itself if the place was
-    /// claimed meanwhile or is as new.
-    pub(crate) fn exchange_parked(&self, fresh: Session) -> Session {
-        let mut place = self.lock();
-        let built_on = Arc::clone(&fresh.snapshot);
-        match &mut place.parked {
-            Some(parked) if parked.generation() < fresh.generation() => {
-                let old = std::mem::replace(parked, fresh);
-                place.built_on = built_on;
-                old
-            }
-            _ => fresh,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Place> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

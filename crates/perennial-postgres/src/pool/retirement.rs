@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::failure::FailureClass;
+
 /// Spares that stand ready, at most, for old connections that are checked out.
 pub const BUDGET: usize = 2;
 
@@ -14,8 +16,11 @@ pub const FINISH_WITHIN: f64 = 0.25;
 /// The upper bound of [`FINISH_WITHIN`].
 pub const FINISH_AT_MOST: Duration = Duration::from_secs(300);
 
-/// The first wait after a replacement could not be connected.
+/// The first wait after a connect or a replacement has failed.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+/// The longest wait between two tries of one connect, while the server cannot be reached.
+pub const CONNECT_RETRY_CAP: Duration = Duration::from_secs(1);
 
 /// The bounds of the longest such wait, a tenth of the time left.
 const RETRY_CAP_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -28,7 +33,7 @@ pub(crate) fn time_to_finish(old_remaining: Duration) -> Duration {
 /// What a rotation is up against, at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
-    /// Old connections that are idle: can be exchanged at once.
+    /// Old or dead connections that are idle: can be exchanged at once.
     pub(crate) old_parked: usize,
     /// Old connections that are checked out: exchanged at return, if a spare stands ready.
     pub(crate) old_claimed: usize,
@@ -104,6 +109,24 @@ fn connect(facts: &Facts) -> Step {
 /// `draw` is uniform in `[0, 1)`, `failures` counts from 1.
 pub(crate) fn retry_wait(failures: u32, time_left: Duration, draw: f64) -> Duration {
     let cap = (time_left / 10).clamp(RETRY_CAP_BOUNDS.0, RETRY_CAP_BOUNDS.1);
+    doubling(failures, cap, draw)
+}
+
+/// How long a connect that somebody waits for leaves a server alone that cannot be reached.
+pub(crate) fn connect_wait(failures: u32, draw: f64) -> Duration {
+    doubling(failures, CONNECT_RETRY_CAP, draw)
+}
+
+/// Whether waiting alone may cure it, soon: then a connect tries again by itself.
+pub(crate) fn may_pass(class: FailureClass) -> bool {
+    matches!(
+        class,
+        FailureClass::Unreachable | FailureClass::NotNow | FailureClass::Lost
+    )
+}
+
+/// Uniform in the upper half of a step that doubles from [`FIRST_RETRY`] to `cap`.
+fn doubling(failures: u32, cap: Duration, draw: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(20);
     let step = FIRST_RETRY.saturating_mul(1 << doublings).min(cap);
     step.mul_f64(0.5 + draw / 2.0)
@@ -200,6 +223,13 @@ mod tests {
             [1_000, 1_000, 10_000, 30_000, 30_000]
         );
         assert_eq!(retry_wait(1, Duration::ZERO, 0.0), FIRST_RETRY / 2);
+    }
+
+    #[test]
+    fn connect_is_tried_again_within_a_second() {
+        let waits = [1, 2, 3, 5, 6, 90].map(|failures| connect_wait(failures, 1.0).as_millis());
+        assert_eq!(waits, [50, 100, 200, 800, 1_000, 1_000]);
+        assert_eq!(connect_wait(90, 0.0), CONNECT_RETRY_CAP / 2);
     }
 
     #[test]

@@ -1,0 +1,120 @@
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::pool::session::{Driver, Session};
+
+/// One place in a pool, shared between its connection and whoever looks after the pool.
+pub(crate) struct Slot(Mutex<Place>);
+
+struct Place {
+    /// Empty while claimed.
+    parked: Option<Session>,
+    /// Of the session in this place, parked or claimed.
+    driver: Arc<Driver>,
+    /// When it was parked, or last answered a ping.
+    quiet_since: Instant,
+    /// Seen at a check-out or a return, so not a dedicated connection.
+    pooled: bool,
+}
+
+/// Where the session of a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// Idle: it can be exchanged.
+    Parked { fit: bool },
+    /// Checked out: it comes back.
+    Claimed,
+    /// Claimed and never seen by the pool: dedicated, or still to be known.
+    Unknown,
+}
+
+/// What an exchange leaves over.
+pub(crate) enum LeftOver {
+    /// The session that stood there before.
+    Old(Session),
+    /// The spare itself: the place was claimed meanwhile, or needs none.
+    Spare(Session),
+}
+
+impl Slot {
+    pub(crate) fn new(session: Session) -> Self {
+        Self(Mutex::new(Place {
+            driver: Arc::clone(&session.driver),
+            parked: Some(session),
+            quiet_since: Instant::now(),
+            pooled: false,
+        }))
+    }
+
+    /// Of the session in this place, parked or claimed.
+    pub(crate) fn driver(&self) -> Arc<Driver> {
+        Arc::clone(&self.lock().driver)
+    }
+
+    pub(crate) fn whereabouts(&self) -> Whereabouts {
+        let place = self.lock();
+        match (&place.parked, place.pooled) {
+            (Some(parked), _) => Whereabouts::Parked {
+                fit: parked.is_fit(),
+            },
+            (None, true) => Whereabouts::Claimed,
+            (None, false) => Whereabouts::Unknown,
+        }
+    }
+
+    pub(crate) fn mark_pooled(&self) {
+        self.lock().pooled = true;
+    }
+
+    pub(crate) fn claim(&self) -> Option<Session> {
+        self.lock().parked.take()
+    }
+
+    pub(crate) fn park(&self, session: Session) {
+        let mut place = self.lock();
+        place.parked = Some(session);
+        place.quiet_since = Instant::now();
+    }
+
+    /// Says which session this place stands for, while it is claimed.
+    pub(crate) fn now_built_on(&self, fresh: &Session) {
+        self.lock().driver = Arc::clone(&fresh.driver);
+    }
+
+    /// Puts `fresh` in the place of a parked session that is older or unfit.
+    ///
+    pub(crate) fn exchange_parked(&self, fresh: Session) -> LeftOver {
+        let mut place = self.lock();
+        match &mut place.parked {
+            Some(parked) if parked.generation() < fresh.generation() || !parked.is_fit() => {
+                let driver = Arc::clone(&fresh.driver);
+                let old = std::mem::replace(parked, fresh);
+                place.driver = driver;
+                place.quiet_since = Instant::now();
+                LeftOver::Old(old)
+            }
+            _ => LeftOver::Spare(fresh),
+        }
+    }
+
+    /// Sends a ping if the session has been quiet for so long; what is returned waits for the answer.
+    pub(crate) fn ping_if_quiet_for(
+        &self,
+        quiet: Duration,
+    ) -> Option<impl Future<Output = bool> + Send + use<>> {
+        let mut place = self.lock();
+        let parked = place.parked.as_ref()?;
+        if !parked.is_fit() || place.quiet_since.elapsed() < quiet {
+            return None;
+        }
+        let answer = parked.ping();
+        place.quiet_since = Instant::now();
+        Some(answer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
