@@ -8,7 +8,11 @@
 
 #[path = "scenarios/connections.rs"]
 mod connections;
+#[path = "scenarios/health.rs"]
+mod health;
 #[path = "scenarios/outages.rs"]
 mod outages;
+#[path = "scenarios/retirement.rs"]
+mod retirement;
 #[path = "scenarios/rotation.rs"]
 mod rotation;

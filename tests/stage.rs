@@ -106,6 +106,18 @@ impl Stage {
     }
 }
 
+/// A pool of this many connections, all of them open.
+///
+/// # Panics
+/// If they cannot be connected.
+pub async fn full_pool(manager: &CertConnectionManager, size: u32) -> Pool {
+    let pool = manager.pool_builder().max_size(size).min_idle(size);
+    pool.build(manager.clone()).await.expect("the pool fills")
+}
+
+/// What tests check connections out of.
+pub type Pool = bb8::Pool<CertConnectionManager>;
+
 const SERIALS: &str = "select a.pid, s.client_serial::text
     from pg_stat_activity a join pg_stat_ssl s using (pid)
     where a.usename = 'app' and s.ssl";

@@ -11,7 +11,7 @@ use tokio_postgres::config::SslMode;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A proxy before Postgres, and the connection settings that lead through it.
-async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
+pub(crate) async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
     let postgres = &stage.testbed.postgres;
     let address = format!("127.0.0.1:{}", postgres.port()).parse().unwrap();
     let proxy = Proxy::start(address).await.unwrap();

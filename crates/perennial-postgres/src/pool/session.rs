@@ -149,6 +149,10 @@ impl Driver {
         self.task.is_finished()
     }
 
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// `true` once: a session is counted as retired for its first reason only.
     pub(crate) fn retire(&self) -> bool {
         !self.retired.swap(true, Ordering::Relaxed)

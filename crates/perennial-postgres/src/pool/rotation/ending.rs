@@ -53,7 +53,7 @@ impl Rotation {
         let mut in_use = Vec::new();
         for slot in self.slots() {
             let driver = slot.driver();
-            if driver.snapshot.generation() >= newest || driver.is_finished() {
+            if driver.snapshot.generation() >= newest || driver.is_retired() {
                 continue;
             }
             if matches!(slot.whereabouts(), Whereabouts::Parked { .. }) {
@@ -107,7 +107,7 @@ impl Rotation {
     fn older_than(&self, newest: u64) -> usize {
         let older = |slot: &Arc<Slot>| {
             let driver = slot.driver();
-            driver.snapshot.generation() < newest && !driver.is_finished()
+            driver.snapshot.generation() < newest && !driver.is_retired()
         };
         self.slots().iter().filter(|slot| older(slot)).count()
     }

@@ -1,0 +1,212 @@
+//! Connections that die while nobody looks, and servers that come back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::{TryStreamExt, pin_mut};
+use perennial_postgres::{CertConnectionManager, RetireReason};
+use perennial_testbed::Fault;
+use perennial_tests::{Stage, eventually, full_pool, renew};
+
+use crate::connections::through_a_proxy;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+async fn pids(stage: &Stage) -> BTreeSet<i32> {
+    stage.serials().await.into_keys().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terminated_backends_are_replaced_before_anybody_asks() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    let before = pids(&stage).await;
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'";
+    stage.admin.simple_query(terminate).await.unwrap();
+    eventually("four others stand in their place", async || {
+        let now = pids(&stage).await;
+        now.len() == 4 && now.is_disjoint(&before)
+    })
+    .await;
+    assert_eq!(manager.status().retired[&RetireReason::Dead], 4);
+    // Nobody is handed a dead one, at once after the close has been read.
+    stage.admin.simple_query(terminate).await.unwrap();
+    eventually("the closes have been read", async || {
+        manager.status().by_generation.is_empty()
+            || manager.status().retired[&RetireReason::Dead] > 4
+    })
+    .await;
+    for _ in 0..8 {
+        let client = pool.get().await.unwrap();
+        assert!(client.query_one("select 1", &[]).await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_restart_is_recovered_from_while_callers_wait() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    stage.testbed.postgres.stop().await.unwrap();
+    eventually("all closes have been read", async || {
+        manager.status().by_generation.is_empty()
+    })
+    .await;
+    let waiting = {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
+            let answer = client.query_one("select 1", &[]).await;
+            answer.map_err(|error| format!("{error:?}"))
+        })
+    };
+    eventually("connecting has failed more than once", async || {
+        manager.status().connect_errors.values().sum::<u64>() > 2
+    })
+    .await;
+    stage.testbed.postgres.start_again().await.unwrap();
+    waiting.await.unwrap().unwrap();
+    let admin = stage.testbed.postgres.admin().await.unwrap();
+    let stage = Stage { admin, ..stage };
+    stage.all_on(&live.current().unwrap(), 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_connections_are_never_handed_out() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = through_a_proxy(&stage).await;
+    let manager = CertConnectionManager::new(live, config).unwrap();
+    let pool = full_pool(&manager, 3).await;
+    for _ in 0..3 {
+        proxy.set(Fault::Reset).await.unwrap();
+        eventually("the resets have been read", async || {
+            manager.status().by_generation.is_empty()
+        })
+        .await;
+        proxy.set(Fault::None).await.unwrap();
+        let client = pool.get().await.unwrap();
+        assert!(client.query_one("select 1", &[]).await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = through_a_proxy(&stage).await;
+    let manager = CertConnectionManager::builder(live, config)
+        .idle_ping(Duration::from_millis(500))
+        .connect_timeout(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    let before = pids(&stage).await;
+    proxy.set(Fault::Stall).await.unwrap();
+    // A replacement is wanted, which this silence lets nobody connect.
+    eventually("the silence is noticed", async || {
+        manager.status().last_error.is_some()
+    })
+    .await;
+    proxy.set(Fault::None).await.unwrap();
+    eventually("both are replaced", async || {
+        manager.status().retired.get(&RetireReason::Dead) == Some(&2)
+    })
+    .await;
+    eventually("the server sees two others", async || {
+        let now = pids(&stage).await;
+        now.len() == 2 && now.is_disjoint(&before)
+    })
+    .await;
+    assert!(pool.get().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = CertConnectionManager::builder(live, stage.testbed.postgres.config())
+        .idle_ping(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 1).await;
+    let rows = {
+        let client = pool.get().await.unwrap();
+        let parameters: [i32; 0] = [];
+        let many = "select repeat('x', 200) from generate_series(1, 60000)";
+        client.query_raw(many, parameters).await.unwrap()
+    };
+    pin_mut!(rows);
+    assert!(rows.try_next().await.unwrap().is_some());
+    eventually("its session was given up and replaced", async || {
+        manager.status().retired_in_all() == 1
+    })
+    .await;
+    let mut seen = 1;
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, 60_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_keep_idle_connections_and_disturb_no_rotation() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
+        .idle_ping(Duration::from_millis(1))
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 3).await;
+    let before = pids(&stage).await;
+    let pinged = "select count(*) from pg_stat_activity
+        where usename = 'app' and state_change > backend_start + interval '1 second'";
+    eventually("the server has answered pings", async || {
+        stage
+            .admin
+            .query_one(pinged, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 3
+    })
+    .await;
+    assert_eq!(pids(&stage).await, before, "nobody was replaced");
+    stage.all_on(&*renew(&live).await, 3).await;
+    drop(pool);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kernel_probes_silent_connections_within_half_a_minute() {
+    // The kernel is the witness: its timer on our end of the connection.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let pool = full_pool(&stage.manager(&live), 1).await;
+    let port = format!(":{:04X}", stage.testbed.postgres.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timers: Vec<(u8, u64)> = sockets
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        // Ours: established, to Postgres' port.
+        .filter(|fields| fields[2].ends_with(&port) && fields[3] == "01")
+        .map(|fields| {
+            let (kind, left) = fields[5].split_once(':').unwrap();
+            (
+                u8::from_str_radix(kind, 16).unwrap(),
+                u64::from_str_radix(left, 16).unwrap(),
+            )
+        })
+        .collect();
+    const KEEPALIVE: u8 = 2;
+    // In hundredths of a second.
+    assert!(
+        matches!(timers[..], [(KEEPALIVE, left)] if left <= 3_000),
+        "{timers:?}"
+    );
+    drop(pool);
+}

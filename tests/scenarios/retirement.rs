@@ -1,0 +1,270 @@
+//! Retiring on demand, at a limit, and at the end.
+
+use std::time::Duration;
+
+use bb8::ManageConnection;
+use perennial_postgres::{
+    CertConnectionManager, CheckoutError, ConnectError, Notified, PoolEvent, Retire, RetireReason,
+};
+use perennial_tests::{SOON, Stage, eventually, full_pool, renew};
+use tokio_postgres::error::SqlState;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 5).await;
+    let in_use = pool.get().await.unwrap();
+    in_use.simple_query("begin").await.unwrap();
+
+    let newest = renew(&live).await;
+    let came_of_it = manager.retire_now(Retire::Gently).await;
+    assert_eq!(came_of_it.left, 1, "{came_of_it:?}");
+    let status = manager.status();
+    assert_eq!(status.old_in_use, 1);
+    assert_eq!(status.retired[&RetireReason::Rotated], 4);
+    assert!(in_use.simple_query("commit").await.is_ok());
+    drop(in_use);
+    stage.all_on(&newest, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retiring_immediately_leaves_nothing_old_at_the_server() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let dedicated = pool.dedicated_connection().await.unwrap();
+    dedicated.simple_query("begin").await.unwrap();
+    let busy = pool.get_owned().await.unwrap();
+    let query = tokio::spawn(async move { busy.query_one("select pg_sleep(60)", &[]).await });
+    eventually("the query runs", async || sleeping(&stage).await == 1).await;
+
+    let newest = renew(&live).await;
+    assert_eq!(manager.status().old_in_use, 2);
+    let came_of_it = manager.retire_now(Retire::Immediately).await;
+    assert_eq!((came_of_it.retired, came_of_it.left), (4, 0));
+    // The query was cancelled, not cut off: its caller knows why it ended.
+    let error = query.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+    stage.all_on(&newest, 3).await;
+    assert!(dedicated.simple_query("select 1").await.is_err());
+}
+
+/// How many queries sleep at the server.
+async fn sleeping(stage: &Stage) -> i64 {
+    let count = "select count(*) from pg_stat_activity
+        where state = 'active' and query = 'select pg_sleep(60)'";
+    stage.admin.query_one(count, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
+    // C5: what is in use outlives its certificate by the limit and no longer.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(6)).await;
+    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
+        .hard_limit(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    let busy = pool.get().await.unwrap();
+    let not_after = busy.snapshot().not_after();
+    let idle_in_transaction = pool.dedicated_connection().await.unwrap();
+    idle_in_transaction.simple_query("begin").await.unwrap();
+
+    let error = busy
+        .query_one("select pg_sleep(60)", &[])
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+    assert!(live.now() >= not_after + Duration::from_secs(1));
+    drop(busy);
+    eventually("the other is closed too", async || {
+        idle_in_transaction.is_closed()
+    })
+    .await;
+    eventually("both are counted", async || {
+        let status = manager.status();
+        status.retired.get(&RetireReason::HardLimit) == Some(&2) && status.expired_in_use == 0
+    })
+    .await;
+    drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newer_comes() {
+    // Invariant 7: the CA is gone, so nothing takes the old certificate's place.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(5)).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let in_use = pool.get().await.unwrap();
+    assert_eq!(stage.serials().await.len(), 3);
+    stage.testbed.bao.stop().await.unwrap();
+
+    eventually("the certificate has expired", async || !live.is_ready()).await;
+    eventually("the idle ones are closed at the server", async || {
+        stage.serials().await.len() == 1
+    })
+    .await;
+    // What is in use goes on, counted, until it comes back.
+    assert_eq!(manager.status().expired_in_use, 1);
+    assert!(in_use.simple_query("select 1").await.is_ok());
+    drop(in_use);
+    eventually("the returned one is closed too", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+    assert_eq!(manager.status().retired[&RetireReason::Expired], 3);
+
+    // The CA is back: so is the pool.
+    stage.testbed.bao.start_again().await.unwrap();
+    eventually("the pool works again", async || pool.get().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
+    // H2: an orderly end.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = manager
+        .pool_builder()
+        .max_size(2)
+        .min_idle(2)
+        .connection_timeout(Duration::from_millis(300))
+        .build(manager.clone())
+        .await
+        .unwrap();
+    let in_use = pool.get().await.unwrap();
+    in_use.simple_query("begin").await.unwrap();
+    let left = manager.drain(Duration::from_millis(50)).await.left;
+    assert_eq!(left, 1, "the deadline is kept");
+
+    let draining = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.drain(SOON).await.left })
+    };
+    let error = pool.get().await.map(drop).unwrap_err();
+    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
+        panic!("the cause is told");
+    };
+    assert!(matches!(cause, ConnectError::Draining), "{cause:?}");
+    assert!(!draining.is_finished());
+    in_use.simple_query("commit").await.unwrap();
+    drop(in_use);
+    assert_eq!(draining.await.unwrap(), 0);
+    drop(pool);
+    eventually("no backend is left", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_then() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let mut listener = manager.connect().await.unwrap();
+    listener.batch_execute("listen news").await.unwrap();
+    let mut news = listener.notifications();
+    stage
+        .admin
+        .batch_execute("notify news, 'before'")
+        .await
+        .unwrap();
+    let Some(Notified::Notification(heard)) = news.next().await else {
+        panic!("a notification");
+    };
+    assert_eq!((heard.channel(), heard.payload()), ("news", "before"));
+
+    let old = stage.serials().await;
+    let newest = renew(&live).await;
+    assert_eq!(
+        stage.serials().await,
+        old,
+        "nobody moved it behind its back"
+    );
+    listener.refresh().await.unwrap();
+    stage.all_on(&newest, 1).await;
+    assert!(news.next().await.is_none(), "the old session has ended");
+    listener.batch_execute("listen news").await.unwrap();
+    let mut news = listener.notifications();
+    stage
+        .admin
+        .batch_execute("notify news, 'after'")
+        .await
+        .unwrap();
+    let Some(Notified::Notification(heard)) = news.next().await else {
+        panic!("a notification");
+    };
+    assert_eq!(heard.payload(), "after");
+    // Up to date: nothing to do, and nothing is done.
+    let before = stage.serials().await;
+    listener.refresh().await.unwrap();
+    assert_eq!(stage.serials().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listener_that_is_too_slow_is_told_how_much_it_missed() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let listener = stage.manager(&live).connect().await.unwrap();
+    listener.batch_execute("listen news").await.unwrap();
+    let mut news = listener.notifications();
+    // Its own notifications come before the answer: then all of them have been read.
+    let many = "select pg_notify('news', n::text) from generate_series(1, 300) n";
+    listener.simple_query(many).await.unwrap();
+    let first = news.next().await;
+    assert!(matches!(first, Some(Notified::Missed(44))), "{first:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn query_is_cancelled_with_the_certificate_that_is_current_then() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let connection = manager.connect().await.unwrap();
+    let canceller = connection.canceller();
+    renew(&live).await;
+    let query = tokio::spawn(async move { connection.query_one("select pg_sleep(60)", &[]).await });
+    eventually("the query runs", async || sleeping(&stage).await == 1).await;
+    eventually("the query ends", async || {
+        canceller.cancel_query().await.unwrap();
+        query.is_finished()
+    })
+    .await;
+    let error = query.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_certificate_moves_several_pools() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let managers = [stage.manager(&live), stage.manager(&live)];
+    let pools = [
+        full_pool(&managers[0], 3).await,
+        full_pool(&managers[1], 2).await,
+    ];
+    let mut events = managers[1].events();
+    let newest = renew(&live).await;
+    stage.all_on(&newest, 5).await;
+    let retired = managers.map(|manager| manager.status().retired_in_all());
+    assert_eq!(retired, [3, 2]);
+    let mut heard = Vec::new();
+    while let Some(event) = events.next().await {
+        heard.push(match event {
+            PoolEvent::Retired { generation: 1, .. } => "retired",
+            PoolEvent::Moved { generation: 2, .. } => break,
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(heard, ["retired", "retired"]);
+    drop(pools);
+}
