@@ -6,9 +6,13 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "scenarios/authorities.rs"]
+mod authorities;
 #[path = "scenarios/connections.rs"]
 mod connections;
 #[path = "scenarios/outages.rs"]
 mod outages;
+#[path = "scenarios/reach.rs"]
+mod reach;
 #[path = "scenarios/rotation.rs"]
 mod rotation;
