@@ -6,12 +6,16 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "scenarios/authorities.rs"]
+mod authorities;
 #[path = "scenarios/connections.rs"]
 mod connections;
 #[path = "scenarios/health.rs"]
 mod health;
 #[path = "scenarios/outages.rs"]
 mod outages;
+#[path = "scenarios/reach.rs"]
+mod reach;
 #[path = "scenarios/retirement.rs"]
 mod retirement;
 #[path = "scenarios/rotation.rs"]

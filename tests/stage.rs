@@ -82,12 +82,7 @@ impl Stage {
     /// # Panics
     /// If the superuser cannot ask.
     pub async fn serials(&self) -> BTreeMap<i32, String> {
-        let rows = self
-            .admin
-            .query(SERIALS, &[])
-            .await
-            .expect("the witness answers");
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+        serials_seen_by(&self.admin).await
     }
 
     /// Waits until `count` backends are all on this snapshot's certificate and on no other.
@@ -121,6 +116,16 @@ pub type Pool = bb8::Pool<CertConnectionManager>;
 const SERIALS: &str = "select a.pid, s.client_serial::text
     from pg_stat_activity a join pg_stat_ssl s using (pid)
     where a.usename = 'app' and s.ssl";
+
+/// As [`Stage::serials`], on the server that this superuser is logged in to.
+///
+/// # Panics
+/// If the superuser cannot ask.
+pub async fn serials_seen_by(admin: &Client) -> BTreeMap<i32, String> {
+    let rows = admin.query(SERIALS, &[]).await;
+    let rows = rows.expect("the witness answers");
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
 
 /// Renews, past the rate limit, and returns the new snapshot.
 ///

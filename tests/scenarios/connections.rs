@@ -68,7 +68,7 @@ async fn server_without_tls_is_refused() {
         .batch_execute("alter system set ssl = off")
         .await
         .unwrap();
-    postgres.reload().unwrap();
+    postgres.reload().await.unwrap();
 
     let mut config = postgres.config();
     config.ssl_mode(SslMode::Prefer);

@@ -15,14 +15,14 @@ const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
 type Pool = bb8::Pool<CertConnectionManager>;
 
 /// Workers that query until told to stop; every failure is kept.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     workers: Vec<tokio::task::JoinHandle<Result<(), String>>>,
 }
 
 impl Load {
-    fn on(pool: &Pool, workers: usize) -> Self {
+    pub(crate) fn on(pool: &Pool, workers: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
         let worker = |_| {
@@ -45,7 +45,7 @@ impl Load {
         }
     }
 
-    async fn finish(self) -> u64 {
+    pub(crate) async fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
             worker.await.unwrap().expect("no query failed");

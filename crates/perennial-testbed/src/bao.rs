@@ -8,6 +8,7 @@ mod pki;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::server::Server;
 use api::{Api, text};
 use audit::Tally;
 use listener::Listener;
-pub(crate) use pki::ServerCertificate;
+pub use pki::ServerCertificate;
 
 const NAME: &str = "OpenBao";
 /// A real OpenBao behind TLS, initialised and unsealed, with a PKI for clients and servers.
@@ -77,7 +78,7 @@ impl OpenBao {
         &self.approle
     }
 
-    /// The root CA of the PKI (PEM): what Postgres and its clients trust.
+    /// The root CA that the PKI began with (PEM): what Postgres and its clients trust.
     pub fn roots_pem(&self) -> &str {
         &self.roots_pem
     }
@@ -145,8 +146,41 @@ impl OpenBao {
         self.api.call(method, path, body).await
     }
 
-    /// A certificate for a server on localhost and 127.0.0.1, from the PKI.
-    pub(crate) async fn server_certificate(&self) -> Result<ServerCertificate, TestbedError> {
+    /// Makes a new root and a new intermediate, by which everything is issued from now on; returns the root (PEM).
+    ///
+    /// Both bear `name` at the end of their common names; those that the PKI began with bear `A`.
+    /// Certificates of the old root stay good wherever it is trusted: [`Postgres::trust`](crate::Postgres::trust).
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// The new root may issue nevertheless.
+    pub async fn change_root(&self, name: &str) -> Result<String, TestbedError> {
+        pki::authorities(self, name).await
+    }
+
+    /// Fresh revocation lists (PEM) of the root and the intermediate that issue now, in whole seconds of `life`.
+    ///
+    /// `revoke` takes a certificate that the CA has not stored if it is given whole: `{"certificate": pem}`.
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// The lists may be made nevertheless.
+    pub async fn crls_pem(&self, life: Duration) -> Result<String, TestbedError> {
+        pki::crls(self, life).await
+    }
+
+    /// A certificate for a server, from the CA that issues now.
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// Cancelling it loses at most a certificate.
+    pub async fn server_certificate(&self) -> Result<ServerCertificate, TestbedError> {
         pki::server_certificate(self).await
     }
 

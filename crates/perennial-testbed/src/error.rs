@@ -77,6 +77,17 @@ pub enum TestbedError {
         /// "OpenBao" or "Postgres".
         server: &'static str,
     },
+    /// A server could not use the files or settings that it was told to read, and goes on with those of before.
+    #[error("{server} could not use what it read:\n{log}")]
+    NotReloaded {
+        /// "Postgres".
+        server: &'static str,
+        /// What it logged.
+        log: String,
+    },
+    /// No pgbouncer was found.
+    #[error("no `pgbouncer` on PATH or in /usr/sbin (on Debian and Ubuntu: apt install pgbouncer)")]
+    NoPgBouncer,
     /// No free loopback port was found.
     #[error("no free port on 127.0.0.1")]
     NoPort,
@@ -118,8 +129,8 @@ pub enum TestbedError {
         /// For how long.
         waited: std::time::Duration,
     },
-    /// Postgres refused the superuser's connection or command.
-    #[error("Postgres refused its superuser")]
+    /// Postgres or pgbouncer refused the superuser's connection or command.
+    #[error("the superuser was refused")]
     Admin(#[from] tokio_postgres::Error),
     /// The proxy cannot listen on its port.
     #[error("the proxy cannot listen on {address}")]

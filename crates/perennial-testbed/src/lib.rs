@@ -5,6 +5,9 @@
 //! nobody without a client certificate of it. Each server has its own folder and its own free loopback ports, so that
 //! any number of testbeds stand side by side.
 //!
+//! [`Testbed::another_postgres`] and [`Testbed::pgbouncer`] add servers of the same PKI. A running server's
+//! certificate, the CAs that it trusts and its settings can be changed, and so can the PKI's own root.
+//!
 //! Everything is gone once the [`Testbed`] is dropped, and within a second or two when the process that holds it ends
 //! in any other way, SIGKILL included. The logs are kept when a test that owns a testbed panics, and always when
 //! [`KEEP`] is set. A testbed in a `static` is never dropped: it is cleared up, but only [`KEEP`] keeps its logs.
@@ -16,7 +19,8 @@
 //! 3. Pinned packages with checked hashes, fetched once by the machine's own pip into the user's cache
 //!    (`~/.cache/perennial`, for root `/var/cache/perennial`).
 //!
-//! Postgres refuses to run as root; started by root it runs as `postgres` or `nobody`.
+//! Postgres and pgbouncer refuse to run as root; started by root they run as `postgres` or `nobody`. There is no
+//! package of pgbouncer to fetch: it must be installed.
 //!
 //! # Example
 //! ```no_run
@@ -36,16 +40,18 @@ mod ends;
 mod error;
 mod folder;
 mod locate;
+mod pgbouncer;
 mod port;
 mod postgres;
 mod proxy;
 mod server;
 mod testbed;
 
-pub use bao::{AppRole, OpenBao};
+pub use bao::{AppRole, OpenBao, ServerCertificate};
 pub use error::{BoxError, TestbedError};
 pub use folder::KEEP;
 pub use locate::{OPENBAO_VARIABLE, POSTGRES_VARIABLE};
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy};
 pub use serde_json;

@@ -48,8 +48,25 @@ pub(crate) async fn openbao(progress: Progress<'_>) -> Result<PathBuf, TestbedEr
 
 /// Finds the folder that holds `postgres` and `initdb`.
 pub(crate) async fn postgres(progress: Progress<'_>) -> Result<PathBuf, TestbedError> {
+    postgres_as(chosen(POSTGRES_VARIABLE), progress).await
+}
+
+/// Finds the folder that holds `postgres` and `initdb` of version 17.
+pub(crate) async fn postgres_17(progress: Progress<'_>) -> Result<PathBuf, TestbedError> {
+    postgres_as(Choice::Pinned, progress).await
+}
+
+/// Finds `pgbouncer`. Debian has it where a plain user's `PATH` does not lead.
+pub(crate) fn pgbouncer() -> Result<PathBuf, TestbedError> {
+    let installed = || executable("/usr/sbin/pgbouncer".into()).ok();
+    on_path("pgbouncer")
+        .or_else(installed)
+        .ok_or(TestbedError::NoPgBouncer)
+}
+
+async fn postgres_as(choice: Choice, progress: Progress<'_>) -> Result<PathBuf, TestbedError> {
     let package: &Package = &pinned::POSTGRES;
-    let found = match chosen(POSTGRES_VARIABLE) {
+    let found = match choice {
         Choice::Pinned => package.folder(progress).await,
         Choice::Path(path) => programs_in(&path)
             .ok_or_else(|| format!("no `postgres` and `initdb` in {}", path.display()).into()),

@@ -1,11 +1,11 @@
 //! Postgres as a child process, which lets in certificates of the PKI and nothing else over TCP.
 
 mod account;
+mod change;
 mod cluster;
 mod config;
 
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio_postgres::config::SslMode;
@@ -21,8 +21,6 @@ const HOST: &str = "127.0.0.1";
 /// The database and its owner, whom the certificates `app` and `app-2` may log in as.
 const APP: &str = "app";
 const SUPERUSER: &str = "postgres";
-const READY: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(20);
 
 /// A real Postgres with a server certificate of the PKI.
 ///
@@ -95,17 +93,6 @@ impl Postgres {
         self.superuser(APP).await
     }
 
-    /// Makes the server read its configuration and its certificate files again.
-    ///
-    /// Those are `server.crt`, `server.key`, `clients.crt`, `pg_hba.conf` and `pg_ident.conf` in the data folder. They
-    /// keep their owner when they are written over, not when they are replaced. The server reads them a moment later.
-    ///
-    /// # Errors
-    /// [`TestbedError::Stopped`] while it is stopped.
-    pub fn reload(&self) -> Result<(), TestbedError> {
-        self.server.signal(Signal::HUP)
-    }
-
     /// Stops it as an operator does: every session is ended with SQLSTATE 57P01. Does nothing while it is stopped.
     ///
     /// # Errors
@@ -134,21 +121,9 @@ impl Postgres {
 
     /// Waits until the superuser gets in.
     async fn wait(&self) -> Result<Client, TestbedError> {
-        let reached = async {
-            loop {
-                if let Ok(client) = self.superuser(SUPERUSER).await {
-                    return Ok(client);
-                }
-                self.server.still_runs()?;
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        let late = |_| TestbedError::Late {
-            server: NAME,
-            state: "ready",
-            waited: READY,
-        };
-        tokio::time::timeout(READY, reached).await.map_err(late)?
+        self.server
+            .until("ready", || async { self.superuser(SUPERUSER).await.ok() })
+            .await
     }
 
     async fn superuser(&self, database: &str) -> Result<Client, TestbedError> {

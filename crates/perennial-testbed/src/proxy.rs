@@ -29,6 +29,10 @@ pub enum Fault {
     Stall,
     /// Existing and new connections are reset (RST).
     Reset,
+    /// Whatever is said on new connections is answered with these bytes, each time; existing connections go on.
+    ///
+    /// `HTTP/1.1 400` is a server of another kind; `S` and anything is a Postgres with broken TLS; `N` one without.
+    Answer(&'static [u8]),
     /// Nobody listens, so that connecting is refused; existing connections are reset.
     Refuse,
 }

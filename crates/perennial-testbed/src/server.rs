@@ -13,6 +13,9 @@ use crate::ends::Executor;
 use crate::error::TestbedError;
 use crate::folder::Folder;
 
+/// How long a server may take to reach a state that it was brought to.
+const READY: Duration = Duration::from_secs(20);
+const READY_POLL: Duration = Duration::from_millis(20);
 /// How long a server has to end by itself before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
@@ -139,7 +142,7 @@ impl Server {
     }
 
     /// Fails where the process has ended by itself.
-    pub(crate) fn still_runs(&self) -> Result<(), TestbedError> {
+    fn still_runs(&self) -> Result<(), TestbedError> {
         if self.runs() {
             return Ok(());
         }
@@ -151,6 +154,29 @@ impl Server {
 
     pub(crate) fn runs(&self) -> bool {
         self.process().runs()
+    }
+
+    /// Asks until there is an answer, at most 20 s; fails at once where the process has ended.
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        state: &'static str,
+        ask: impl Fn() -> F,
+    ) -> Result<T, TestbedError> {
+        let answered = async {
+            loop {
+                if let Some(answer) = ask().await {
+                    return Ok(answer);
+                }
+                self.still_runs()?;
+                tokio::time::sleep(READY_POLL).await;
+            }
+        };
+        let late = |_| TestbedError::Late {
+            server: self.name,
+            state,
+            waited: READY,
+        };
+        tokio::time::timeout(READY, answered).await.map_err(late)?
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), TestbedError> {

@@ -1,6 +1,9 @@
+use std::path::PathBuf;
+
 use crate::bao::OpenBao;
 use crate::error::TestbedError;
 use crate::locate::{self, Progress};
+use crate::pgbouncer::PgBouncer;
 use crate::postgres::{Cluster, Postgres};
 
 /// An OpenBao and a Postgres that trusts its PKI, both up and ready.
@@ -49,5 +52,48 @@ impl Testbed {
         let certificate = bao.server_certificate().await?;
         let postgres = Box::pin(cluster.start(&certificate)).await?;
         Ok(Self { bao, postgres })
+    }
+
+    /// Starts a further Postgres beside this one, with a certificate and clients of the same PKI, some 1.5 s.
+    ///
+    /// # Errors
+    /// As [`Testbed::start`].
+    ///
+    /// # Cancel safety
+    /// Cancelling it ends what was started.
+    pub async fn another_postgres(&self) -> Result<Postgres, TestbedError> {
+        self.postgres_from(locate::postgres(&|_| ()).await?).await
+    }
+
+    /// Starts a further Postgres as [`Testbed::another_postgres`] does, of version 17 whatever this machine has.
+    ///
+    /// # Errors
+    /// As [`Testbed::start`].
+    ///
+    /// # Cancel safety
+    /// Cancelling it ends what was started.
+    pub async fn another_postgres_17(&self) -> Result<Postgres, TestbedError> {
+        self.postgres_from(locate::postgres_17(&|_| ()).await?)
+            .await
+    }
+
+    /// Starts a pgbouncer in front of the Postgres, with a certificate and clients of the same PKI.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoPgBouncer`] where it is not installed: no package index has it; otherwise as
+    /// [`Testbed::start`].
+    ///
+    /// # Cancel safety
+    /// Cancelling it ends what was started.
+    pub async fn pgbouncer(&self) -> Result<PgBouncer, TestbedError> {
+        let program = locate::pgbouncer()?;
+        let certificate = self.bao.server_certificate().await?;
+        PgBouncer::start(&program, &certificate, &self.postgres).await
+    }
+
+    async fn postgres_from(&self, programs: PathBuf) -> Result<Postgres, TestbedError> {
+        let (certificate, cluster) =
+            tokio::try_join!(self.bao.server_certificate(), Cluster::create(programs))?;
+        Box::pin(cluster.start(&certificate)).await
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -16,9 +15,6 @@ use crate::folder::Folder;
 use crate::port;
 use crate::server::{Launch, Server};
 
-/// How long it may take to be ready. The first start takes longest: a new raft node elects itself after 1 to 2 s.
-const READY: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(20);
 /// How often a start is tried: another process may take a free port first.
 const TRIES: u32 = 3;
 
@@ -149,22 +145,11 @@ impl OpenBao {
 
     /// Waits for any reply of the health endpoint, or for one status.
     async fn wait_for(&self, state: &'static str, status: Option<u16>) -> Result<(), TestbedError> {
-        let reached = async {
-            loop {
-                let now = self.api.health().await;
-                if now.is_some() && (status.is_none() || now == status) {
-                    return Ok(());
-                }
-                self.server.still_runs()?;
-                tokio::time::sleep(POLL).await;
-            }
+        let reached = || async {
+            let now = self.api.health().await?;
+            (status.is_none() || status == Some(now)).then_some(())
         };
-        let late = |_| TestbedError::Late {
-            server: NAME,
-            state,
-            waited: READY,
-        };
-        tokio::time::timeout(READY, reached).await.map_err(late)?
+        self.server.until(state, reached).await
     }
 }
 

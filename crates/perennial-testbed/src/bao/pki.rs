@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::api::text;
@@ -12,11 +14,16 @@ pub(super) const POLICY: &str = "app";
 const APPROLE: &str = "auth/approle/role/app";
 pub(super) const LOGIN: &str = "auth/approle/login";
 
-/// The server's certificate with its intermediate (PEM, leaf first), its key and the root that its clients show.
-pub(crate) struct ServerCertificate {
-    pub(crate) chain: String,
-    pub(crate) key: String,
-    pub(crate) roots: String,
+/// A certificate for a server on localhost and 127.0.0.1, for a year.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ServerCertificate {
+    /// The certificate and its intermediate (PEM, leaf first).
+    pub chain: String,
+    /// Its key (PEM, PKCS#8).
+    pub key: String,
+    /// The root that it leads to (PEM).
+    pub root: String,
 }
 
 /// Says whether a request to this path, if it succeeded, gave a client a certificate.
@@ -30,7 +37,11 @@ pub(super) fn issues_for_clients(path: &str) -> bool {
 /// Builds everything that an app needs: the two CAs, the roles, the policy and the AppRole.
 pub(super) async fn set_up(bao: &mut OpenBao) -> Result<(), TestbedError> {
     require_audit(bao).await?;
-    bao.roots_pem = authorities(bao).await?;
+    for mount in [ROOT, MOUNT] {
+        let ask = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+        bao.api("POST", &format!("sys/mounts/{mount}"), ask).await?;
+    }
+    bao.roots_pem = authorities(bao, "A").await?;
     roles(bao).await?;
     bao.approle = approle(bao).await?;
     Ok(())
@@ -46,12 +57,29 @@ pub(super) async fn server_certificate(bao: &OpenBao) -> Result<ServerCertificat
     let data = &reply["data"];
     // PEM from OpenBao has no line end: without one, two certificates grow together.
     let leaf = text(&data["certificate"], "certificate")?;
-    let intermediate = text(&data["issuing_ca"], "issuing_ca")?;
+    let intermediate = text(&data["ca_chain"][0], "ca_chain")?;
+    let root = text(&data["ca_chain"][1], "the root in ca_chain")?;
     Ok(ServerCertificate {
         chain: format!("{leaf}\n{intermediate}\n"),
         key: text(&data["private_key"], "private_key")?,
-        roots: bao.roots_pem().to_owned(),
+        root: root + "\n",
     })
+}
+
+/// New revocation lists of the CAs that issue now.
+pub(super) async fn crls(bao: &OpenBao, life: Duration) -> Result<String, TestbedError> {
+    let mut lists = String::new();
+    for mount in [ROOT, MOUNT] {
+        let ask = json!({"expiry": format!("{}s", life.as_secs())});
+        bao.api("POST", &format!("{mount}/config/crl"), ask).await?;
+        bao.api("GET", &format!("{mount}/crl/rotate"), Value::Null)
+            .await?;
+        let reply = bao
+            .api("GET", &format!("{mount}/cert/crl"), Value::Null)
+            .await?;
+        lists += &(text(&reply["data"]["certificate"], "the list")? + "\n");
+    }
+    Ok(lists)
 }
 
 /// An OpenBao that ignores the declared audit device would count nothing.
@@ -65,22 +93,20 @@ async fn require_audit(bao: &OpenBao) -> Result<(), TestbedError> {
     }
 }
 
-/// Makes root and intermediate. The bundle carries the root along, so that `ca_chain` is intermediate, root.
-async fn authorities(bao: &OpenBao) -> Result<String, TestbedError> {
-    for mount in [ROOT, MOUNT] {
-        let ask = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
-        bao.api("POST", &format!("sys/mounts/{mount}"), ask).await?;
-    }
+/// Makes root and intermediate, which issue from then on. The bundle carries the root along, so that `ca_chain` is
+/// intermediate, root.
+pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, TestbedError> {
     let ask = json!({
-        "common_name": "Perennial testbed root", "ttl": "87600h", "key_type": "ec", "key_bits": 256,
+        "common_name": format!("Perennial testbed root {name}"), "ttl": "87600h", "key_type": "ec", "key_bits": 256,
     });
     let reply = bao
         .api("POST", &format!("{ROOT}/root/generate/internal"), ask)
         .await?;
     let root = text(&reply["data"]["certificate"], "certificate")?;
+    issue_by(bao, ROOT, &text(&reply["data"]["issuer_id"], "issuer_id")?).await?;
 
     let ask = json!({
-        "common_name": "Perennial testbed intermediate", "key_type": "ec", "key_bits": 256,
+        "common_name": format!("Perennial testbed intermediate {name}"), "key_type": "ec", "key_bits": 256,
     });
     let path = format!("{MOUNT}/intermediate/generate/internal");
     let reply = bao.api("POST", &path, ask).await?;
@@ -89,9 +115,29 @@ async fn authorities(bao: &OpenBao) -> Result<String, TestbedError> {
         .api("POST", &format!("{ROOT}/root/sign-intermediate"), ask)
         .await?;
     let ask = json!({"certificate": reply["data"]["certificate"]});
-    bao.api("POST", &format!("{MOUNT}/intermediate/set-signed"), ask)
+    let reply = bao
+        .api("POST", &format!("{MOUNT}/intermediate/set-signed"), ask)
         .await?;
+    // Both are imported; only the intermediate has its key here.
+    let issuers = reply["data"]["mapping"].as_object();
+    let issuer = issuers
+        .and_then(|issuers| issuers.iter().find(|(_, key)| *key != ""))
+        .ok_or(TestbedError::Incomplete("an issuer with a key"))?;
+    issue_by(bao, MOUNT, issuer.0).await?;
     Ok(root + "\n")
+}
+
+async fn issue_by(bao: &OpenBao, mount: &str, issuer: &str) -> Result<(), TestbedError> {
+    let ask = json!({"default": issuer});
+    bao.api("POST", &format!("{mount}/config/issuers"), ask)
+        .await
+        .map(drop)
+}
+
+impl std::fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerCertificate").finish_non_exhaustive()
+    }
 }
 
 async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {

@@ -47,7 +47,7 @@ impl Cluster {
         for (name, content) in [
             ("server.crt", certificate.chain.as_str()),
             ("server.key", &certificate.key),
-            ("clients.crt", &certificate.roots),
+            ("clients.crt", &certificate.root),
             ("pg_hba.conf", config::HBA),
             ("pg_ident.conf", config::IDENT),
         ] {
@@ -161,6 +161,10 @@ impl Programs {
                 "as root, Postgres runs as another user, who cannot enter this folder",
             ),
         })
+    }
+
+    pub(super) fn owner(&self) -> Option<&Account> {
+        self.account.as_ref()
     }
 
     fn user(&self) -> Option<(u32, u32)> {

@@ -70,6 +70,13 @@ async fn pass(
 ) -> io::Result<()> {
     // A stalled proxy must not make the server wait for a client that says nothing.
     flowing(&mut fault).await;
+    let answer = match *fault.borrow() {
+        Fault::Answer(bytes) => Some(bytes),
+        _ => None,
+    };
+    if let Some(bytes) = answer {
+        return answer_all(client, bytes).await;
+    }
     let server = server.insert(TcpStream::connect(target).await?);
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -79,6 +86,17 @@ async fn pass(
         one_way(from_client, to_server, fault.clone()),
         one_way(from_server, to_client, fault),
     )?;
+    Ok(())
+}
+
+/// Says the same whatever is said, until the client has enough of it.
+///
+/// It is never the one that closes: unread bytes would turn the close into a reset, which can overtake the answer.
+async fn answer_all(client: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    while client.read(&mut buffer).await? > 0 {
+        client.write_all(bytes).await?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use perennial_testbed::serde_json::{Value, json};
-use perennial_testbed::tokio_postgres::{Client, Error};
+use perennial_testbed::tokio_postgres::{Client, Config, Error};
 use perennial_testbed::{Testbed, TestbedError};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -15,6 +15,7 @@ pub(crate) struct Signed {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     pub(crate) serial: String,
+    pub(crate) pem: String,
 }
 
 /// A key made here, and the request to sign it.
@@ -43,6 +44,7 @@ pub(crate) async fn try_sign(testbed: &Testbed, name: &str) -> Result<Signed, Te
     let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
     Ok(Signed {
         serial: leaf.tbs_certificate.serial.to_string(),
+        pem: data["certificate"].as_str().unwrap().to_owned(),
         chain,
         key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
     })
@@ -52,13 +54,22 @@ pub(crate) async fn sign(testbed: &Testbed, name: &str) -> Signed {
     try_sign(testbed, name).await.unwrap()
 }
 
-/// Connects over TLS and asks something, because TLS 1.3 tells a refusal only then.
+/// Connects over TLS to the testbed's own Postgres, trusting the PKI's first root.
 pub(crate) async fn log_in_trusting(
     testbed: &Testbed,
     signed: Option<&Signed>,
 ) -> Result<Client, Error> {
+    log_in(testbed.postgres.config(), testbed.bao.roots_pem(), signed).await
+}
+
+/// Connects over TLS and asks something, because TLS 1.3 tells a refusal only then.
+pub(crate) async fn log_in(
+    server: Config,
+    root_pem: &str,
+    signed: Option<&Signed>,
+) -> Result<Client, Error> {
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(testbed.bao.roots_pem().as_bytes()).unwrap();
+    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).unwrap();
     roots.add(root).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -72,7 +83,7 @@ pub(crate) async fn log_in_trusting(
         None => builder.with_no_client_auth(),
     };
     let tls = MakeRustlsConnect::new(config);
-    let (client, connection) = testbed.postgres.config().connect(tls).await?;
+    let (client, connection) = server.connect(tls).await?;
     tokio::spawn(connection);
     client.simple_query("select 1").await?;
     Ok(client)

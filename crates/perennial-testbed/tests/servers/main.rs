@@ -6,6 +6,7 @@
     reason = "a helper that cannot do its work is a failed test"
 )]
 
+mod changes;
 mod client;
 mod gone;
 mod issuance;

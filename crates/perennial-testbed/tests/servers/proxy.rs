@@ -131,6 +131,28 @@ async fn stall_accepts_and_passes_nothing_until_it_ends() {
 }
 
 #[tokio::test]
+async fn answer_says_the_same_to_everything_new() {
+    let proxy = proxy().await;
+    let mut old = connect(&proxy).await;
+    round_trip(&mut old).await.unwrap();
+    proxy.set(Fault::Answer(b"HTTP")).await.unwrap();
+
+    let mut new = connect(&proxy).await;
+    for _ in 0..2 {
+        new.write_all(b"ping").await.unwrap();
+        let mut answer = [0; 4];
+        timeout(DEADLINE, new.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&answer, b"HTTP");
+    }
+    round_trip(&mut old).await.unwrap();
+    proxy.set(Fault::None).await.unwrap();
+    round_trip(&mut connect(&proxy).await).await.unwrap();
+}
+
+#[tokio::test]
 async fn reset_cuts_existing_and_new_connections() {
     let proxy = proxy().await;
     let mut old = connect(&proxy).await;

@@ -66,13 +66,6 @@ async fn postgres_comes_back_on_its_port() {
     postgres.start_again().await.unwrap();
     assert_eq!(serial_seen(&testbed, &signed).await, signed.serial);
 
-    postgres.reload().unwrap();
-    let reloaded = async {
-        while !postgres.log().contains("received SIGHUP") {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), reloaded)
-        .await
-        .unwrap();
+    postgres.reload().await.unwrap();
+    assert!(postgres.log().contains("received SIGHUP"));
 }
