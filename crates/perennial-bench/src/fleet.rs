@@ -197,9 +197,9 @@ mod tests {
         let sight = FLEET.run(Policy::Perennial, began..began + OUTAGE);
         assert_eq!(sight.lost, 0);
         assert!(sight.failed > 0);
-        // A bound on what is: the bar of 6 is missed, see docs/src/benchmarks.md.
+        // The bar; docs/src/benchmarks.md has the peak where the outage hurts most.
         let over = f64::from(sight.peak_from(began + OUTAGE)) / FLEET.even();
-        assert!(over < 8.7, "{over}");
+        assert!(over <= 6.0, "{over}");
     }
 
     #[test]

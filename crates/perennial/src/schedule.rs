@@ -12,8 +12,11 @@ pub const RENEWAL_BAND: Range<f64> = 0.50..0.75;
 /// The earliest that [`Schedule::survive_outage`] may move the band's beginning to.
 pub const EARLIEST_RENEWAL: f64 = 0.10;
 
-/// The first wait after a failure, as a part of the usable life.
-pub const FIRST_RETRY: f64 = 0.005;
+/// The first wait after a failure, as a part of the usable life: half of [`RETRY_CAP`].
+///
+/// A fleet's peak after an outage grows with the tries that one member makes in it: smaller first
+/// steps only add to them.
+pub const FIRST_RETRY: f64 = 0.025;
 
 /// No first wait is shorter, however short the life.
 pub const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -229,8 +232,8 @@ fn draw(leaf_sha256: &[u8; 32]) -> f64 {
 
 /// The waits after failures: doubling from a first step to a cap, each drawn from its upper half.
 ///
-/// For a 24 h certificate the first step would be 432 s, but the cap of 5 min holds, so each wait
-/// lies between 150 s and 300 s. For a 60 s certificate: 0.5-1 s, then 1-2 s, then 1.5-3 s.
+/// For a 24 h certificate the first step would be 36 min, but the cap of 5 min holds, so each wait
+/// lies between 150 s and 300 s. For a 60 s certificate: 0.75-1.5 s, then 1.5-3 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Backoff {
     first: Duration,

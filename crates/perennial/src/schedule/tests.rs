@@ -36,8 +36,8 @@ fn a_day_is_renewed_between_12_and_18_hours() {
 fn worked_examples_of_the_backoff_hold() {
     let table: [(Option<u64>, u32, f64, f64); 7] = [
         // usable life, failures, lowest and highest wait in seconds
-        (Some(60), 1, 0.5, 1.0),
-        (Some(60), 2, 1.0, 2.0),
+        (Some(60), 1, 0.75, 1.5),
+        (Some(60), 2, 1.5, 3.0),
         (Some(60), 3, 1.5, 3.0),
         (Some(5), 9, 0.5, 1.0),
         (Some(86_400), 1, 150.0, 300.0),
