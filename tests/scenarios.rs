@@ -10,6 +10,8 @@
 mod authorities;
 #[path = "scenarios/connections.rs"]
 mod connections;
+#[path = "scenarios/deadpool.rs"]
+mod deadpool;
 #[path = "scenarios/health.rs"]
 mod health;
 #[path = "scenarios/outages.rs"]

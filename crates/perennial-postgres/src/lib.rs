@@ -16,23 +16,27 @@
 
 #[cfg(feature = "bb8")]
 mod bb8_manager;
+#[cfg(feature = "deadpool")]
+mod deadpool_manager;
 mod error;
 mod failure;
-#[cfg(feature = "bb8")]
+#[cfg(feature = "pool")]
 mod pool;
 mod probe;
 mod tls;
 
-#[cfg(feature = "bb8")]
-pub use bb8_manager::CertConnectionManager;
+#[cfg(feature = "deadpool")]
+pub use deadpool_manager::{DeadpoolConnection, DeadpoolPool};
 pub use error::{CheckoutError, ConfigError, ConnectError, Phase};
 pub use failure::FailureClass;
-#[cfg(feature = "bb8")]
+#[cfg(feature = "pool")]
 pub use pool::*;
 pub use probe::ConnectProbe;
 pub use tls::PgTls;
 
 #[cfg(feature = "bb8")]
 pub use bb8;
+#[cfg(feature = "deadpool")]
+pub use deadpool;
 pub use perennial;
 pub use tokio_postgres;
