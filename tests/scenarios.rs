@@ -22,3 +22,5 @@ mod reach;
 mod retirement;
 #[path = "scenarios/rotation.rs"]
 mod rotation;
+#[path = "scenarios/signals.rs"]
+mod signals;
