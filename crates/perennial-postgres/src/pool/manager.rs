@@ -126,7 +126,7 @@ impl CertConnectionManager {
     /// Hands out nothing more, and waits until what is in use has come back and was closed.
     ///
     /// For an orderly end: drop the pool afterwards, and its idle connections say good-bye. Check-outs
-    /// fail with [`ConnectError::Draining`] from here on, for good.
+    /// fail with [`ConnectError::Draining`](crate::ConnectError::Draining) from here on, for good.
     ///
     /// # Cancel safety
     /// Cancelled, the pool hands out nothing more all the same.
