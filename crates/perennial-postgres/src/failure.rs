@@ -109,15 +109,18 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
         return by_tls_error(tls);
     }
     let text = error.to_string();
-    if error
-        .source()
-        .is_some_and(|cause| cause.to_string() == NO_TLS)
-    {
+    let cause = error.source();
+    if cause.is_some_and(|cause| cause.to_string() == NO_TLS) {
         FailureClass::NoTls
     } else if text == UNREACHABLE {
         FailureClass::Unreachable
     } else if error.is_closed() || text == LOST {
         FailureClass::Lost
+    } else if text == HANDSHAKE {
+        match cause {
+            Some(cause) if cause.is::<io::Error>() => FailureClass::Lost,
+            _ => FailureClass::Handshake,
+        }
     } else {
         FailureClass::LoginRefused
     }
@@ -127,6 +130,7 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
 const NO_TLS: &str = "server does not support TLS";
 const UNREACHABLE: &str = "error connecting to server";
 const LOST: &str = "error communicating with the server";
+const HANDSHAKE: &str = "error performing TLS handshake";
 
 fn by_sqlstate(code: &SqlState) -> FailureClass {
     let not_now = [

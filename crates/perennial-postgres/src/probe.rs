@@ -38,7 +38,8 @@ impl ConnectProbe {
     /// Logs in as `config` says; `sslmode` prefer is raised to require.
     ///
     /// # Errors
-    /// [`ConfigError::PlainTcp`] for `sslmode=disable`.
+    /// [`ConfigError::PlainTcp`] for `sslmode=disable`, [`ConfigError::UnixSocket`] for a host that
+    /// is one.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let config = with_tls(config)?;
         Ok(Self { config })

@@ -1,18 +1,25 @@
+use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use perennial::{LiveCert, Snapshot};
-use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::ConfigError;
+use last_words::LastWords;
+
+mod last_words;
 
 /// The protocol name that PostgreSQL 17 requires for direct TLS; harmless elsewhere.
 const ALPN: &[u8] = b"postgresql";
 
-type Rustls = MakeRustlsConnect;
+/// The driver of TLS, on sockets that hear the server out.
+type Rustls = <MakeRustlsConnect as MakeTlsConnect<LastWords<Socket>>>::TlsConnect;
+type RustlsStream = <Rustls as TlsConnect<LastWords<Socket>>>::Stream;
 
 /// A TLS connector that takes the current certificate for each connect.
 ///
@@ -49,29 +56,61 @@ impl PgTls {
 }
 
 impl MakeTlsConnect<Socket> for PgTls {
-    type Stream = <Rustls as MakeTlsConnect<Socket>>::Stream;
-    type TlsConnect = <Rustls as MakeTlsConnect<Socket>>::TlsConnect;
+    type Stream = RustlsStream;
+    type TlsConnect = Handshake;
     type Error = Box<dyn Error + Send + Sync>;
 
-    fn make_tls_connect(&mut self, hostname: &str) -> Result<Self::TlsConnect, Self::Error> {
-        let mut connector = connector(&*self.live.current()?);
-        Ok(MakeTlsConnect::<Socket>::make_tls_connect(
-            &mut connector,
-            hostname,
-        )?)
+    fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
+        Ok(connector(&*self.live.current()?).make_tls_connect(hostname)?)
     }
 }
 
-/// A connector that presents this snapshot's certificate, on every host of a list.
-pub(crate) fn connector(snapshot: &Snapshot) -> MakeRustlsConnect {
+/// Presents one snapshot's certificate, on every host of a list.
+pub(crate) struct Connector(MakeRustlsConnect);
+
+pub(crate) fn connector(snapshot: &Snapshot) -> Connector {
     // The clone shares resolver, verifier and session store with all connects of its generation.
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
     config.alpn_protocols = vec![ALPN.to_vec()];
-    MakeRustlsConnect::new(config)
+    Connector(MakeRustlsConnect::new(config))
+}
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = RustlsStream;
+    type TlsConnect = Handshake;
+    type Error = Infallible;
+
+    fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Infallible> {
+        MakeTlsConnect::<LastWords<Socket>>::make_tls_connect(&mut self.0, hostname).map(Handshake)
+    }
+}
+
+/// One TLS handshake to come.
+#[expect(unnameable_types, reason = "named as the connector's associated type")]
+pub struct Handshake(Rustls);
+
+impl TlsConnect<Socket> for Handshake {
+    type Stream = RustlsStream;
+    type Error = <Rustls as TlsConnect<LastWords<Socket>>>::Error;
+    type Future = <Rustls as TlsConnect<LastWords<Socket>>>::Future;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        self.0.connect(LastWords::new(socket))
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").finish_non_exhaustive()
+    }
 }
 
 /// These settings with TLS required.
 pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConfigError> {
+    let is_tcp = |host: &Host| matches!(host, Host::Tcp(_));
+    if !config.get_hosts().iter().all(is_tcp) {
+        return Err(ConfigError::UnixSocket);
+    }
     match config.get_ssl_mode() {
         SslMode::Disable => return Err(ConfigError::PlainTcp),
         SslMode::Require => {}

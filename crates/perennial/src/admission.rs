@@ -21,7 +21,7 @@ pub(crate) struct Facts {
     pub(crate) rested: bool,
     /// The last fetch brought nothing new, and the wait that follows is not over.
     pub(crate) pausing: bool,
-    /// This very generation has been fetched anew for, not long ago.
+    /// A fetch was forced for this very generation, or brought it, not long ago.
     pub(crate) forced_before: bool,
 }
 

@@ -188,8 +188,9 @@ impl LiveCert {
     /// Says that a server refused the certificate of this generation, and renews if that may help.
     ///
     /// At once [`Renewal::Newer`] if there is a newer one by now. Else one fetch is forced for this
-    /// generation, whoever reports it and however often; [`Renewal::Limited`] if that has been done,
-    /// and while a backoff is on: a server with an expired CRL refuses every certificate.
+    /// generation, whoever reports it and however often. [`Renewal::Limited`] if that has been done,
+    /// also if this is what that fetch brought, and while a backoff is on: a server with an expired
+    /// CRL refuses every certificate.
     ///
     /// # Cancel safety
     /// Cancelled, the renewal goes on.

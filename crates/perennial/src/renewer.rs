@@ -154,10 +154,10 @@ impl Renewer {
         }
     }
 
-    /// Whether a fetch was forced for this generation less than a capped wait ago.
+    /// Whether a fetch was forced for this generation, or brought it, less than a capped wait ago.
     fn forced_before(&self, current: Option<&Snapshot>) -> bool {
         self.forced.is_some_and(|(generation, at)| {
-            current.is_some_and(|snapshot| snapshot.generation() == generation)
+            current.is_some_and(|snapshot| snapshot.generation() <= generation + 1)
                 && at.elapsed() < backoff(current).cap()
         })
     }

@@ -1,7 +1,7 @@
 //! Tells what happens: log lines, events, metrics. Decides nothing.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -170,6 +170,8 @@ pub(crate) struct Failed {
 
 /// An error with its causes on one line, for logs.
 ///
+/// Line ends and other control characters, which a server may put into its words, become spaces.
+///
 /// # Example
 /// ```
 /// let error = perennial::SourceError::denied("no such role");
@@ -180,11 +182,26 @@ pub fn with_causes<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 
 
     impl fmt::Display for Chain<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{}", self.0)?;
+            let mut line = OneLine(f);
+            write!(line, "{}", self.0)?;
             let mut cause = self.0.source();
             while let Some(error) = cause {
-                write!(f, ": {error}")?;
+                write!(line, ": {error}")?;
                 cause = error.source();
+            }
+            Ok(())
+        }
+    }
+
+    struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+    impl Write for OneLine<'_, '_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for (nth, part) in text.split(char::is_control).enumerate() {
+                if nth > 0 {
+                    self.0.write_char(' ')?;
+                }
+                self.0.write_str(part)?;
             }
             Ok(())
         }

@@ -141,3 +141,19 @@ async fn rejection_that_renewal_does_not_cure_makes_no_storm() {
         source.fetches().len()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn rejection_of_each_new_certificate_makes_no_storm() {
+    // The same server, and a CA that issues whenever it is asked.
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(60 * MINUTE)]);
+    source.then(|| Step::Issue(60 * MINUTE));
+    let live = started(&wall, &source).await;
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let refused = live.current().unwrap().generation();
+        live.report_rejected(refused).await;
+    }
+    // Ten minutes; the cap for an hour's life is three.
+    assert_eq!(source.fetches().len(), 5);
+}
