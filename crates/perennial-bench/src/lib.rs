@@ -2,8 +2,11 @@
 //!
 //! `docs/src/benchmarks.md` holds the figures and tells how to run each.
 
+pub mod bars;
 pub mod fleet;
 pub mod memory_ca;
 pub mod plot;
 pub mod policies;
 pub mod process;
+pub mod stage;
+pub mod statistics;
