@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod memory_ca;
 pub mod plot;
 pub mod policies;
+pub mod pool;
 pub mod process;
 pub mod stage;
 pub mod statistics;
