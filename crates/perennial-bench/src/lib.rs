@@ -9,5 +9,6 @@ pub mod plot;
 pub mod policies;
 pub mod pool;
 pub mod process;
+pub mod soak;
 pub mod stage;
 pub mod statistics;
