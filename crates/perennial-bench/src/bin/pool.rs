@@ -194,6 +194,7 @@ async fn refused(
     bad: Duration,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
+    let mut drawn = Vec::new();
     for &rate in &load.rates {
         say(format_args!(
             "\nPostgreSQL {}, {} connections, {rate} requests a second of 10 ms for {bad:?} after a \
@@ -220,9 +221,9 @@ async fn refused(
             courses.push(course);
         }
         bars.at_most("failed requests", courses[0].failures().count() as f64, 0.0)?;
-        load.draw(&plot::pool::refusal(rate, &courses)?)?;
+        drawn.push((rate, courses));
     }
-    Ok(())
+    load.draw(&plot::pool::refusal(load.size, &drawn)?)
 }
 
 /// Different errors, once each.

@@ -1,6 +1,7 @@
 //! Latency and failures around rotations.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{Panel, Scale, begin, pens};
@@ -10,63 +11,74 @@ use crate::statistics::quantile;
 /// How finely latency is shown.
 const BUCKET: f64 = 0.1;
 
-/// Milliseconds at the top.
-const SLOWEST: f64 = 100.0;
+/// Milliseconds, or per cent, at the top.
+const TOP: f64 = 100.0;
 
 /// p99 over time around all rotations, a panel for each rate.
 ///
 /// # Errors
 /// None: writing into a text does not fail.
 pub fn rotations(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
-    let title = format!("{size} connections, requests of 10 ms: p99 in ms around a rotation");
-    let pens = pens(Contender::ALL.map(Contender::name));
-    let mut svg = begin(rates.len() as u32, &title, &pens)?;
-    for (place, (rate, courses)) in (0u32..).zip(rates) {
-        let up = Scale::Linear {
-            top: SLOWEST,
-            step: 20.0,
-        };
-        let panel = Panel::new(place, -0.5..1.5, 0.5, up);
-        let title = format!(
-            "{rate} requests a second; seconds since the first replacement; what is above is cut"
-        );
-        panel.frame(&mut svg, &title)?;
-        // Ours last, on top.
-        for (pen, course) in pens.iter().zip(courses).rev() {
-            panel.curve(&mut svg, pen, buckets(course, -0.5..1.5, p99))?;
-        }
-    }
-    svg.push_str("</svg>\n");
-    Ok(svg)
+    let drawing = Drawing {
+        title: format!("{size} connections, requests of 10 ms: p99 in ms around a rotation"),
+        panels: "seconds since the first replacement; what is above is cut",
+        across: -0.5..1.5,
+        step: 0.5,
+        of: p99,
+    };
+    drawing.svg(rates)
 }
 
 /// Failed requests over time since a certificate was published that the server refuses.
 ///
 /// # Errors
 /// None: writing into a text does not fail.
-pub fn refusal(rate: u32, courses: &[Course]) -> Result<String, fmt::Error> {
-    let title = format!("{rate} requests a second, a certificate that Postgres refuses");
-    let pens = pens(Contender::ALL.map(Contender::name));
-    let mut svg = begin(1, &title, &pens)?;
-    let up = Scale::Linear {
-        top: 100.0,
-        step: 20.0,
+pub fn refusal(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
+    let drawing = Drawing {
+        title: format!("{size} connections, a certificate that is refused: failed requests in %"),
+        panels: "seconds since it was published",
+        across: -1.0..6.0,
+        step: 1.0,
+        of: failed,
     };
-    let panel = Panel::new(0, -1.0..6.0, 1.0, up);
-    let title = "Failed, in % of the requests that were due; seconds since it was published";
-    panel.frame(&mut svg, title)?;
-    // Ours last, on top.
-    for (pen, course) in pens.iter().zip(courses).rev() {
-        panel.curve(&mut svg, pen, buckets(course, -1.0..6.0, failed))?;
+    drawing.svg(rates)
+}
+
+/// What differs between the two.
+struct Drawing {
+    title: String,
+    panels: &'static str,
+    across: Range<f64>,
+    step: f64,
+    of: fn(&[&Sample]) -> f64,
+}
+
+impl Drawing {
+    fn svg(&self, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
+        let pens = pens(Contender::ALL.map(Contender::name));
+        let mut svg = begin(rates.len() as u32, &self.title, &pens)?;
+        for (place, (rate, courses)) in (0u32..).zip(rates) {
+            let up = Scale::Linear {
+                top: TOP,
+                step: 20.0,
+            };
+            let panel = Panel::new(place, self.across.clone(), self.step, up);
+            let title = format!("{rate} requests a second; {}", self.panels);
+            panel.frame(&mut svg, &title)?;
+            // Ours last, on top.
+            for (pen, course) in pens.iter().zip(courses).rev() {
+                panel.curve(&mut svg, pen, buckets(course, &self.across, self.of))?;
+            }
+        }
+        svg.push_str("</svg>\n");
+        Ok(svg)
     }
-    svg.push_str("</svg>\n");
-    Ok(svg)
 }
 
 /// What `of` says of the requests due in each bucket, over all rotations laid upon each other.
 fn buckets(
     course: &Course,
-    across: std::ops::Range<f64>,
+    across: &Range<f64>,
     of: fn(&[&Sample]) -> f64,
 ) -> impl Iterator<Item = (f64, Option<f64>)> {
     let count = ((across.end - across.start) / BUCKET).round() as usize;
