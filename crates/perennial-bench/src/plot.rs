@@ -1,54 +1,104 @@
-//! Fetches over time as an SVG of two panels: in peace, and through an outage.
+//! Drawings as SVG: one title, one legend, panels of step curves below each other.
+
+pub mod fleet;
+pub mod pool;
 
 use std::fmt::{self, Write};
 use std::ops::Range;
-use std::time::Duration;
-
-use crate::fleet::{OUTAGE, Ordeal, Sight, WINDOW};
-use crate::policies::Policy;
 
 const WIDTH: f64 = 880.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 860.0;
 const PANEL: f64 = 210.0;
 
-/// Fetches a second at the bottom and the top of the logarithmic axis.
-const RATES: Range<f64> = 1.0..100_000.0;
+/// Between the tops of two panels.
+const NEXT_PANEL: f64 = 285.0;
 
-/// What was seen of one policy's fleet.
+/// Above the first panel.
+const TOP: f64 = 90.0;
+
+/// What a curve is called and looks like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pen {
+    pub(crate) name: &'static str,
+    pub(crate) colour: &'static str,
+    pub(crate) width: f64,
+}
+
+/// Colours that people with colour blindness tell apart (Okabe and Ito), ours first.
+const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+
+/// Pens for these names; ours is the first, and the thick one.
+pub(crate) fn pens<const N: usize>(names: [&'static str; N]) -> [Pen; N] {
+    let mut place = 0;
+    names.map(|name| {
+        let pen = Pen {
+            name,
+            colour: COLOURS[place % COLOURS.len()],
+            width: if place == 0 { 2.2 } else { 1.3 },
+        };
+        place += 1;
+        pen
+    })
+}
+
+/// How values become heights.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    /// Whose fleet.
-    pub policy: Policy,
-    /// In peace.
-    pub calm: Sight,
-    /// Through its worst outage.
-    pub ordeal: Ordeal,
+pub(crate) enum Scale {
+    /// Lines at the powers of ten.
+    Log(Range<f64>),
+    /// Lines at multiples of `step`, from 0; what is above `top` is cut.
+    Linear { top: f64, step: f64 },
 }
 
-/// One panel: where it lies on the page, and which minutes it shows.
-struct Panel {
+impl Scale {
+    /// Which part of the height this value is at.
+    fn part(&self, value: f64) -> f64 {
+        match self {
+            Self::Log(range) => {
+                ((value / range.start).ln() / (range.end / range.start).ln()).max(0.0)
+            }
+            Self::Linear { top, .. } => (value / top).clamp(0.0, 1.0),
+        }
+    }
+
+    /// The values that have a line.
+    fn lines(&self) -> Vec<f64> {
+        let (first, last) = match self {
+            Self::Log(range) => (range.start, range.end),
+            Self::Linear { top, .. } => (0.0, *top),
+        };
+        let next = |value: &f64| match self {
+            Self::Log(_) => Some(value * 10.0),
+            Self::Linear { step, .. } => Some(value + step),
+        };
+        let lines = std::iter::successors(Some(first), next);
+        lines.take_while(|&value| value <= last).collect()
+    }
+}
+
+/// Where a panel lies on the page, and what it shows.
+pub(crate) struct Panel {
     top: f64,
-    minutes: Range<f64>,
+    across: Range<f64>,
+    step: f64,
+    up: Scale,
 }
 
-/// The whole drawing.
-///
-/// # Errors
-/// None: writing into a text does not fail.
-pub fn svg(size: u32, seen: &[Seen]) -> Result<String, fmt::Error> {
+/// The page, down to the legend.
+pub(crate) fn begin(panels: u32, title: &str, pens: &[Pen]) -> Result<String, fmt::Error> {
     let mut svg = String::new();
+    let height = 70.0 + NEXT_PANEL * f64::from(panels);
     writeln!(
         svg,
-        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} 640' \
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' \
          font-family='sans-serif' font-size='13' fill='#222'>\n\
          <rect width='100%' height='100%' fill='#fff'/>\n\
-         <text x='20' y='28' font-size='16' font-weight='bold'>{size} instances started in one \
-         second, certificates of one hour: fetches a second</text>"
+         <text x='20' y='28' font-size='16' font-weight='bold'>{title}</text>"
     )?;
-    for (place, seen) in (0u32..).zip(seen) {
+    for (place, pen) in (0u32..).zip(pens) {
         let x = LEFT + 185.0 * f64::from(place);
-        let (colour, name) = (colour(seen.policy), seen.policy.name());
+        let Pen { name, colour, .. } = pen;
         writeln!(
             svg,
             "<rect x='{x}' y='43' width='22' height='4' fill='{colour}'/>\
@@ -56,99 +106,88 @@ pub fn svg(size: u32, seen: &[Seen]) -> Result<String, fmt::Error> {
             x + 29.0
         )?;
     }
-
-    let calm = Panel {
-        top: 90.0,
-        minutes: 0.0..120.0,
-    };
-    let title = "In peace; minutes since the start (the first 10 s, where all start, left out)";
-    calm.frame(&mut svg, title)?;
-    for seen in seen {
-        calm.curve(&mut svg, seen.policy, &seen.calm, 0.0)?;
-    }
-
-    let outage = Panel {
-        top: 375.0,
-        minutes: -15.0..75.0,
-    };
-    let (from, to) = (outage.x(0.0), outage.x(minutes(OUTAGE)));
-    writeln!(
-        svg,
-        "<rect x='{from}' y='{}' width='{}' height='{PANEL}' fill='#eee'/>",
-        outage.top,
-        to - from
-    )?;
-    let title = "The CA is away for ten minutes (grey), for each where it hurts it most; \
-                 minutes since it went; failed fetches count";
-    outage.frame(&mut svg, title)?;
-    for seen in seen {
-        let began = minutes(seen.ordeal.began);
-        outage.curve(&mut svg, seen.policy, &seen.ordeal.sight, began)?;
-    }
-    svg.push_str("</svg>\n");
     Ok(svg)
 }
 
 impl Panel {
-    fn x(&self, minute: f64) -> f64 {
-        let part = (minute - self.minutes.start) / (self.minutes.end - self.minutes.start);
+    /// The panel at this place, counted from 0; ticks at multiples of `step`.
+    pub(crate) fn new(place: u32, across: Range<f64>, step: f64, up: Scale) -> Self {
+        Self {
+            top: TOP + NEXT_PANEL * f64::from(place),
+            across,
+            step,
+            up,
+        }
+    }
+
+    fn x(&self, value: f64) -> f64 {
+        let part = (value - self.across.start) / (self.across.end - self.across.start);
         LEFT + part * (RIGHT - LEFT)
     }
 
-    fn y(&self, rate: f64) -> f64 {
-        let part = (rate / RATES.start).ln() / (RATES.end / RATES.start).ln();
-        self.top + PANEL * (1.0 - part.max(0.0))
+    fn y(&self, value: f64) -> f64 {
+        self.top + PANEL * (1.0 - self.up.part(value))
     }
 
-    fn frame(&self, svg: &mut String, title: &str) -> fmt::Result {
+    /// A grey band, to be drawn first.
+    pub(crate) fn band(&self, svg: &mut String, across: Range<f64>) -> fmt::Result {
+        let (from, to) = (self.x(across.start), self.x(across.end));
+        writeln!(
+            svg,
+            "<rect x='{from}' y='{}' width='{}' height='{PANEL}' fill='#eee'/>",
+            self.top,
+            to - from
+        )
+    }
+
+    pub(crate) fn frame(&self, svg: &mut String, title: &str) -> fmt::Result {
         let bottom = self.top + PANEL;
         let above = self.top - 10.0;
         writeln!(svg, "<text x='{LEFT}' y='{above}'>{title}</text>")?;
-        for rate in [1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0] {
-            let y = self.y(rate);
+        for value in self.up.lines() {
+            let y = self.y(value);
             writeln!(
                 svg,
                 "<path d='M{LEFT} {y:.1}H{RIGHT}' stroke='#ccc'/>\
-                 <text x='{}' y='{:.1}' text-anchor='end'>{rate}</text>",
+                 <text x='{}' y='{:.1}' text-anchor='end'>{value}</text>",
                 LEFT - 8.0,
                 y + 4.0
             )?;
         }
-        let mut minute = self.minutes.start;
-        while minute <= self.minutes.end {
-            let x = self.x(minute);
+        let mut tick = self.across.start;
+        while tick <= self.across.end {
+            let x = self.x(tick);
             writeln!(
                 svg,
                 "<path d='M{x:.1} {bottom}v5' stroke='#888'/>\
-                 <text x='{x:.1}' y='{}' text-anchor='middle'>{minute}</text>",
+                 <text x='{x:.1}' y='{}' text-anchor='middle'>{tick}</text>",
                 bottom + 20.0
             )?;
-            minute += 15.0;
+            tick += self.step;
         }
         Ok(())
     }
 
-    /// A line over the windows of this panel; `zero` is the minute of the run that it calls 0.
-    fn curve(&self, svg: &mut String, policy: Policy, sight: &Sight, zero: f64) -> fmt::Result {
-        let width = if policy == Policy::Perennial {
-            2.2
-        } else {
-            1.3
-        };
-        let colour = colour(policy);
+    /// A line of steps, each from its place to the next; where nothing is, is no line.
+    pub(crate) fn curve(
+        &self,
+        svg: &mut String,
+        pen: &Pen,
+        steps: impl Iterator<Item = (f64, Option<f64>)>,
+    ) -> fmt::Result {
+        let Pen { colour, width, .. } = pen;
         write!(
             svg,
             "<path fill='none' stroke='{colour}' stroke-width='{width}' stroke-linejoin='round' d='"
         )?;
-        // As steps; windows of one height are one stroke, and where nothing is fetched is none.
+        // Steps of one height are one stroke.
         let mut last: Option<f64> = None;
-        for (index, &fetches) in (0u32..).zip(&sight.windows).skip(1) {
-            let minute = minutes(WINDOW * index) - zero;
-            if !self.minutes.contains(&minute) {
+        for (at, value) in steps {
+            if !self.across.contains(&at) {
                 continue;
             }
-            let x = self.x(minute);
-            let y = (fetches > 0).then(|| self.y(f64::from(fetches) / WINDOW.as_secs_f64()));
+            let x = self.x(at);
+            let y = value.map(|value| self.y(value));
             let bottom = self.top + PANEL;
             match (last, y) {
                 (None, Some(y)) => write!(svg, "M{x:.1} {bottom}V{y:.1}")?,
@@ -164,18 +203,4 @@ impl Panel {
         }
         writeln!(svg, "'/>")
     }
-}
-
-/// Colours that people with colour blindness tell apart (Okabe and Ito).
-fn colour(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Perennial => "#0072b2",
-        Policy::ConsulTemplate => "#d55e00",
-        Policy::Kubelet => "#009e73",
-        Policy::Step => "#cc79a7",
-    }
-}
-
-fn minutes(time: Duration) -> f64 {
-    time.as_secs_f64() / 60.0
 }

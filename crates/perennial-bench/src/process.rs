@@ -28,6 +28,15 @@ pub fn cpu_time() -> io::Result<Duration> {
     Ok(spent)
 }
 
+/// File descriptors that are open now.
+///
+/// # Errors
+/// As [`resident`].
+pub fn open_files() -> io::Result<usize> {
+    // One more is open while we look.
+    Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
 fn number(text: Option<&str>) -> io::Result<u64> {
     let number = text.and_then(|text| text.parse().ok());
     number.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))

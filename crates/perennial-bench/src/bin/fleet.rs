@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use perennial_bench::fleet::Fleet;
-use perennial_bench::plot::{self, Seen};
+use perennial_bench::plot::fleet::{Seen, svg};
 use perennial_bench::policies::Policy;
 
 /// The fullest window of renewals, over an even band's mean.
@@ -80,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         });
     }
     if let Some(path) = args.plot {
-        std::fs::write(&path, plot::svg(args.size, &all)?)
+        std::fs::write(&path, svg(args.size, &all)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.check {
