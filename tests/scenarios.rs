@@ -12,6 +12,8 @@ mod authorities;
 mod bad_input;
 #[path = "scenarios/connections.rs"]
 mod connections;
+#[path = "scenarios/deadpool.rs"]
+mod deadpool;
 #[path = "scenarios/health.rs"]
 mod health;
 #[path = "scenarios/outages.rs"]
@@ -24,3 +26,5 @@ mod refusals;
 mod retirement;
 #[path = "scenarios/rotation.rs"]
 mod rotation;
+#[path = "scenarios/signals.rs"]
+mod signals;

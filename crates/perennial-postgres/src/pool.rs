@@ -8,6 +8,7 @@ pub(crate) mod cancel;
 pub(crate) mod connection;
 pub(crate) mod dialer;
 pub(crate) mod events;
+pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod notifications;
 pub(crate) mod retirement;
@@ -25,6 +26,7 @@ pub use builder::{
 pub use cancel::Cancel;
 pub use connection::PgConnection;
 pub use events::{POOL_EVENT_BACKLOG, PoolEvent, PoolEvents};
+pub use manager::CertConnectionManager;
 pub use notifications::{NOTIFICATION_BACKLOG, Notifications, Notified};
 pub use retirement::{BUDGET, CONNECT_RETRY_CAP, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE};
 pub use rotation::{CANCEL_GRACE, PING_TIMEOUT};

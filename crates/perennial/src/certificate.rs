@@ -191,7 +191,36 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
     use super::*;
+
+    #[test]
+    fn every_kind_of_name_is_read() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (v4, v6) = (ip("192.0.2.7"), ip("2001:db8::7"));
+        let uri = "spiffe://example.org/app";
+        let mut params = CertificateParams::new(vec!["app.test".to_owned()]).unwrap();
+        params.subject_alt_names.extend([
+            SanType::IpAddress(v4),
+            SanType::IpAddress(v6),
+            SanType::URI(uri.try_into().unwrap()),
+            SanType::Rfc822Name("nobody@example.org".try_into().unwrap()),
+        ]);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let names = Facts::read(certificate.der()).unwrap().names;
+        assert_eq!(names.dns, ["app.test"]);
+        assert_eq!(names.ip, [v4, v6]);
+        assert_eq!(names.uri, [uri]);
+    }
+
+    #[test]
+    fn bytes_after_a_certificate_are_refused() {
+        let ca = crate::testing::TestCa::new();
+        let longer = [ca.root_der().as_ref(), &[0]].concat();
+        let problem = Facts::read(&longer.into()).unwrap_err();
+        assert_eq!(problem, "1 bytes follow the certificate");
+    }
 
     #[test]
     fn serial_reads_the_same_in_hex_and_in_base_ten() {

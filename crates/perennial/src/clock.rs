@@ -1,5 +1,7 @@
 use std::time::{Duration, SystemTime};
 
+#[cfg(target_os = "linux")]
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,6 +24,19 @@ impl Clock {
             return scripted.now();
         }
         wall_clock()
+    }
+
+    /// Whether `at` lies ahead: what `now() < at` says, and cheap enough for every read.
+    ///
+    /// The kernel's coarse clock costs a fraction of the precise one. It stands still between two
+    /// ticks (10 ms at most), and is set as soon as a suspended host wakes or somebody sets the
+    /// time. It decides alone only while `at` is further away than [`NEAR`].
+    pub(crate) fn is_before(&self, at: SystemTime) -> bool {
+        #[cfg(any(test, feature = "test-util"))]
+        if self.scripted.is_some() {
+            return self.now() < at;
+        }
+        coarse_wall_clock() + NEAR < at || wall_clock() < at
     }
 
     /// `at` by both clocks, from here on.
@@ -91,6 +106,19 @@ impl Ticker {
 pub(crate) fn remaining(now: SystemTime, at: SystemTime) -> Duration {
     at.duration_since(now).unwrap_or(Duration::ZERO)
 }
+
+/// How near to a moment the precise clock decides: many ticks, should some be late.
+const NEAR: Duration = Duration::from_secs(1);
+
+/// Late by a tick, and never ahead.
+#[cfg(target_os = "linux")]
+fn coarse_wall_clock() -> SystemTime {
+    let since_epoch = clock_gettime(ClockId::RealtimeCoarse);
+    SystemTime::UNIX_EPOCH + Duration::try_from(since_epoch).unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+use wall_clock as coarse_wall_clock;
 
 fn wall_clock() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]

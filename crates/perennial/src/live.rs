@@ -108,7 +108,7 @@ impl LiveCert {
     pub fn current(&self) -> Result<Arc<Snapshot>, Unavailable> {
         let current = self.shared.snapshots.borrow().clone();
         match current {
-            Some(snapshot) if self.shared.clock.now() < snapshot.not_after() => Ok(snapshot),
+            Some(snapshot) if self.shared.clock.is_before(snapshot.not_after()) => Ok(snapshot),
             other => Err(self.unavailable(other.as_deref())),
         }
     }

@@ -58,6 +58,7 @@ impl Signals {
             generation = snapshot.generation(),
             serial = %snapshot.serial(),
             issuer = snapshot.issuer(),
+            limited_by = snapshot.limited_by(),
             common_name = names.common_name.as_deref().unwrap_or_default(),
             dns = ?names.dns,
             ip = ?names.ip,
@@ -111,7 +112,7 @@ impl Signals {
     pub(crate) fn expiring_soon(&self, snapshot: &Snapshot, now: SystemTime) {
         let left = snapshot.remaining(now);
         let generation = snapshot.generation();
-        tracing::warn!(certificate = &*self.name, generation, remaining = ?left, "certificate expires soon and is not renewed");
+        tracing::warn!(certificate = &*self.name, generation, remaining = ?left, limited_by = snapshot.limited_by(), "certificate expires soon and is not renewed");
         self.tell(Event::ExpiringSoon {
             generation,
             not_after: snapshot.not_after(),
@@ -124,6 +125,7 @@ impl Signals {
         tracing::error!(
             certificate = &*self.name,
             generation,
+            limited_by = snapshot.limited_by(),
             "certificate has expired"
         );
         self.tell(Event::Expired {

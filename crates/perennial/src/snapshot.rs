@@ -18,6 +18,7 @@ pub struct Snapshot {
     generation: u64,
     serial: Serial,
     issuer: String,
+    limited_by: Option<String>,
     names: Names,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -47,6 +48,7 @@ impl Snapshot {
         let (chain, facts) = presented_chain(parts.chain)?;
         let not_before = facts.iter().map(|f| f.not_before).max();
         let not_after = facts.iter().map(|f| f.not_after).min();
+        let limited_by = limiting_issuer(&facts).map(str::to_owned);
         let (Some(not_before), Some(not_after), Some(leaf)) =
             (not_before, not_after, facts.into_iter().next())
         else {
@@ -56,7 +58,10 @@ impl Snapshot {
             return Err(MaterialError::NotForClients);
         }
         if now >= not_after {
-            return Err(MaterialError::Expired { not_after });
+            return Err(MaterialError::Expired {
+                not_after,
+                limited_by,
+            });
         }
         if now < not_before {
             return Err(MaterialError::NotYetValid { not_before });
@@ -80,6 +85,7 @@ impl Snapshot {
             generation: previous.map_or(1, |previous| previous.generation + 1),
             serial: leaf.serial,
             issuer: leaf.issuer_name,
+            limited_by,
             names: leaf.names,
             not_before,
             not_after,
@@ -120,6 +126,14 @@ impl Snapshot {
     /// When the first certificate of the presented chain expires, wall clock.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// The issuer in the presented chain that expires first, if it is not the leaf that does.
+    ///
+    /// Its distinguished name, for people to read. One that expires together with the leaf counts:
+    /// CAs cut the leaf's life short then. Only a newer issuer makes lives longer again.
+    pub fn limited_by(&self) -> Option<&str> {
+        self.limited_by.as_deref()
     }
 
     /// When the certificate was obtained from its CA, wall clock.
@@ -208,6 +222,16 @@ fn presented_chain(
         facts.push(read);
     }
     Ok((presented, facts))
+}
+
+fn limiting_issuer(facts: &[Facts]) -> Option<&str> {
+    let leaf = facts.first()?;
+    // Each names the next one, its issuer.
+    let issuers = facts.windows(2);
+    issuers
+        .filter(|pair| pair[1].not_after <= leaf.not_after)
+        .min_by_key(|pair| pair[1].not_after)
+        .map(|pair| &*pair[0].issuer_name)
 }
 
 fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {

@@ -17,6 +17,8 @@ pub struct CertStatus {
     pub serial: Option<Serial>,
     /// When the certificate in use expires, wall clock.
     pub not_after: Option<SystemTime>,
+    /// The issuer that ends its life: see [`Snapshot::limited_by`].
+    pub limited_by: Option<String>,
     /// When the source is asked next, wall clock; `None` if never (a fixed certificate).
     pub next_fetch: Option<SystemTime>,
     /// Failed fetches since the last one that succeeded.
@@ -77,6 +79,7 @@ impl CertStatus {
             generation: current.map(Snapshot::generation),
             serial: current.map(|snapshot| snapshot.serial().clone()),
             not_after: current.map(Snapshot::not_after),
+            limited_by: current.and_then(Snapshot::limited_by).map(str::to_owned),
             next_fetch: progress.next_fetch,
             consecutive_failures: progress.consecutive_failures,
             last_error: progress.last_error.clone(),

@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
-use crate::bb8_manager::CertConnectionManager;
 use crate::error::ConfigError;
 use crate::pool::dialer::{Dialer, OnConnect, Standing, Transport};
+use crate::pool::manager::CertConnectionManager;
 use crate::pool::rotation::Rotation;
 use crate::pool::signals::Signals;
 use crate::tls::with_tls;

@@ -131,7 +131,7 @@ impl Rotation {
         if self.is_draining() {
             return Err(ConnectError::Draining);
         }
-        connection.slot().mark_pooled();
+        connection.slot().mark_pooled(true);
         if !connection.session().is_fit() {
             return Err(ConnectError::Closed);
         }
@@ -153,7 +153,7 @@ impl Rotation {
     /// Parks a connection that comes back, exchanged first if it is old and a spare is ready;
     /// `false` if it must not be used again.
     pub(crate) fn take_back(&self, connection: &mut PgConnection) -> bool {
-        connection.slot().mark_pooled();
+        connection.slot().mark_pooled(true);
         if self.is_draining() {
             return false;
         }

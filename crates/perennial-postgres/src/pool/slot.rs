@@ -15,7 +15,7 @@ struct Place {
     driver: Arc<Driver>,
     /// When it was parked, or last answered a ping.
     quiet_since: Instant,
-    /// Seen at a check-out or a return, so not a dedicated connection.
+    /// A pool waits for it to come back: it is known not to be a dedicated connection.
     pooled: bool,
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum Whereabouts {
     Parked { fit: bool },
     /// Checked out: it comes back.
     Claimed,
-    /// Claimed and never seen by the pool: dedicated, or still to be known.
+    /// Claimed, and no pool is known to wait for it: dedicated.
     Unknown,
 }
 
@@ -64,8 +64,9 @@ impl Slot {
         }
     }
 
-    pub(crate) fn mark_pooled(&self) {
-        self.lock().pooled = true;
+    /// Says whether a pool waits for this place's connection to come back.
+    pub(crate) fn mark_pooled(&self, pooled: bool) {
+        self.lock().pooled = pooled;
     }
 
     pub(crate) fn claim(&self) -> Option<Session> {

@@ -112,10 +112,12 @@ pub enum MaterialError {
         not_before: SystemTime,
     },
     /// The chain's validity is over by our clock.
-    #[error("the certificate expired at {not_after:?}")]
+    #[error("{} expired at {not_after:?}", limited_by.as_deref().unwrap_or("the certificate"))]
     Expired {
         /// The earliest `not_after` of the chain, wall clock.
         not_after: SystemTime,
+        /// The issuer in the chain that expired first, if it was not the leaf.
+        limited_by: Option<String>,
     },
 }
 

@@ -71,6 +71,25 @@ fn key_of_another_certificate_is_refused() {
 }
 
 #[test]
+fn key_that_shows_only_its_signer_is_taken_and_checked() {
+    // As one in a device does.
+    let ca = TestCa::new();
+    let material = |of: &CertificateDer<'static>,
+                    key: &rustls_pki_types::PrivateKeyDer<'static>| {
+        let provider = default_provider().unwrap().key_provider;
+        let signer = provider.load_private_key(key.clone_key()).unwrap();
+        let chain = vec![of.clone(), ca.intermediate_der()];
+        CertMaterial::with_signing_key(chain, signer, vec![ca.root_der()]).unwrap()
+    };
+    let ((leaf, key), (other, _)) = (ca.leaf(noon(), MINUTE), ca.leaf(noon(), MINUTE));
+    let snapshot = build(material(&leaf, &key), noon()).unwrap();
+    assert!(snapshot.is_made_of(&material(&leaf, &key)));
+    assert!(!snapshot.is_made_of(&material(&other, &key)));
+    let mismatch = build(material(&other, &key), noon());
+    assert!(matches!(mismatch, Err(MaterialError::KeyMismatch)));
+}
+
+#[test]
 fn chain_that_does_not_begin_with_the_leaf_is_refused() {
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
@@ -118,6 +137,30 @@ fn validity_is_that_of_the_whole_chain() {
     let late = at(noon() + MINUTE).unwrap_err();
     assert!(matches!(late, MaterialError::Expired { .. }));
     assert!(!late.is_transient());
+}
+
+#[test]
+fn issuer_that_expires_first_is_named() {
+    // T4. The intermediate lives until the year 4096.
+    let ca = TestCa::new();
+    let beyond = MINUTE * 60 * 24 * 365 * 3_000;
+    let snapshot = build(ca.issue(noon(), beyond), noon()).unwrap();
+    assert!(snapshot.not_after() < noon() + beyond);
+    assert_eq!(snapshot.limited_by(), Some("CN=test intermediate"));
+    let error = build(ca.issue(noon(), beyond), snapshot.not_after()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("CN=test intermediate expired"),
+        "{error}"
+    );
+
+    // As a CA does that cuts a leaf's life to its own.
+    let cut = snapshot.not_after().duration_since(noon()).unwrap();
+    let together = build(ca.issue(noon(), cut), noon()).unwrap();
+    assert_eq!(together.limited_by(), Some("CN=test intermediate"));
+    let sooner = build(ca.issue(noon(), cut - MINUTE), noon()).unwrap();
+    assert_eq!(sooner.limited_by(), None);
 }
 
 #[test]

@@ -101,7 +101,7 @@ mod tests {
 
     use super::super::testing::{ask, told};
     use super::*;
-    use crate::testing::{MINUTE, TestCa, noon};
+    use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, noon};
     use crate::{Why, source_fn};
 
     type Counted = (Arc<AtomicUsize>, crate::BoxSource);
@@ -151,6 +151,28 @@ mod tests {
         for part in ["APP_TLS is not set", "no third"] {
             assert!(told.contains(part), "{told}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn change_is_heard_of_the_one_that_answered_and_of_those_before_it() {
+        let changing = |step: fn() -> Step| {
+            let source = ScriptedSource::new(&TestClock::starting_at(noon()), [step()]);
+            source.then(step);
+            source
+        };
+        let unset = || Step::Fail(SourceError::not_configured("APP_TLS is not set"));
+        let issued = || Step::Issue(MINUTE);
+        let heard = async |first: fn() -> Step, says: usize| {
+            let sources = [changing(first), changing(issued)];
+            let or = sources[0].clone().or(sources[1].clone());
+            or.fetch(ask(Why::Start)).await.unwrap();
+            sources[says].say_changed(1);
+            tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
+        };
+        assert!(heard(issued, 0).await);
+        assert!(!heard(issued, 1).await);
+        assert!(heard(unset, 0).await);
+        assert!(heard(unset, 1).await);
     }
 
     #[test]

@@ -43,6 +43,29 @@ async fn shutdown_returns_at_once_whatever_the_renewer_does() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_that_blocks_its_thread_is_told_of_and_ended_once_it_lets_go() {
+    let (let_go, blocked) = std::sync::mpsc::channel::<()>();
+    let (began, has_begun) = oneshot::channel();
+    let (blocked, began) = (Mutex::new(blocked), Mutex::new(Some(began)));
+    let source = crate::source_fn(move || {
+        if let Some(began) = began.lock().unwrap().take() {
+            began.send(()).unwrap();
+        }
+        let _let_go = blocked.lock().unwrap().recv();
+        std::future::pending()
+    });
+    let live = LiveCert::builder().start_lazy(source).unwrap();
+    let mut rotations = live.rotations();
+    has_begun.await.unwrap();
+    let deadline = Duration::from_millis(1);
+    let error = live.shutdown(deadline).await.unwrap_err();
+    assert_eq!(error.after, deadline);
+    drop(let_go);
+    let ended = async { while rotations.next().await.is_some() {} };
+    assert!(tokio::time::timeout(MINUTE, ended).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn certificate_stays_readable_after_shutdown_until_it_expires() {
     let wall = TestClock::starting_at(noon());

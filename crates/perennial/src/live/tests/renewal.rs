@@ -182,6 +182,20 @@ async fn schedule_follows_the_life_that_the_ca_really_gave() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn status_names_the_issuer_that_ends_the_life() {
+    // T4. The intermediate lives until the year 4096.
+    let wall = TestClock::starting_at(noon());
+    let status = |life| {
+        let live = builder(&wall).fixed(TestCa::new().issue(noon(), life));
+        live.unwrap().status()
+    };
+    let longer_than_its_issuer = status(MINUTE * 60 * 24 * 365 * 3_000);
+    let named = longer_than_its_issuer.limited_by;
+    assert_eq!(named.as_deref(), Some("CN=test intermediate"));
+    assert_eq!(status(MINUTE).limited_by, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn everything_that_expired_in_a_sleep_is_recovered_by_the_first_who_asks() {
     // T9, the core's part: the certificate is gone and the first tries fail, as while a token is
     // had anew.

@@ -88,6 +88,37 @@ async fn fixed_certificate_is_there_and_never_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn expired_certificate_is_refused_from_the_very_moment() {
+    let wall = TestClock::starting_at(noon());
+    let material = TestCa::new().issue(noon(), MINUTE);
+    let live = builder(&wall).fixed(material).unwrap();
+    let last_moment = Duration::from_nanos(1);
+    wall.step_forward(live.current().unwrap().remaining(wall.now()) - last_moment);
+    assert!(live.current().is_ok());
+    wall.step_forward(last_moment);
+    assert!(live.current().is_err());
+}
+
+#[test]
+fn expired_certificate_is_refused_from_the_very_moment_by_the_real_clock() {
+    // It looks at the coarse clock first, which is late by up to a tick.
+    let clock = Clock::default();
+    let material = TestCa::new().issue(clock.now() - MINUTE, MINUTE + Duration::from_secs(2));
+    let live = LiveCert::fixed(material).unwrap();
+    let not_after = live.current().unwrap().not_after();
+    loop {
+        let before = clock.now();
+        let current = live.current();
+        if before >= not_after {
+            assert!(current.is_err(), "handed out at {before:?}");
+            return;
+        }
+        let valid = current.is_ok() || clock.now() >= not_after;
+        assert!(valid, "refused before {not_after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn panic_of_the_source_fails_start_and_does_not_end_the_renewer() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Panic]);

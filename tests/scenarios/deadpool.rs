@@ -1,0 +1,149 @@
+//! The same promises for deadpool, whose pool has no hook at return.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use perennial_postgres::deadpool::managed::PoolError;
+use perennial_postgres::{
+    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, RetireReason,
+};
+use perennial_tests::{Stage, eventually, renew};
+
+use crate::connections::through_a_proxy;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A pool of this size with every connection made, used and returned.
+async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool {
+    let pool = manager.deadpool_builder().max_size(size).build().unwrap();
+    let mut all = Vec::new();
+    for _ in 0..size {
+        let client = pool.get().await.unwrap();
+        client.simple_query("select 1").await.unwrap();
+        all.push(client);
+    }
+    pool
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_deadpool_is_moved_though_nobody_checks_out() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    for _ in 0..2 {
+        stage.all_on(&*renew(&live).await, 4).await;
+    }
+    assert_eq!(manager.status().retired[&RetireReason::Rotated], 8);
+    assert_eq!(pool.status().size, 4, "the pool never shrank");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_breaks_in_deadpool_rotations_under_load() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    let long = pool.get().await.unwrap();
+    long.batch_execute("begin").await.unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicU64::new(0));
+    let worker = |_| {
+        let (pool, stop, answered) = (pool.clone(), Arc::clone(&stop), Arc::clone(&answered));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
+                let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
+                query.await.map_err(|error| format!("{error:?}"))?;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok::<_, String>(())
+        })
+    };
+    let workers: Vec<_> = (0..6).map(worker).collect();
+    for _ in 0..3 {
+        let newest = renew(&live).await.serial().to_decimal();
+        eventually("all but the transaction have moved", async || {
+            let serials = stage.serials().await;
+            serials.values().filter(|serial| **serial != newest).count() == 1
+        })
+        .await;
+    }
+    long.batch_execute("commit").await.unwrap();
+    drop(long);
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await.unwrap().unwrap();
+    }
+    assert!(answered.load(Ordering::Relaxed) > 100);
+    stage.all_on(&live.current().unwrap(), 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_taken_out_of_deadpool_is_left_alone_and_refreshes_on_demand() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 2).await;
+    let mut taken: PgConnection = pool.get().await.unwrap().take();
+    let old = live.current().unwrap().serial().to_decimal();
+    let newest = renew(&live).await;
+    eventually("the other one has moved", async || {
+        let newest = newest.serial().to_decimal();
+        let serials = stage.serials().await.into_values().collect::<Vec<_>>();
+        serials.len() == 2 && serials.contains(&old) && serials.contains(&newest)
+    })
+    .await;
+    eventually("no spare waits for it", async || {
+        manager.status().spares == 0
+    })
+    .await;
+    taken.refresh().await.unwrap();
+    stage.all_on(&newest, 2).await;
+    assert_eq!(pool.status().size, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = through_a_proxy(&stage).await;
+    let manager = CertConnectionManager::builder(live, config)
+        .connect_timeout(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    proxy.set(perennial_testbed::Fault::Refuse).await.unwrap();
+    eventually("the closes have been read", async || {
+        manager.status().by_generation.is_empty()
+    })
+    .await;
+    let Err(PoolError::Backend(error)) = pool.get().await else {
+        panic!("nobody can connect");
+    };
+    assert_eq!(error.class(), FailureClass::Unreachable, "{error:?}");
+    proxy.set(perennial_testbed::Fault::None).await.unwrap();
+    let client = pool.get().await.unwrap();
+    assert!(client.query_one("select 1", &[]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_deadpool_leaves_no_connection() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let last = pool.get().await.unwrap();
+    drop((pool, manager));
+    eventually("only the one in use is left", async || {
+        stage.serials().await.len() == 1
+    })
+    .await;
+    drop(last);
+    eventually("no backend is left", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+}

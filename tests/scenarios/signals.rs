@@ -1,0 +1,105 @@
+//! What a pool tells, held against what the server sees.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use perennial::LiveCert;
+use perennial_postgres::CertConnectionManager;
+use perennial_tests::{Stage, eventually, full_pool, renew};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What metrics say; made before anything is told.
+///
+/// The recorder empties itself with each look, so what was seen is kept: counters are added up, and
+/// a gauge that shows zero has not been told again.
+struct Told {
+    recorder: Snapshotter,
+    seen: BTreeMap<String, f64>,
+}
+
+impl Told {
+    fn from_now_on() -> Self {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        // The only one in this program.
+        recorder.install().unwrap();
+        Self {
+            recorder: snapshotter,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// The value of a metric by its name and label values, such as `name/a/b`.
+    fn value(&mut self, name: &str) -> Option<f64> {
+        for (key, _, _, value) in self.recorder.snapshot().into_vec() {
+            let key = key.key();
+            let labels = key.labels().map(|label| format!("/{}", label.value()));
+            let seen = self
+                .seen
+                .entry(format!("{}{}", key.name(), labels.collect::<String>()))
+                .or_default();
+            match value {
+                DebugValue::Counter(more) => *seen += more as f64,
+                DebugValue::Gauge(now) if now.into_inner() != 0.0 => *seen = now.into_inner(),
+                DebugValue::Gauge(_) | DebugValue::Histogram(_) => {}
+            }
+        }
+        self.seen.get(name).copied()
+    }
+}
+
+fn unix(at: SystemTime) -> Option<f64> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    Some(since.unwrap().as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expiry_gauges_name_what_new_connections_use_and_what_the_oldest_does() {
+    // H4: one connection stays in use on the old certificate.
+    let mut told = Told::from_now_on();
+    let stage = Stage::set().await;
+    let source = stage.pki().ttl(HOUR).build().unwrap();
+    let live = LiveCert::builder().name("h4").start(source).await.unwrap();
+    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
+        .name("h4")
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    let in_use = pool.get().await.unwrap();
+    in_use.batch_execute("begin").await.unwrap();
+    let old = in_use.snapshot();
+    let newest = renew(&live).await;
+    assert_ne!(old.not_after(), newest.not_after());
+
+    eventually("the gauges tell one of each", async || {
+        told.value("perennial_pool_connections/h4/current") == Some(1.0)
+            && told.value("perennial_pool_connections/h4/previous") == Some(1.0)
+    })
+    .await;
+    let oldest = "perennial_pool_oldest_expiry_timestamp_seconds/h4";
+    assert_eq!(told.value(oldest), unix(old.not_after()));
+    let current = "perennial_certificate_expiry_timestamp_seconds/h4";
+    assert_eq!(told.value(current), unix(newest.not_after()));
+    // The server's word on the same; a spare waits for the one in use.
+    let both = [&old, &newest].map(|snapshot| snapshot.serial().to_decimal());
+    assert_eq!(stage.distinct_serials().await, both.into());
+
+    in_use.batch_execute("commit").await.unwrap();
+    drop(in_use);
+    eventually("the gauges follow", async || {
+        told.value("perennial_pool_connections/h4/current") == Some(2.0)
+            && told.value(oldest) == unix(newest.not_after())
+    })
+    .await;
+    stage.all_on(&newest, 2).await;
+    let retired = "perennial_pool_retired_total/h4/rotated";
+    assert_eq!(told.value(retired), Some(2.0));
+    stage.testbed.postgres.stop().await.unwrap();
+    eventually("failed connects are counted by class", async || {
+        let failed = "perennial_pool_connect_errors_total/h4/unreachable";
+        told.value(failed).is_some_and(|count| count > 0.0)
+    })
+    .await;
+}
