@@ -8,6 +8,8 @@
 
 #[path = "scenarios/authorities.rs"]
 mod authorities;
+#[path = "scenarios/bad_input.rs"]
+mod bad_input;
 #[path = "scenarios/connections.rs"]
 mod connections;
 #[path = "scenarios/deadpool.rs"]
@@ -18,6 +20,8 @@ mod health;
 mod outages;
 #[path = "scenarios/reach.rs"]
 mod reach;
+#[path = "scenarios/refusals.rs"]
+mod refusals;
 #[path = "scenarios/retirement.rs"]
 mod retirement;
 #[path = "scenarios/rotation.rs"]

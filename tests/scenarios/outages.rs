@@ -6,7 +6,7 @@ use perennial::{CertState, LiveCert, Renewal, Unavailable};
 use perennial_testbed::{Fault, Proxy};
 use perennial_tests::{Stage, eventually, renew};
 
-async fn proxied(stage: &Stage) -> (Proxy, String) {
+pub(crate) async fn proxied(stage: &Stage) -> (Proxy, String) {
     let bao = &stage.testbed.bao;
     let address = format!("127.0.0.1:{}", bao.port()).parse().unwrap();
     let proxy = Proxy::start(address).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use perennial::LiveCert;
 use tokio::sync::Notify;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
 use crate::error::ConfigError;
@@ -153,8 +153,12 @@ impl CertConnectionManagerBuilder {
         }
         let mut config = self.config;
         let transport = transport(&config, self.unix_sockets_allowed)?;
-        if transport == Transport::Tls {
-            config = with_tls(config)?;
+        match transport {
+            Transport::Tls => config = with_tls(config)?,
+            // As in libpq, sslmode counts for nothing there: asked for TLS, Postgres would say no.
+            Transport::UnixSocket => {
+                config.ssl_mode(SslMode::Disable);
+            }
         }
         let dialer = Dialer {
             live: self.live,
