@@ -1,12 +1,16 @@
 //! Connections that die while nobody looks, and servers that come back.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
+use perennial::testing::TestClock;
+use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
 use perennial_postgres::{CertConnectionManager, RetireReason};
 use perennial_testbed::Fault;
 use perennial_tests::{Stage, eventually, full_pool, renew};
+use perennial_vault::VaultPki;
 
 use crate::connections::through_a_proxy;
 
@@ -177,6 +181,55 @@ async fn pings_keep_idle_connections_and_disturb_no_rotation() {
     assert_eq!(pids(&stage).await, before, "nobody was replaced");
     stage.all_on(&*renew(&live).await, 3).await;
     drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
+    // T8: the host sleeps through the rest of the certificate's life; Postgres' clock goes on as it
+    // did, so it would still take the old one: what is asserted is that nobody shows it.
+    let stage = Stage::set().await;
+    let backdated = Duration::from_secs(20);
+    let wall = TestClock::starting_at(stage.live(HOUR).await.now() - backdated);
+    let source = ShortThenLong {
+        short: stage.pki().ttl(Duration::from_secs(15)).build().unwrap(),
+        long: stage.pki().ttl(HOUR).build().unwrap(),
+        asked: AtomicBool::new(false),
+    };
+    let live = LiveCert::builder()
+        .clock(&wall)
+        .start(source)
+        .await
+        .unwrap();
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let old = live.current().unwrap();
+    stage.all_on(&old, 3).await;
+
+    wall.step_forward(backdated + Duration::from_secs(20));
+    assert!(!live.is_ready(), "it has expired");
+    let client = pool.get().await.unwrap();
+    assert!(client.query_one("select 1", &[]).await.is_ok());
+    assert_ne!(client.snapshot().serial(), old.serial());
+    drop(client);
+    stage.all_on(&live.current().unwrap(), 3).await;
+    assert_eq!(stage.testbed.bao.issued().await.unwrap(), 3);
+}
+
+/// A life that the suspend outlasts, and then one that is long.
+struct ShortThenLong {
+    short: VaultPki,
+    long: VaultPki,
+    asked: AtomicBool,
+}
+
+impl CertSource for ShortThenLong {
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            self.long.fetch(ask).await
+        } else {
+            self.short.fetch(ask).await
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
