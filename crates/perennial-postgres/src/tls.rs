@@ -107,6 +107,9 @@ impl fmt::Debug for Handshake {
 
 /// These settings with TLS required.
 pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConfigError> {
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(ConfigError::NoHost);
+    }
     let is_tcp = |host: &Host| matches!(host, Host::Tcp(_));
     if !config.get_hosts().iter().all(is_tcp) {
         return Err(ConfigError::UnixSocket);
