@@ -1,13 +1,52 @@
-use std::fmt;
+//! How this program proves to Vault who it is, method by method.
 
-use http::HeaderValue;
+mod call;
+mod certificate;
+mod proof;
+mod secret;
+mod wrapping;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use perennial::{Fingerprint, Snapshot};
+use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
-use crate::builder::BuildError;
+use crate::builder::{BuildError, path};
+use crate::error::VaultError;
+use call::Call;
+use certificate::Shown;
+use proof::Way;
+use secret::{header, line, pem};
+
+pub(crate) use proof::{Granted, Proof, renew};
+pub use secret::Secret;
+pub(crate) use wrapping::Opened;
+
+/// Where Kubernetes mounts a pod's token unless told otherwise.
+pub const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+const TOKEN: &str = "auth token";
+const ROLE_ID: &str = "auth role_id";
+const SECRET_ID: &str = "auth secret_id";
+const WRAPPING_TOKEN: &str = "auth wrapping token";
+const JWT: &str = "auth jwt";
+const PASSWORD: &str = "auth password";
 
 /// How this program proves to Vault who it is.
 ///
-/// A line end after a secret, as files have it, is not part of it. `Debug` shows no secret.
+/// Every [`Secret`] is text, or a file that is read anew each time it is needed. A secret that
+/// Vault refused is not sent again for [`CREDENTIAL_HOLD`](crate::CREDENTIAL_HOLD); another one in
+/// its file is sent at once. `Debug` shows no secret.
+///
+/// # Example
+/// ```
+/// use perennial_vault::{Auth, Secret};
+///
+/// let auth = Auth::approle("app-role-id", Secret::file("/etc/app/secret-id"));
+/// let auth = Auth::kubernetes("app").login_mount("k8s-prod");
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct Auth {
@@ -15,110 +54,314 @@ pub struct Auth {
 }
 
 #[derive(Clone)]
-enum Method {
-    Token(Zeroizing<String>),
+pub(crate) enum Method {
+    Token(Secret),
     AppRole {
         mount: String,
         role_id: Zeroizing<String>,
-        secret_id: Zeroizing<String>,
+        secret_id: SecretId,
+    },
+    Jwt {
+        mount: String,
+        role: String,
+        jwt: Secret,
+    },
+    Userpass {
+        mount: String,
+        user: String,
+        password: Secret,
+    },
+    Certificate {
+        mount: String,
+        role: String,
+        chain: Secret,
+        key: Secret,
     },
 }
 
+#[derive(Clone)]
+pub(crate) enum SecretId {
+    Plain(Secret),
+    Wrapped(Secret),
+}
+
 impl Auth {
-    /// A token that somebody else keeps alive; when Vault refuses it, there is no other.
-    pub fn token(token: impl Into<String>) -> Self {
-        Self {
-            method: Method::Token(secret(token)),
-        }
+    /// A token. It is renewed if Vault allows that; once it is refused, there is no other.
+    ///
+    /// Unless a file holds it: that is read before each fetch, and the token in it then is used.
+    pub fn token(token: impl Into<Secret>) -> Self {
+        Self::of(Method::Token(token.into()))
     }
 
     /// The AppRole method at `auth/approle`.
-    pub fn approle(role_id: impl Into<String>, secret_id: impl Into<String>) -> Self {
-        Self {
-            method: Method::AppRole {
-                mount: "approle".to_owned(),
-                role_id: secret(role_id),
-                secret_id: secret(secret_id),
-            },
-        }
+    pub fn approle(role_id: impl Into<String>, secret_id: impl Into<Secret>) -> Self {
+        Self::approle_with(role_id, SecretId::Plain(secret_id.into()))
+    }
+
+    /// AppRole, with a response-wrapping token for the secret_id.
+    ///
+    /// It is unwrapped once, and the secret_id kept in memory. One that has been used before is
+    /// told as [`VaultError::WrappingTokenSpent`], a possible interception, and not sent again.
+    pub fn approle_wrapped(role_id: impl Into<String>, wrapping_token: impl Into<Secret>) -> Self {
+        Self::approle_with(role_id, SecretId::Wrapped(wrapping_token.into()))
+    }
+
+    fn approle_with(role_id: impl Into<String>, secret_id: SecretId) -> Self {
+        Self::of(Method::AppRole {
+            mount: "approle".to_owned(),
+            role_id: Zeroizing::new(role_id.into()),
+            secret_id,
+        })
+    }
+
+    /// The JWT method at `auth/jwt`: a signed token of a platform such as a CI system.
+    pub fn jwt(role: impl Into<String>, jwt: impl Into<Secret>) -> Self {
+        Self::of(Method::Jwt {
+            mount: "jwt".to_owned(),
+            role: role.into(),
+            jwt: jwt.into(),
+        })
+    }
+
+    /// The Kubernetes method at `auth/kubernetes`, with the pod's [`SERVICE_ACCOUNT_TOKEN`].
+    pub fn kubernetes(role: impl Into<String>) -> Self {
+        Self::kubernetes_at(role, SERVICE_ACCOUNT_TOKEN)
+    }
+
+    /// The same with a token projected elsewhere, such as one with an audience of its own.
+    pub fn kubernetes_at(role: impl Into<String>, token_file: impl Into<PathBuf>) -> Self {
+        // Asked in the very same form as a JWT login.
+        Self::jwt(role, Secret::file(token_file)).login_mount("kubernetes")
+    }
+
+    /// The userpass method at `auth/userpass`.
+    pub fn userpass(user: impl Into<String>, password: impl Into<Secret>) -> Self {
+        Self::of(Method::Userpass {
+            mount: "userpass".to_owned(),
+            user: user.into(),
+            password: password.into(),
+        })
+    }
+
+    /// The TLS certificate method at `auth/cert`, for one of its roles.
+    ///
+    /// `chain` and `key` (PEM, leaf first) are shown at the first login. Then it is the live
+    /// certificate, as long as Vault takes it: after each rotation it logs in anew, and the token
+    /// is not renewed. So the role must trust the CA that issues the live certificate.
+    pub fn tls_certificate(
+        role: impl Into<String>,
+        chain: impl Into<Secret>,
+        key: impl Into<Secret>,
+    ) -> Self {
+        Self::of(Method::Certificate {
+            mount: "cert".to_owned(),
+            role: role.into(),
+            chain: chain.into(),
+            key: key.into(),
+        })
     }
 
     /// The login method's own mount, without `auth/`, where it is not the default.
     ///
     /// Has no effect on a token, which needs no login.
     pub fn login_mount(mut self, path: impl Into<String>) -> Self {
-        if let Method::AppRole { mount, .. } = &mut self.method {
-            *mount = path.into();
+        match &mut self.method {
+            Method::Token(_) => {}
+            Method::AppRole { mount, .. }
+            | Method::Jwt { mount, .. }
+            | Method::Userpass { mount, .. }
+            | Method::Certificate { mount, .. } => *mount = path.into(),
         }
         self
     }
 
-    pub(crate) fn checked(self) -> Result<Credential, BuildError> {
-        match self.method {
-            Method::Token(token) => {
-                let token = clean("auth token", token)?;
-                // Only ASCII can be sent in a header.
-                if HeaderValue::from_str(&token).is_err() || !token.is_ascii() {
-                    return Err(BuildError::Secret {
-                        field: "auth token",
-                        problem: "a character that is not ASCII".to_owned(),
-                    });
-                }
-                Ok(Credential::Token(token))
-            }
+    fn of(method: Method) -> Self {
+        Self { method }
+    }
+
+    pub(crate) fn checked(self) -> Result<Method, BuildError> {
+        let at = |mount| path("login_mount", mount);
+        Ok(match self.method {
+            Method::Token(token) => Method::Token(token.checked(TOKEN, header)?),
             Method::AppRole {
                 mount,
                 role_id,
                 secret_id,
-            } => Ok(Credential::AppRole {
-                mount: crate::builder::path("login_mount", mount)?,
-                role_id: clean("auth role_id", role_id)?,
-                secret_id: clean("auth secret_id", secret_id)?,
-            }),
+            } => Method::AppRole {
+                mount: at(mount)?,
+                role_id: line(&role_id).map_err(|problem| BuildError::Secret {
+                    field: ROLE_ID,
+                    problem,
+                })?,
+                secret_id: match secret_id {
+                    SecretId::Plain(secret) => SecretId::Plain(secret.checked(SECRET_ID, line)?),
+                    SecretId::Wrapped(token) => {
+                        SecretId::Wrapped(token.checked(WRAPPING_TOKEN, header)?)
+                    }
+                },
+            },
+            Method::Jwt { mount, role, jwt } => Method::Jwt {
+                mount: at(mount)?,
+                role: name("auth role", role)?,
+                jwt: jwt.checked(JWT, line)?,
+            },
+            Method::Userpass {
+                mount,
+                user,
+                password,
+            } => Method::Userpass {
+                mount: at(mount)?,
+                user: name("auth user", user)?,
+                password: password.checked(PASSWORD, line)?,
+            },
+            Method::Certificate {
+                mount,
+                role,
+                chain,
+                key,
+            } => Method::Certificate {
+                mount: at(mount)?,
+                role: name("auth role", role)?,
+                chain: chain.checked(certificate::CHAIN, pem)?,
+                key: key.checked(certificate::KEY, pem)?,
+            },
+        })
+    }
+}
+
+impl Method {
+    /// Whether a token is all there is, and nothing to log in with.
+    pub(crate) fn is_given(&self) -> bool {
+        matches!(self, Self::Token(_))
+    }
+
+    /// Whether a new credential takes the place of the token that the old one brought.
+    pub(crate) fn outdates_tokens(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Certificate { .. })
+    }
+
+    /// Reads the credential as it is now, and a second one where there is one to fall back to.
+    ///
+    /// Talks to nobody.
+    pub(crate) async fn proofs(
+        &self,
+        current: Option<&Snapshot>,
+        opened: Option<&Opened>,
+        provider: &CryptoProvider,
+    ) -> Result<(Proof, Option<Proof>), VaultError> {
+        let proof = match self {
+            Self::Token(token) => {
+                let token = token.read(TOKEN, header).await?;
+                Proof {
+                    id: Fingerprint::of([token.as_bytes()]),
+                    way: Way::Is(token),
+                }
+            }
+            Self::AppRole {
+                mount,
+                role_id,
+                secret_id,
+            } => app_role(login(mount), role_id, secret_id, opened).await?,
+            Self::Jwt { mount, role, jwt } => {
+                let jwt = jwt.read(JWT, line).await?;
+                let fields = [("role", role.as_str()), ("jwt", jwt.as_str())];
+                Proof::login(&jwt, login(mount), &fields)
+            }
+            Self::Userpass {
+                mount,
+                user,
+                password,
+            } => {
+                let password = password.read(PASSWORD, line).await?;
+                let path = format!("{}/{user}", login(mount));
+                Proof::login(&password, path, &[("password", &password)])
+            }
+            Self::Certificate {
+                mount,
+                role,
+                chain,
+                key,
+            } => {
+                let show = |Shown { id, resolver }| Proof {
+                    id,
+                    way: Way::Certificate {
+                        call: Call::new(login(mount), &[("name", role)]),
+                        resolver,
+                    },
+                };
+                let bootstrap = certificate::bootstrap(chain, key, provider).await;
+                return match (current.map(certificate::live), bootstrap) {
+                    // The one to begin with may be gone by now.
+                    (Some(live), bootstrap) => Ok((show(live), bootstrap.ok().map(show))),
+                    (None, bootstrap) => Ok((show(bootstrap?), None)),
+                };
+            }
+        };
+        Ok((proof, None))
+    }
+}
+
+async fn app_role(
+    path: String,
+    role_id: &Zeroizing<String>,
+    secret_id: &SecretId,
+    opened: Option<&Opened>,
+) -> Result<Proof, VaultError> {
+    let with = |secret_id| [("role_id", role_id.as_str()), ("secret_id", secret_id)];
+    match secret_id {
+        SecretId::Plain(secret_id) => {
+            let secret_id = secret_id.read(SECRET_ID, line).await?;
+            Ok(Proof::login(&secret_id, path, &with(&secret_id)))
         }
+        SecretId::Wrapped(wrapping) => match wrapping.read(WRAPPING_TOKEN, header).await {
+            Ok(wrapping) => Ok(Proof {
+                id: Fingerprint::of([wrapping.as_bytes()]),
+                way: Way::AppRole {
+                    path,
+                    role_id: role_id.clone(),
+                    wrapping,
+                },
+            }),
+            // Whoever delivers a wrapping token may remove it once it has been used.
+            Err(error) => match opened.and_then(Opened::secret_id) {
+                Some((id, secret_id)) => Ok(Proof {
+                    id,
+                    way: Way::Login(Call::new(path, &with(secret_id))),
+                }),
+                None => Err(error),
+            },
+        },
+    }
+}
+
+fn login(mount: &str) -> String {
+    format!("auth/{mount}/login")
+}
+
+/// One segment of a path.
+fn name(field: &'static str, text: String) -> Result<String, BuildError> {
+    match path(field, text) {
+        Ok(name) if name.contains('/') => Err(BuildError::Setting {
+            field,
+            got: name,
+            takes: "a name without a slash",
+        }),
+        checked => checked,
     }
 }
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.method {
-            Method::Token(_) => f.debug_struct("Token").finish_non_exhaustive(),
-            Method::AppRole { mount, .. } => f
-                .debug_struct("AppRole")
-                .field("mount", mount)
-                .finish_non_exhaustive(),
-        }
+        let (name, mount, role) = match &self.method {
+            Method::Token(secret) => return f.debug_tuple("Token").field(secret).finish(),
+            Method::AppRole { mount, .. } => ("AppRole", mount, None),
+            Method::Jwt { mount, role, .. } => ("Jwt", mount, Some(role)),
+            Method::Userpass { mount, user, .. } => ("Userpass", mount, Some(user)),
+            Method::Certificate { mount, role, .. } => ("Certificate", mount, Some(role)),
+        };
+        f.debug_struct(name)
+            .field("mount", mount)
+            .field("role", &role)
+            .finish_non_exhaustive()
     }
-}
-
-/// An [`Auth`] whose values have been checked.
-pub(crate) enum Credential {
-    Token(Zeroizing<String>),
-    AppRole {
-        mount: String,
-        role_id: Zeroizing<String>,
-        secret_id: Zeroizing<String>,
-    },
-}
-
-fn secret(text: impl Into<String>) -> Zeroizing<String> {
-    Zeroizing::new(text.into())
-}
-
-fn clean(field: &'static str, text: Zeroizing<String>) -> Result<Zeroizing<String>, BuildError> {
-    let trimmed = text.trim_end_matches(['\r', '\n']);
-    if trimmed.is_empty() {
-        return Err(BuildError::Secret {
-            field,
-            problem: "nothing".to_owned(),
-        });
-    }
-    // The place, never the value.
-    if let Some(at) = trimmed.find(char::is_control) {
-        return Err(BuildError::Secret {
-            field,
-            problem: format!("a control character at byte {at}"),
-        });
-    }
-    Ok(Zeroizing::new(trimmed.to_owned()))
 }

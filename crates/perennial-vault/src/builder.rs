@@ -228,6 +228,15 @@ pub enum BuildError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A variable that [`VaultPki::from_env`] does not take.
+    #[error("the variable {name} cannot be used")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     /// TLS or HTTP could not be set up with these settings.
     #[error("the connection to vault could not be set up")]
     Client(#[source] Box<dyn Error + Send + Sync>),
@@ -241,7 +250,7 @@ fn setting(field: &'static str, got: impl Into<String>, takes: &'static str) -> 
     }
 }
 
-fn address(text: &str) -> Result<Url, BuildError> {
+pub(crate) fn address(text: &str) -> Result<Url, BuildError> {
     const FIELD: &str = "address";
     const TAKES: &str = "a URL such as https://vault.example:8200";
     let url = Url::parse(text).map_err(|_unparsed| {
@@ -333,7 +342,7 @@ fn checked(request: CertRequest) -> Result<CertRequest, BuildError> {
     })
 }
 
-fn namespace(text: &str) -> Result<HeaderValue, BuildError> {
+pub(crate) fn namespace(text: &str) -> Result<HeaderValue, BuildError> {
     let takes = "a path of visible ASCII characters";
     let trimmed = text.trim_matches('/');
     if trimmed.is_empty() || !trimmed.chars().all(|c| c.is_ascii_graphic()) {
@@ -342,10 +351,10 @@ fn namespace(text: &str) -> Result<HeaderValue, BuildError> {
     HeaderValue::from_str(trimmed).map_err(|_unsendable| setting("namespace", text, takes))
 }
 
-type Trusted = (RootCertStore, Vec<CertificateDer<'static>>);
+pub(crate) type Trusted = (RootCertStore, Vec<CertificateDer<'static>>);
 
 /// The parser's errors quote the text they stumbled on, which may be a key: not kept.
-fn trusted(field: &'static str, pem: &[u8]) -> Result<Trusted, BuildError> {
+pub(crate) fn trusted(field: &'static str, pem: &[u8]) -> Result<Trusted, BuildError> {
     let takes = "one or more CA certificates in PEM";
     let bytes = || format!("{} bytes", pem.len());
     let list: Vec<_> = CertificateDer::pem_slice_iter(pem)

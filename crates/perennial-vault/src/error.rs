@@ -1,5 +1,7 @@
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,35 @@ pub enum VaultError {
     HeldBack {
         /// What is left of the hold.
         wait: Duration,
+        /// The refusal.
+        #[source]
+        refusal: Arc<Self>,
+    },
+    /// A file with a part of the credential cannot be read.
+    #[error("{field} cannot be read from {}", path.display())]
+    CredentialFile {
+        /// Which part of [`Auth`](crate::Auth) it is.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// A part of the credential cannot be used; its value is not shown.
+    #[error("{field} holds {problem}")]
+    Credential {
+        /// Which part of [`Auth`](crate::Auth) it is.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Vault does not know the wrapping token: somebody else may have used it. Not sent again.
+    #[error(
+        "the wrapping token was used before or has expired: unless that was you, its secret_id \
+         was intercepted (revoke it, look into the audit log, and have another one wrapped)"
+    )]
+    WrappingTokenSpent {
         /// The refusal.
         #[source]
         refusal: Arc<Self>,
@@ -125,6 +156,10 @@ pub enum Step {
     Login,
     /// A certificate, for a signing request.
     Sign,
+    /// A longer lease for the token in use.
+    RenewToken,
+    /// The secret_id within a wrapping token.
+    Unwrap,
 }
 
 impl fmt::Display for Step {
@@ -132,6 +167,8 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Login => "the login",
             Self::Sign => "the signing request",
+            Self::RenewToken => "the token's renewal",
+            Self::Unwrap => "the unwrapping of the secret_id",
         })
     }
 }
@@ -164,7 +201,7 @@ impl Failure {
         Self::new(Verdict::Unusable, cause)
     }
 
-    fn new(verdict: Verdict, cause: VaultError) -> Self {
+    pub(crate) fn new(verdict: Verdict, cause: VaultError) -> Self {
         Self {
             verdict,
             cause,

@@ -26,12 +26,28 @@
 //! - A token or credential is sent to the configured origin alone. A redirect to any other is not
 //!   followed, and no proxy is used.
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
-//!   `*_PROXY` variable is read; see [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.
+//!   `*_PROXY` variable is read, save by [`VaultPki::from_env`], which says which; see
+//!   [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.
 //! - A fetch logs in at most once, and a login issues no certificate. Retries are the renewer's.
 //! - A refused credential is not sent again for [`CREDENTIAL_HOLD`], so that a wrong secret does
-//!   not lock the role for every instance that shares it.
+//!   not lock the role for every instance that shares it. Another one in its file is sent at once.
 //! - No token, credential or key is in any `Debug`, log or error. Wiping memory is best effort:
 //!   the HTTP stack's own buffers are not wiped.
+//!
+//! # The token
+//! | [`Auth`] | where the secret comes from |
+//! |---|---|
+//! | [`token`](Auth::token) | given, or a file that is read before each fetch |
+//! | [`approle`](Auth::approle), [`approle_wrapped`](Auth::approle_wrapped) | a secret_id as it is, in a file, or response-wrapped |
+//! | [`kubernetes`](Auth::kubernetes) | the pod's projected token, read at each login |
+//! | [`jwt`](Auth::jwt) | a platform's token, as text or in a file |
+//! | [`tls_certificate`](Auth::tls_certificate) | one to begin with, then the live certificate |
+//! | [`userpass`](Auth::userpass) | a password, as text or in a file |
+//!
+//! Whatever the login, the token has one life: it is kept between fetches and renewed at two
+//! thirds of its lease. Once a renewal is refused or grants less than before, the next fetch logs
+//! in again, and until that succeeds the token serves as long as it lives. Of a refused token
+//! nothing is kept. A token that was given to the program is renewed at once, to learn its lease.
 //!
 //! # On the server
 //! The role needs `key_type` `ec` (or `any`), and `use_csr_sans` and `use_csr_common_name` on, as
@@ -46,17 +62,21 @@ mod answer;
 mod auth;
 mod builder;
 mod error;
+mod from_env;
+mod holds;
 mod outcome;
 mod pki;
 mod request;
 mod token;
+mod token_life;
 mod transport;
 
 pub use answer::SHORTEST_SHARE;
-pub use auth::Auth;
+pub use auth::{Auth, SERVICE_ACCOUNT_TOKEN, Secret};
 pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 pub use pki::VaultPki;
-pub use token::{POLICY_TOKEN_AGE, SHORT_LEASE};
+pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};
+pub use token_life::{RENEWAL_SPACING, SHORT_LEASE};
 pub use transport::{CONNECT_TIMEOUT, MAX_REDIRECTS, MAX_REPLY, REQUEST_TIMEOUT};

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use perennial::{Ask, CertMaterial, CertSource, Fingerprint, SourceError};
+use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use vaultrs::api::EndpointResult;
@@ -13,7 +13,7 @@ use crate::builder::VaultPkiBuilder;
 use crate::error::{Failure, Step, VaultError};
 use crate::outcome::Verdict;
 use crate::request::CertRequest;
-use crate::token::{POLICY_TOKEN_AGE, Token, Tokens};
+use crate::token::{Login, Token, Tokens};
 use crate::transport::{Reply, Transport};
 
 /// The PKI secrets engine of Vault or OpenBao, as a certificate source.
@@ -45,23 +45,16 @@ impl VaultPki {
     }
 
     /// One certificate, with at most one login on the way.
-    async fn ask(&self) -> Result<CertMaterial, Failure> {
+    async fn ask(&self, current: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
         let key = CertRequest::new_key().map_err(request_error)?;
-        let (reply, answer) = match self.tokens.kept() {
-            None => {
-                let token = self.tokens.log_in(&self.transport).await?;
+        let (token, login) = self.tokens.ready(&self.transport, current).await?;
+        let (reply, answer) = match self.sign(&key, &token).await {
+            Err(failure) if failure.verdict == Verdict::TokenRefused && login == Login::Left => {
+                tracing::debug!("vault refuses the token, logging in again");
+                let token = self.tokens.another(&self.transport, current).await?;
                 self.sign(&key, &token).await?
             }
-            Some(token) => match self.sign(&key, &token).await {
-                Err(failure)
-                    if failure.verdict == Verdict::TokenRefused && self.tokens.can_log_in() =>
-                {
-                    tracing::debug!("vault refuses the token, logging in again");
-                    let token = self.tokens.log_in(&self.transport).await?;
-                    self.sign(&key, &token).await?
-                }
-                outcome => outcome?,
-            },
+            outcome => outcome?,
         };
         let asked = Asked {
             request: &self.request,
@@ -81,11 +74,14 @@ impl VaultPki {
             .request
             .endpoint(&self.params, key)
             .map_err(request_error)?;
-        let reply = self
+        let reply = match self
             .transport
             .send(Step::Sign, &endpoint, Some(token))
             .await
-            .inspect_err(|failure| self.judge_token(failure, token))?;
+        {
+            Ok(reply) => reply,
+            Err(failure) => return Err(self.tokens.refused(token, failure).await),
+        };
         let parsed: EndpointResult<SignCertificateResponse> = reply.json(Step::Sign)?;
         self.warnings.report(parsed.warnings.unwrap_or_default());
         let answer = parsed.data.ok_or_else(|| {
@@ -96,19 +92,16 @@ impl VaultPki {
         })?;
         Ok((reply, answer))
     }
-
-    fn judge_token(&self, failure: &Failure, token: &Token) {
-        match failure.verdict {
-            Verdict::TokenRefused => self.tokens.give_up(),
-            Verdict::PolicyRefused if token.age() >= POLICY_TOKEN_AGE => self.tokens.give_up(),
-            _ => {}
-        }
-    }
 }
 
 impl CertSource for VaultPki {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.ask().await.map_err(SourceError::from)
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        self.ask(ask.current).await.map_err(SourceError::from)
+    }
+
+    /// Renews the token meanwhile; ready once the file of a refused credential holds another one.
+    async fn changed(&self) {
+        self.tokens.upkeep(&self.transport).await;
     }
 
     fn request(&self) -> Option<Fingerprint> {

@@ -1,20 +1,19 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustify::endpoint::Endpoint;
-use serde::Deserialize;
+use perennial::{Fingerprint, Snapshot, with_causes};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
-use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::auth::Credential;
-use crate::error::{Failure, Step, VaultError};
-use crate::outcome::Verdict;
+use crate::auth::{self, Granted, Method, Opened, Proof};
+use crate::error::Failure;
+use crate::holds::Holds;
+use crate::outcome::{CREDENTIAL_HOLD, Verdict};
+use crate::token_life::{Decision, Facts, Lease, Renewal, after_failure, after_renewal};
 use crate::transport::Transport;
-
-/// A token with less than this left is not used: a request under way could outlive it.
-pub const SHORT_LEASE: Duration = Duration::from_secs(10);
 
 /// A token older than this is given up when its policies refuse.
 ///
@@ -22,116 +21,271 @@ pub const SHORT_LEASE: Duration = Duration::from_secs(10);
 /// token would see none.
 pub const POLICY_TOKEN_AGE: Duration = Duration::from_secs(60);
 
-/// The token in use, and the one place that logs in.
-///
-/// The renewer never calls a source concurrently, so nothing here guards against two logins.
+/// How often the files of a refused credential are read again, to find another one in them.
+pub const CREDENTIAL_POLL: Duration = Duration::from_secs(5);
+
+/// The token in use, and the one place that logs in, renews and gives up.
 pub(crate) struct Tokens {
-    credential: Credential,
+    method: Method,
+    /// Held across a request: whoever comes second finds what the first has brought.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     kept: Option<Arc<Token>>,
-    hold: Option<Hold>,
+    /// When it was last tried to renew the kept token.
+    tried: Option<Instant>,
+    holds: Holds,
+    opened: Option<Opened>,
+    /// No credential that is there now may be sent.
+    stuck: bool,
 }
 
-/// A refused credential, and until when it is not sent again.
-struct Hold {
-    until: Instant,
-    refusal: Arc<VaultError>,
+/// Whether a fetch may still log in when its token is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Login {
+    Left,
+    Spent,
 }
 
 impl Tokens {
-    pub(crate) fn new(credential: Credential) -> Self {
-        let kept = match &credential {
-            Credential::Token(token) => Some(Arc::new(Token::endless(token.clone()))),
-            Credential::AppRole { .. } => None,
-        };
+    pub(crate) fn new(method: Method) -> Self {
         Self {
-            credential,
-            state: Mutex::new(State { kept, hold: None }),
+            method,
+            state: Mutex::default(),
         }
     }
 
-    /// The token of an earlier login, unless it should be renewed by now.
-    pub(crate) fn kept(&self) -> Option<Arc<Token>> {
-        let state = self.state();
-        let token = state.kept.as_ref()?;
-        token.is_fit(Instant::now()).then(|| Arc::clone(token))
-    }
-
-    /// Whether a login can bring another token than the one there is.
-    pub(crate) fn can_log_in(&self) -> bool {
-        match self.credential {
-            Credential::Token(_) => false,
-            Credential::AppRole { .. } => true,
-        }
-    }
-
-    /// Gives a token up, so that the next fetch logs in.
-    pub(crate) fn give_up(&self) {
-        if self.can_log_in() {
-            self.state().kept = None;
-        }
-    }
-
-    /// Logs in, and keeps the token.
+    /// A token to use: the kept one, renewed if it is time to, or that of a new login.
     ///
-    /// Sends nothing while a refusal's hold lasts.
-    pub(crate) async fn log_in(&self, transport: &Transport) -> Result<Arc<Token>, Failure> {
-        let login = match &self.credential {
-            Credential::Token(token) => return Ok(Arc::new(Token::endless(token.clone()))),
-            Credential::AppRole {
-                mount,
-                role_id,
-                secret_id,
-            } => LoginWithApproleRequest {
-                mount: mount.clone(),
-                role_id: role_id.to_string(),
-                secret_id: secret_id.to_string(),
-            },
+    /// Where a new one is due and cannot be had, the kept one serves as long as it lives.
+    pub(crate) async fn ready(
+        &self,
+        transport: &Transport,
+        current: Option<&Snapshot>,
+    ) -> Result<(Arc<Token>, Login), Failure> {
+        let mut state = self.state.lock().await;
+        if let Some(token) = self.fit(&mut state, transport, current).await {
+            return Ok((token, Login::Left));
+        }
+        let failure = match self.log_in(&mut state, transport, current).await {
+            Ok(token) => return Ok((token, Login::Spent)),
+            Err(failure) => failure,
         };
-        // Wiped also when this future is dropped half-way.
-        let login = WipedLogin(login);
-        self.held_back()?;
-        match exchange(transport, &login.0).await {
-            Ok(token) => {
-                tracing::debug!(lease = ?token.lease, "logged in to vault");
-                let token = Arc::new(token);
-                self.state().kept = Some(Arc::clone(&token));
-                Ok(token)
+        match state.kept.clone() {
+            Some(token) if token.facts().is_alive() => {
+                let error = with_causes(&failure.cause);
+                tracing::warn!(%error, "no new vault token, the old one serves as long as it lives");
+                // Nothing is missing yet: another credential can wait for the next fetch.
+                state.stuck = false;
+                Ok((token, Login::Spent))
             }
-            Err(failure) => Err(self.hold_if_refused(failure)),
+            _ => Err(failure),
         }
     }
 
-    fn held_back(&self) -> Result<(), Failure> {
-        let mut state = self.state();
-        let now = Instant::now();
-        match &state.hold {
-            Some(hold) if now < hold.until => Err(held(hold.until - now, &hold.refusal)),
-            _ => {
-                state.hold = None;
-                Ok(())
-            }
-        }
+    /// Another token, after Vault refused one that was kept.
+    pub(crate) async fn another(
+        &self,
+        transport: &Transport,
+        current: Option<&Snapshot>,
+    ) -> Result<Arc<Token>, Failure> {
+        let mut state = self.state.lock().await;
+        self.log_in(&mut state, transport, current).await
     }
 
-    fn hold_if_refused(&self, failure: Failure) -> Failure {
-        let Verdict::CredentialRefused { hold } = failure.verdict else {
+    /// Draws the consequence of a request that failed with this token.
+    pub(crate) async fn refused(&self, token: &Token, failure: Failure) -> Failure {
+        let is_over = match failure.verdict {
+            Verdict::TokenRefused => true,
+            Verdict::PolicyRefused => {
+                !self.method.is_given() && token.logged_in.elapsed() >= POLICY_TOKEN_AGE
+            }
+            _ => false,
+        };
+        if !is_over {
             return failure;
+        }
+        let mut state = self.state.lock().await;
+        state.kept = None;
+        if !self.method.is_given() {
+            return failure;
+        }
+        state.stuck = true;
+        let verdict = Verdict::CredentialRefused {
+            hold: CREDENTIAL_HOLD,
         };
-        let refusal = Arc::new(failure.cause);
-        self.state().hold = Some(Hold {
-            until: Instant::now() + hold,
-            refusal: Arc::clone(&refusal),
-        });
-        held(hold, &refusal)
+        state
+            .holds
+            .note(token.made_of, Failure { verdict, ..failure })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Renews the token whenever it is time to, and returns once a refused credential is replaced.
+    ///
+    /// It never logs in: a login that is cancelled could cost a secret that is good for one.
+    ///
+    /// # Cancel safety
+    /// A renewal that is cancelled is made again.
+    pub(crate) async fn upkeep(&self, transport: &Transport) {
+        tokio::select! {
+            () = self.keep_alive(transport) => {}
+            () = self.other_credential(transport) => {}
+        }
+    }
+
+    async fn keep_alive(&self, transport: &Transport) {
+        loop {
+            let next = self.state.lock().await.next_renewal();
+            let Some(next) = next else {
+                return pending().await;
+            };
+            tokio::time::sleep_until(next).await;
+            let mut state = self.state.lock().await;
+            self.renew(&mut state, transport).await;
+        }
+    }
+
+    async fn other_credential(&self, transport: &Transport) {
+        loop {
+            {
+                let mut state = self.state.lock().await;
+                if !state.stuck {
+                    drop(state);
+                    return pending().await;
+                }
+                if self.first_free(&mut state, transport, None).await.is_some() {
+                    return;
+                }
+            }
+            tokio::time::sleep(CREDENTIAL_POLL).await;
+        }
+    }
+
+    /// The kept token, unless another one is due.
+    async fn fit(
+        &self,
+        state: &mut State,
+        transport: &Transport,
+        current: Option<&Snapshot>,
+    ) -> Option<Arc<Token>> {
+        let made_of = state.kept.as_ref()?.made_of;
+        if self.method.outdates_tokens() {
+            let first = self.first_free(state, transport, current).await;
+            // What cannot be read has replaced nothing yet.
+            if first.is_some_and(|id| id != made_of) {
+                return None;
+            }
+        }
+        if state.kept.as_ref()?.facts().decide() == Decision::Renew {
+            self.renew(state, transport).await;
+        }
+        let token = state.kept.as_ref()?;
+        (token.facts().decide() != Decision::LogIn).then(|| Arc::clone(token))
+    }
+
+    /// The first credential, as they are now, that is not held back.
+    async fn first_free(
+        &self,
+        state: &mut State,
+        transport: &Transport,
+        current: Option<&Snapshot>,
+    ) -> Option<Fingerprint> {
+        let opened = state.opened.as_ref();
+        let proofs = self.method.proofs(current, opened, transport.provider());
+        let (first, second) = proofs.await.ok()?;
+        let mut ids = [Some(first), second].into_iter().flatten().map(|p| p.id);
+        ids.find(|&id| state.holds.on(id).is_none())
+    }
+
+    async fn log_in(
+        &self,
+        state: &mut State,
+        transport: &Transport,
+        current: Option<&Snapshot>,
+    ) -> Result<Arc<Token>, Failure> {
+        let opened = state.opened.as_ref();
+        let proofs = self.method.proofs(current, opened, transport.provider());
+        let (first, second) = match proofs.await {
+            Ok(proofs) => proofs,
+            Err(unreadable) => {
+                state.stuck = true;
+                return Err(Failure::unusable(unreadable));
+            }
+        };
+        let outcome = match (attempt(state, first, transport).await, second) {
+            (Err(failure), Some(second)) if failure.verdict != Verdict::Transient => {
+                log_failure(&failure, "vault does not take the live certificate");
+                attempt(state, second, transport).await
+            }
+            (outcome, _) => outcome,
+        };
+        state.stuck = outcome
+            .as_ref()
+            .is_err_and(|failure| matches!(failure.verdict, Verdict::CredentialRefused { .. }));
+        outcome
+    }
+
+    async fn renew(&self, state: &mut State, transport: &Transport) {
+        let Some(token) = state.kept.clone() else {
+            return;
+        };
+        let is_early = state
+            .tried
+            .is_some_and(|at| at.elapsed() < token.facts().spacing());
+        if is_early {
+            return;
+        }
+        // Before the request: one that is cancelled counts too.
+        state.tried = Some(Instant::now());
+        let renewed = match auth::renew(transport, &token).await {
+            Ok(granted) => {
+                tracing::debug!(lease = ?granted.lease, "renewed the vault token");
+                token.renewed(&granted)
+            }
+            Err(failure) => {
+                log_failure(&failure, "the vault token is not renewed");
+                token.with(after_failure(&failure))
+            }
+        };
+        state.kept = Some(Arc::new(renewed));
+    }
+}
+
+fn log_failure(failure: &Failure, what: &str) {
+    tracing::debug!(error = %with_causes(&failure.cause), "{what}");
+}
+
+async fn attempt(
+    state: &mut State,
+    proof: Proof,
+    transport: &Transport,
+) -> Result<Arc<Token>, Failure> {
+    let made_of = proof.id;
+    if let Some(held) = state.holds.on(made_of) {
+        return Err(held);
+    }
+    match proof.log_in(transport, &mut state.opened).await {
+        Ok(granted) => {
+            tracing::debug!(lease = ?granted.lease, "logged in to vault");
+            let token = Arc::new(Token::of(granted, made_of));
+            state.kept = Some(Arc::clone(&token));
+            state.tried = None;
+            Ok(token)
+        }
+        Err(failure) => Err(state.holds.note(made_of, failure)),
+    }
+}
+
+impl State {
+    fn next_renewal(&self) -> Option<Instant> {
+        let token = self.kept.as_ref()?;
+        let facts = token.facts();
+        let due = token.granted + facts.renewed_at()?;
+        Some(match self.tried {
+            Some(tried) => due.max(tried + facts.spacing()),
+            None => due,
+        })
     }
 }
 
@@ -141,122 +295,68 @@ impl fmt::Debug for Tokens {
     }
 }
 
-fn held(wait: Duration, refusal: &Arc<VaultError>) -> Failure {
-    Failure {
-        verdict: Verdict::CredentialRefused { hold: wait },
-        cause: VaultError::HeldBack {
-            wait,
-            refusal: Arc::clone(refusal),
-        },
-        retry_after: Some(wait),
-    }
-}
-
-async fn exchange(
-    transport: &Transport,
-    login: &impl Endpoint<Response = ()>,
-) -> Result<Token, Failure> {
-    let reply = transport.send(Step::Login, login, None).await?;
-    // Not vaultrs' own reply type: its `Debug` prints the token, and it is not wiped.
-    let parsed: LoginReply = reply.json(Step::Login)?;
-    let token = parsed.auth.client_token;
-    if token.is_empty() || token.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(Failure::unusable(VaultError::Unusable {
-            step: Step::Login,
-            problem: "its token is empty or holds a character that no token has",
-        }));
-    }
-    Ok(Token {
-        value: token,
-        obtained: Instant::now(),
-        lease: Some(Duration::from_secs(parsed.auth.lease_duration)).filter(|l| !l.is_zero()),
-    })
-}
-
-#[derive(Deserialize)]
-struct LoginReply {
-    auth: LoginAuth,
-}
-
-#[derive(Deserialize)]
-struct LoginAuth {
-    client_token: Zeroizing<String>,
-    /// Seconds; 0 for a token that does not end.
-    lease_duration: u64,
-}
-
-/// A login whose secrets are wiped when it is dropped.
-struct WipedLogin(LoginWithApproleRequest);
-
-impl Drop for WipedLogin {
-    fn drop(&mut self) {
-        self.0.role_id.zeroize();
-        self.0.secret_id.zeroize();
-    }
-}
-
 /// A token, wiped from memory when dropped.
+#[derive(Clone)]
 pub(crate) struct Token {
     value: Zeroizing<String>,
-    obtained: Instant,
-    /// How long it lives; `None` if it does not end, or nobody said when.
-    lease: Option<Duration>,
+    /// The credential that it was had for.
+    made_of: Fingerprint,
+    logged_in: Instant,
+    /// When it was granted or renewed, whichever was later.
+    granted: Instant,
+    lease: Lease,
+    renewal: Renewal,
 }
 
 impl Token {
-    fn endless(value: Zeroizing<String>) -> Self {
+    fn of(granted: Granted, made_of: Fingerprint) -> Self {
+        let now = Instant::now();
         Self {
-            value,
-            obtained: Instant::now(),
-            lease: None,
+            value: granted.token,
+            made_of,
+            logged_in: now,
+            granted: now,
+            lease: granted.lease,
+            renewal: granted.renewal,
         }
+    }
+
+    /// One for a single request.
+    pub(crate) fn bare(value: Zeroizing<String>) -> Self {
+        let made_of = Fingerprint::of([value.as_bytes()]);
+        let granted = Granted {
+            token: value,
+            lease: Lease::Unknown,
+            renewal: Renewal::Never,
+        };
+        Self::of(granted, made_of)
     }
 
     pub(crate) fn expose(&self) -> &str {
         &self.value
     }
 
-    pub(crate) fn age(&self) -> Duration {
-        self.obtained.elapsed()
+    fn facts(&self) -> Facts {
+        Facts {
+            age: self.granted.elapsed(),
+            lease: self.lease,
+            renewal: self.renewal,
+        }
     }
 
-    /// Fit until two thirds of its lease are over or little is left, whichever comes first.
-    fn is_fit(&self, now: Instant) -> bool {
-        let Some(lease) = self.lease else {
-            return true;
-        };
-        let age = now.duration_since(self.obtained);
-        age < lease / 3 * 2 && lease.saturating_sub(age) >= SHORT_LEASE
+    fn renewed(&self, granted: &Granted) -> Self {
+        Self {
+            granted: Instant::now(),
+            lease: granted.lease,
+            renewal: after_renewal(self.lease, granted.lease, granted.renewal),
+            ..self.clone()
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_is_given_up_at_two_thirds_of_its_lease() {
-        let leased = |seconds| Token {
-            value: Zeroizing::new("t".to_owned()),
-            obtained: Instant::now(),
-            lease: Some(Duration::from_secs(seconds)),
-        };
-        let after = |token: &Token, seconds| {
-            let at = token.obtained + Duration::from_secs(seconds);
-            token.is_fit(at)
-        };
-        let hour = leased(3_600);
-        assert!(after(&hour, 2_399));
-        assert!(!after(&hour, 2_400));
-
-        // Of 21 s two thirds are 14 s, but from 11 s on less than SHORT_LEASE is left.
-        let short = leased(21);
-        assert!(after(&short, 11));
-        assert!(!after(&short, 12));
-        assert!(!after(&leased(9), 0));
-        assert!(after(
-            &Token::endless(Zeroizing::new("t".to_owned())),
-            u64::from(u32::MAX)
-        ));
+    fn with(&self, renewal: Renewal) -> Self {
+        Self {
+            renewal,
+            ..self.clone()
+        }
     }
 }

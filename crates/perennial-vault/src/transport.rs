@@ -10,12 +10,15 @@ mod tls;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 use rustify::endpoint::Endpoint;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
 use crate::error::{Failure, Step, VaultError};
@@ -30,7 +33,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one request may take, from connecting to the last byte, redirects included.
 ///
-/// One fetch makes at most three (sign, login, sign again), so it ends within the renewer's 30 s.
+/// One fetch makes at most five (renew the token, sign, unwrap a secret_id, log in, sign again), so
+/// it ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.
@@ -49,12 +53,11 @@ const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 /// Connections to one Vault address.
 pub(crate) struct Transport {
     http: reqwest::Client,
-    base: Url,
-    namespace: Option<HeaderValue>,
-    request_timeout: Duration,
+    settings: Settings,
 }
 
 /// What a [`Transport`] is made of, checked by the builder.
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) base: Url,
     pub(crate) namespace: Option<HeaderValue>,
@@ -66,7 +69,7 @@ pub(crate) struct Settings {
 impl Transport {
     pub(crate) fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(settings.tls)
+            .tls_backend_preconfigured(settings.tls.clone())
             .https_only(settings.base.scheme() == "https")
             // Neither the environment nor a reply decides where the token goes.
             .no_proxy()
@@ -79,12 +82,24 @@ impl Transport {
             .connect_timeout(settings.connect_timeout)
             .user_agent(concat!("perennial-vault/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self {
-            http,
-            base: settings.base,
-            namespace: settings.namespace,
-            request_timeout: settings.request_timeout,
-        })
+        Ok(Self { http, settings })
+    }
+
+    /// Connections to the same address that show a client certificate.
+    pub(crate) fn showing(
+        &self,
+        certificate: Arc<dyn ResolvesClientCert>,
+    ) -> Result<Self, reqwest::Error> {
+        let mut settings = self.settings.clone();
+        settings.tls.client_auth_cert_resolver = certificate;
+        // A session that is resumed shows none.
+        settings.tls.resumption = Resumption::disabled();
+        Self::new(settings)
+    }
+
+    /// What makes keys and signatures in its handshakes.
+    pub(crate) fn provider(&self) -> &CryptoProvider {
+        self.settings.tls.crypto_provider()
     }
 
     /// Sends one request and reads its answer; `Ok` is a success by status.
@@ -97,12 +112,10 @@ impl Transport {
         endpoint: &impl Endpoint,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
-        match tokio::time::timeout(self.request_timeout, self.follow(step, endpoint, token)).await {
+        let after = self.settings.request_timeout;
+        match tokio::time::timeout(after, self.follow(step, endpoint, token)).await {
             Ok(outcome) => outcome,
-            Err(_elapsed) => Err(Failure::transient(VaultError::TimedOut {
-                step,
-                after: self.request_timeout,
-            })),
+            Err(_elapsed) => Err(Failure::transient(VaultError::TimedOut { step, after })),
         }
     }
 
@@ -134,7 +147,7 @@ impl Transport {
                 return read(step, response).await;
             }
             let location = response.headers().get(header::LOCATION);
-            match redirect::hop(&self.base, &url, location) {
+            match redirect::hop(&self.settings.base, &url, location) {
                 Hop::Follow(next) => url = next,
                 Hop::Elsewhere { origin } => {
                     return Err(Failure::transient(VaultError::RedirectedElsewhere {
@@ -163,7 +176,7 @@ impl Transport {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        if let Some(namespace) = &self.namespace {
+        if let Some(namespace) = &self.settings.namespace {
             headers.insert(X_VAULT_NAMESPACE, namespace.clone());
         }
         if let Some(token) = token {
@@ -177,8 +190,8 @@ impl Transport {
     }
 
     fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        let prefix = self.base.path().trim_end_matches('/');
+        let mut url = self.settings.base.clone();
+        let prefix = self.settings.base.path().trim_end_matches('/');
         url.set_path(&format!("{prefix}/v1/{}", path.trim_start_matches('/')));
         url
     }
@@ -187,9 +200,9 @@ impl Transport {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("base", &self.base.as_str())
-            .field("namespace", &self.namespace)
-            .field("request_timeout", &self.request_timeout)
+            .field("base", &self.settings.base.as_str())
+            .field("namespace", &self.settings.namespace)
+            .field("request_timeout", &self.settings.request_timeout)
             .finish_non_exhaustive()
     }
 }

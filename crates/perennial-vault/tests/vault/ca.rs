@@ -58,10 +58,13 @@ impl Ca {
             .unwrap()
     }
 
-    /// Answers logins with [`TOKEN`] and signs every request.
+    /// Answers logins and renewals with [`TOKEN`], unwraps [`SECRET_ID`], and signs every request.
     pub(crate) fn vault(&self, request: &Request) -> Reply {
-        if request.is_login() {
+        if request.is_login() || request.is_renewal() {
             return login(TOKEN, 3_600);
+        }
+        if request.is_unwrapping() {
+            return unwrapped(SECRET_ID);
         }
         self.sign(request, |_data| ())
     }
@@ -140,4 +143,9 @@ pub(crate) fn login(token: &str, lease: u64) -> Reply {
         })
         .to_string(),
     )
+}
+
+pub(crate) fn unwrapped(secret_id: &str) -> Reply {
+    let data = json!({ "secret_id": secret_id, "secret_id_accessor": "b", "secret_id_ttl": 0 });
+    Reply::json(200, json!({ "data": data, "auth": null }).to_string())
 }

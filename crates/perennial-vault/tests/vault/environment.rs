@@ -1,4 +1,4 @@
-//! No variable of the environment changes where a token goes or what is trusted.
+//! No variable of the environment changes where a token goes or what is trusted, unless asked to.
 
 use std::process::Stdio;
 
@@ -72,4 +72,49 @@ async fn environment_has_no_influence() {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");
     assert_eq!(trap.connections(), 0);
+}
+
+/// Runs in a process of its own, with the usual variables, when the test below starts it.
+#[tokio::test]
+#[ignore = "started by from_env_takes_the_usual_variables"]
+async fn child_of_from_env_takes_the_usual_variables() {
+    let source = perennial_vault::VaultPki::from_env()
+        .unwrap()
+        .mount("pki")
+        .role("app")
+        .common_name("app")
+        .build()
+        .unwrap();
+    fetch(&source.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn from_env_takes_the_usual_variables() {
+    let ca = Ca::new("vault CA");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, ca.pem().as_bytes()).unwrap();
+    let server = Server::start_tls(ca.server(), move |request| ca.vault(request)).await;
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    let output = child
+        .args([
+            "--ignored",
+            "--exact",
+            "environment::child_of_from_env_takes_the_usual_variables",
+        ])
+        .env("BAO_ADDR", "")
+        .env("VAULT_ADDR", server.url())
+        .env("VAULT_CACERT", file.path())
+        .env("VAULT_NAMESPACE", "team1")
+        .env("VAULT_TOKEN", TOKEN)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+    let request = &server.requests()[0];
+    assert_eq!(request.header("x-vault-token"), Some(TOKEN));
+    assert_eq!(request.header("x-vault-namespace"), Some("team1"));
 }

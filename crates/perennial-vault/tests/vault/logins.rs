@@ -9,12 +9,12 @@ use perennial_vault::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD, POLICY_TOKEN_AGE};
 
 use crate::ca::{Ca, login};
 use crate::once::{fetch, told, with_approle, with_token};
-use crate::server::{Reply, Request, Server};
+use crate::server::{Reply, Server};
 
 const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
 
 /// Moves tokio's clock, and with it every hold and lease.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
@@ -49,11 +49,15 @@ async fn one_login_serves_many_fetches() {
     }
     assert_eq!(server.logins(), 1);
 
-    // Two thirds of its hour are over.
+    // Two thirds of its hour are over: it is renewed, and good for another two thirds.
     pass(Duration::from_secs(2_400)).await;
     fetch(&source).await.unwrap();
-    assert_eq!(server.logins(), 2);
-    assert_eq!(server.requests().len(), 6);
+    pass(Duration::from_secs(2_399)).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(
+        server.steps(),
+        ["login", "sign", "sign", "sign", "renew", "sign", "sign"]
+    );
 }
 
 #[tokio::test]
@@ -72,8 +76,7 @@ async fn revoked_token_causes_one_login_and_one_more_request() {
     let source = with_approle(&server.url());
     fetch(&source).await.unwrap();
     fetch(&source).await.unwrap();
-    let kinds: Vec<bool> = server.requests().iter().map(Request::is_login).collect();
-    assert_eq!(kinds, [true, false, false, true, false]);
+    assert_eq!(server.steps(), ["login", "sign", "sign", "login", "sign"]);
 }
 
 #[tokio::test]

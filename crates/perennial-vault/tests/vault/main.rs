@@ -10,3 +10,4 @@ mod logins;
 mod once;
 mod server;
 mod settings;
+mod tokens;

@@ -50,6 +50,10 @@ pub(crate) fn with_token(address: &str) -> Arc<VaultPki> {
     Arc::new(builder(address).auth(Auth::token(TOKEN)).build().unwrap())
 }
 
+pub(crate) fn with(address: &str, auth: Auth) -> Arc<VaultPki> {
+    Arc::new(builder(address).auth(auth).build().unwrap())
+}
+
 pub(crate) fn with_approle(address: &str) -> Arc<VaultPki> {
     Arc::new(builder(address).build().unwrap())
 }

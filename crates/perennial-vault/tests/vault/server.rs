@@ -36,7 +36,25 @@ impl Request {
     }
 
     pub(crate) fn is_login(&self) -> bool {
-        self.path.ends_with("/login")
+        self.path.ends_with("/login") || self.path.contains("/login/")
+    }
+
+    pub(crate) fn is_renewal(&self) -> bool {
+        self.path == "/v1/auth/token/renew-self"
+    }
+
+    pub(crate) fn is_unwrapping(&self) -> bool {
+        self.path == "/v1/sys/wrapping/unwrap"
+    }
+
+    /// What was asked, in a word.
+    pub(crate) fn step(&self) -> &'static str {
+        match self {
+            _ if self.is_login() => "login",
+            _ if self.is_renewal() => "renew",
+            _ if self.is_unwrapping() => "unwrap",
+            _ => "sign",
+        }
     }
 }
 
@@ -132,6 +150,10 @@ impl Server {
 
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.seen.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn steps(&self) -> Vec<&'static str> {
+        self.requests().iter().map(Request::step).collect()
     }
 
     pub(crate) fn logins(&self) -> usize {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perennial::CertSource;
-use perennial_vault::{Auth, BuildError, VaultPkiBuilder};
+use perennial_vault::{Auth, BuildError, Secret, VaultPkiBuilder};
 
 use crate::ca::{Ca, SECRET_ID, TOKEN};
 use crate::once::{builder, told};
@@ -67,6 +67,29 @@ fn unusable_settings_are_refused_with_their_field() {
             base().auth(Auth::approle("x", "y").login_mount("a b")),
             "login_mount is",
         ),
+        (
+            base().auth(Auth::approle_wrapped("x", "ü")),
+            "auth wrapping token holds a character",
+        ),
+        (base().auth(Auth::jwt("a/b", "x")), "auth role is"),
+        (base().auth(Auth::jwt("a", "")), "auth jwt holds nothing"),
+        (
+            base().auth(Auth::kubernetes_at("a", "")),
+            "auth jwt holds an empty path",
+        ),
+        (base().auth(Auth::userpass("..", "x")), "auth user is"),
+        (
+            base().auth(Auth::userpass("a", "\r\n")),
+            "auth password holds nothing",
+        ),
+        (
+            base().auth(Auth::tls_certificate("app", "", "x")),
+            "auth certificate holds nothing",
+        ),
+        (
+            base().auth(Auth::tls_certificate("app", "x", "")),
+            "auth certificate's key holds nothing",
+        ),
     ];
     for (builder, words) in table {
         let text = refused(builder);
@@ -115,6 +138,11 @@ fn debug_shows_no_secret() {
     let shown = [
         format!("{:?}", Auth::token(TOKEN)),
         format!("{:?}", Auth::approle("role", SECRET_ID)),
+        format!("{:?}", Auth::approle_wrapped("role", TOKEN)),
+        format!("{:?}", Auth::jwt("role", TOKEN)),
+        format!("{:?}", Auth::userpass("user", SECRET_ID)),
+        format!("{:?}", Auth::tls_certificate("role", TOKEN, SECRET_ID)),
+        format!("{:?}", Secret::from(TOKEN)),
         format!("{:?}", builder(ADDRESS)),
         format!("{:?}", builder(&password)),
         format!("{:?}", builder("http://localhost").build().unwrap()),

@@ -1,0 +1,298 @@
+//! Each way to log in, at a real OpenBao, which says in its audit log who came.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "vault/ca.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod ca;
+#[path = "vault/once.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod once;
+#[path = "vault/server.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod server;
+#[path = "vault/signed.rs"]
+mod signed;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial::{CertSource, LiveCert, Renewal, SourceErrorKind};
+use perennial_testbed::{OpenBao, Testbed};
+use perennial_vault::{Auth, Secret, VaultPki};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use once::{fetch, told};
+use server::{Reply, Server};
+use signed::Platform;
+
+/// What the testbed's AppRole may do.
+const POLICY: &str = "app";
+
+fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
+    VaultPki::builder(bao.address())
+        .ca_pem(bao.ca_pem())
+        .auth(auth)
+        .mount(bao.mount())
+        .role(bao.client_role())
+        .common_name("app")
+        .ttl(Duration::from_secs(600))
+        .build()
+        .unwrap()
+}
+
+/// Fetches twice; a token is kept, so this logs in once at most.
+async fn is_taken(bao: &OpenBao, auth: Auth) -> usize {
+    let before = asked(bao, "auth/").len();
+    let name = format!("{auth:?}");
+    let source = Arc::new(source(bao, auth));
+    for _fetch in 0..2 {
+        if let Err(error) = fetch(&source).await {
+            panic!("{name}: {}", told(&error));
+        }
+    }
+    asked(bao, "auth/").len() - before
+}
+
+/// The requests to paths that begin so, refused ones included, as the audit log has them.
+fn asked(bao: &OpenBao, prefix: &str) -> Vec<Value> {
+    let log = std::fs::read_to_string(bao.folder().join("audit.log")).unwrap();
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|entry| entry["type"] == "response")
+        .filter(|entry| {
+            let path = entry["request"]["path"].as_str();
+            path.is_some_and(|path| path.starts_with(prefix))
+        })
+        .collect()
+}
+
+async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
+    bao.api("POST", path, body).await.unwrap()
+}
+
+async fn enable(bao: &OpenBao, method: &str) {
+    post(
+        bao,
+        &format!("sys/auth/{method}"),
+        json!({ "type": method }),
+    )
+    .await;
+}
+
+/// A secret_id in a wrapping token.
+async fn secret_id(bao: &OpenBao) -> String {
+    let path = "auth/approle/role/app/secret-id";
+    let reply = post(bao, path, json!({})).await;
+    reply["data"]["secret_id"].as_str().unwrap().to_owned()
+}
+
+async fn wrapped(bao: &OpenBao) -> String {
+    let what = json!({ "secret_id": secret_id(bao).await });
+    let reply = post(bao, "sys/wrapping/wrap", what).await;
+    reply["wrap_info"]["token"].as_str().unwrap().to_owned()
+}
+
+fn file(folder: &TempDir, name: &str, text: &str) -> Secret {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    Secret::file(path)
+}
+
+#[tokio::test]
+async fn token_approle_and_userpass_log_in_from_text_and_files() {
+    let testbed = Testbed::start().await.unwrap();
+    let bao = &testbed.bao;
+    let folder = tempfile::tempdir().unwrap();
+    let role_id = &bao.approle().role_id;
+    enable(bao, "userpass").await;
+    let user = json!({ "password": "pass word", "token_policies": [POLICY] });
+    post(bao, "auth/userpass/users/ann", user).await;
+
+    let token = bao.app_token().await.unwrap();
+    let in_a_file = file(&folder, "token", &format!("{token}\n"));
+    for auth in [Auth::token(&token), Auth::token(in_a_file)] {
+        assert_eq!(is_taken(bao, auth).await, 0);
+    }
+    let plain = secret_id(bao).await;
+    let in_a_file = file(&folder, "secret-id", &format!("{plain}\n"));
+    let wrapping = wrapped(bao).await;
+    let wrapping_in_a_file = file(&folder, "wrapping-token", &wrapped(bao).await);
+    for auth in [
+        Auth::approle(role_id, &plain),
+        Auth::approle(role_id, in_a_file),
+        Auth::approle_wrapped(role_id, wrapping),
+        Auth::approle_wrapped(role_id, wrapping_in_a_file),
+        Auth::userpass("ann", "pass word"),
+        Auth::userpass("ann", file(&folder, "password", "pass word\n")),
+    ] {
+        assert_eq!(is_taken(bao, auth).await, 1);
+    }
+
+    // Five wrong passwords lock the user for everybody.
+    let wrong = Arc::new(source(bao, Auth::userpass("ann", "wrong")));
+    for _fetch in 0..8 {
+        let error = fetch(&wrong).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(told(&error).contains("invalid username or password"));
+    }
+    assert_eq!(is_taken(bao, Auth::userpass("ann", "pass word")).await, 1);
+}
+
+#[tokio::test]
+async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
+    let testbed = Testbed::start().await.unwrap();
+    let bao = &testbed.bao;
+    let token = wrapped(bao).await;
+    let auth = Auth::approle_wrapped(&bao.approle().role_id, &token);
+    fetch(&Arc::new(source(bao, auth.clone()))).await.unwrap();
+
+    let second = Arc::new(source(bao, auth));
+    let before = asked(bao, "sys/wrapping/unwrap").len();
+    for _fetch in 0..3 {
+        let error = fetch(&second).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        let text = told(&error);
+        assert!(text.contains("was intercepted"), "{text}");
+        assert!(text.contains("wrapping token is not valid"), "{text}");
+        assert!(!text.contains(&token));
+    }
+    assert!(asked(bao, "sys/wrapping/unwrap").len() <= before + 1);
+}
+
+#[tokio::test]
+async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
+    let testbed = Testbed::start().await.unwrap();
+    let bao = &testbed.bao;
+    let platform = Platform::new();
+    enable(bao, "jwt").await;
+    let keys = json!({ "jwt_validation_pubkeys": [platform.public_key_pem()] });
+    post(bao, "auth/jwt/config", keys).await;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        "token_policies": [POLICY],
+    });
+    post(bao, "auth/jwt/role/app", role).await;
+
+    let good = platform.token(json!({ "sub": "app", "aud": "vault" }));
+    assert_eq!(is_taken(bao, Auth::jwt("app", &good)).await, 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let other = platform.token(json!({ "sub": "app", "aud": "elsewhere" }));
+    let auth = Auth::jwt("app", file(&folder, "jwt", &other));
+    let source = Arc::new(source(bao, auth));
+    for _fetch in 0..3 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(!told(&error).contains(&other));
+    }
+    file(&folder, "jwt", &good);
+    let noticed = tokio::time::timeout(Duration::from_secs(30), source.changed());
+    noticed.await.unwrap();
+    fetch(&source).await.unwrap();
+}
+
+/// The Kubernetes API is scripted, OpenBao's side of the login is not.
+#[tokio::test]
+async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
+    let testbed = Testbed::start().await.unwrap();
+    let bao = &testbed.bao;
+    let api = Server::start(|_review| {
+        // This cluster takes whoever comes; whose token it was is read below.
+        let user = "system:serviceaccount:default:app";
+        let status = json!({
+            "authenticated": true,
+            "user": { "username": user, "uid": "u1", "groups": ["system:serviceaccounts"] },
+        });
+        let review = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status,
+        });
+        Reply::json(201, review.to_string()).with("Content-Type", "application/json")
+    })
+    .await;
+    enable(bao, "kubernetes").await;
+    let config = json!({
+        "kubernetes_host": api.url(), "kubernetes_ca_cert": bao.ca_pem(),
+        "disable_local_ca_jwt": true,
+    });
+    post(bao, "auth/kubernetes/config", config).await;
+    let role = json!({
+        "bound_service_account_names": ["app"],
+        "bound_service_account_namespaces": ["default"], "token_policies": [POLICY],
+    });
+    post(bao, "auth/kubernetes/role/app", role).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Platform::new();
+    let projected = |n: u32| {
+        let token = cluster.token(json!({
+            "sub": "system:serviceaccount:default:app", "jti": n.to_string(),
+            "kubernetes.io": {
+                "namespace": "default", "serviceaccount": { "name": "app", "uid": "u1" },
+            },
+        }));
+        std::fs::write(folder.path().join("token"), &token).unwrap();
+        token
+    };
+    let first = projected(1);
+    let auth = Auth::kubernetes_at("app", folder.path().join("token"));
+    let source = Arc::new(source(bao, auth));
+    fetch(&source).await.unwrap();
+    let second = projected(2);
+    let revoke = "sys/leases/revoke-prefix/auth/kubernetes/login";
+    bao.api("PUT", revoke, json!({ "sync": true }))
+        .await
+        .unwrap();
+    fetch(&source).await.unwrap();
+    let reviewed: Vec<Value> = api
+        .requests()
+        .iter()
+        .map(|request| serde_json::from_str::<Value>(&request.body).unwrap())
+        .map(|asked| asked["spec"]["token"].clone())
+        .collect();
+    assert_eq!(reviewed, [json!(first), json!(second)]);
+}
+
+#[tokio::test]
+async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
+    let testbed = Testbed::start().await.unwrap();
+    let bao = &testbed.bao;
+    enable(bao, "cert").await;
+    let role = json!({
+        "certificate": bao.roots_pem(), "allowed_common_names": ["app"],
+        "token_policies": [POLICY],
+    });
+    post(bao, "auth/cert/certs/app", role).await;
+    let ask = json!({ "common_name": "app", "ttl": "1h", "private_key_format": "pkcs8" });
+    let issue = format!("{}/issue/{}", bao.mount(), bao.client_role());
+    let data = post(bao, &issue, ask).await["data"].take();
+    let text = |value: &Value| value.as_str().unwrap().to_owned() + "\n";
+    let folder = tempfile::tempdir().unwrap();
+    let chain = text(&data["certificate"]) + &text(&data["ca_chain"][0]);
+    let auth = Auth::tls_certificate(
+        "app",
+        file(&folder, "chain", &chain),
+        file(&folder, "key", &text(&data["private_key"])),
+    );
+    let live = LiveCert::start(source(bao, auth)).await.unwrap();
+    let first = live.current().unwrap().serial().to_string();
+    // From now on nothing but the live certificate can log in.
+    folder.close().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !matches!(live.renew_now().await, Renewal::Newer(_)) {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let logins = asked(bao, "auth/cert/login");
+    let serials: Vec<&Value> = logins
+        .iter()
+        .map(|entry| &entry["auth"]["metadata"]["serial_number"])
+        .collect();
+    assert_eq!(serials.len(), 2, "{logins:?}");
+    assert_ne!(serials[0], serials[1], "{logins:?}");
+    assert!(!first.is_empty());
+    assert!(asked(bao, "auth/token/renew-self").is_empty());
+}

@@ -1,0 +1,312 @@
+//! One life of every token, and credentials that are files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use perennial::{CertSource, SourceErrorKind};
+use perennial_vault::{Auth, CREDENTIAL_POLL, Secret, VaultPki};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::ca::{Ca, SECRET_ID, TOKEN, login};
+use crate::logins::pass;
+use crate::once::{fetch, told, with, with_approle, with_token};
+use crate::server::{Reply, Request, Server};
+
+const TWO_THIRDS: Duration = Duration::from_secs(2_400);
+
+/// Answers as Vault does, but for what `change` has an answer to.
+async fn server(change: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Server {
+    let ca = Ca::new("root");
+    Server::start(move |request| change(request).unwrap_or_else(|| ca.vault(request))).await
+}
+
+/// What the renewer does between two fetches.
+fn between_fetches(source: &Arc<VaultPki>) -> JoinHandle<()> {
+    let source = Arc::clone(source);
+    tokio::spawn(async move { source.changed().await })
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    // The wall's time: the tests move tokio's.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn token_is_renewed_between_fetches_too() {
+    let server = server(|_| None).await;
+    let source = with_approle(&server.url());
+    fetch(&source).await.unwrap();
+    let upkeep = between_fetches(&source);
+    for renewals in 1..=3 {
+        pass(TWO_THIRDS).await;
+        until("renewed", || server.requests().len() == 2 + renewals).await;
+    }
+    fetch(&source).await.unwrap();
+    assert_eq!(
+        server.steps(),
+        ["login", "sign", "renew", "renew", "renew", "sign"]
+    );
+    assert_eq!(server.requests()[2].header("x-vault-token"), Some(TOKEN));
+    upkeep.abort();
+}
+
+#[tokio::test]
+async fn given_token_is_renewed_at_once_to_learn_its_lease() {
+    let server = server(|_| None).await;
+    let source = with_token(&server.url());
+    fetch(&source).await.unwrap();
+    let upkeep = between_fetches(&source);
+    until("renewed", || server.steps() == ["sign", "renew"]).await;
+    pass(TWO_THIRDS).await;
+    until("renewed again", || server.requests().len() == 3).await;
+    upkeep.abort();
+}
+
+#[tokio::test]
+async fn given_token_that_cannot_be_renewed_is_asked_about_once() {
+    let refuse = |request: &Request| {
+        let refused = || Reply::errors(400, &["lease is not renewable"]);
+        request.is_renewal().then(refused)
+    };
+    let server = server(refuse).await;
+    let source = with_token(&server.url());
+    fetch(&source).await.unwrap();
+    let upkeep = between_fetches(&source);
+    until("asked", || server.requests().len() == 2).await;
+    for _day in 0..3 {
+        pass(Duration::from_secs(86_400)).await;
+        fetch(&source).await.unwrap();
+    }
+    assert_eq!(server.steps(), ["sign", "renew", "sign", "sign", "sign"]);
+    upkeep.abort();
+}
+
+#[tokio::test]
+async fn refused_or_shrunk_renewal_is_followed_by_a_login() {
+    let answers: [fn() -> Reply; 4] = [
+        || Reply::errors(400, &["lease is not renewable"]),
+        || Reply::errors(403, &["permission denied"]),
+        || Reply::errors(500, &["past the max TTL, cannot renew"]),
+        || login(TOKEN, 1_800),
+    ];
+    for answer in answers {
+        let server = server(move |request| request.is_renewal().then(answer)).await;
+        let source = with_approle(&server.url());
+        fetch(&source).await.unwrap();
+        pass(TWO_THIRDS).await;
+        fetch(&source).await.unwrap();
+        assert_eq!(server.steps(), ["login", "sign", "renew", "login", "sign"]);
+    }
+}
+
+#[tokio::test]
+async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
+    for (status, words) in [(503, "Vault is sealed"), (400, "invalid secret id")] {
+        let down = Arc::new(AtomicBool::new(false));
+        let state = Arc::clone(&down);
+        let server = server(move |request| {
+            let refuse = state.load(Ordering::SeqCst) && request.step() != "sign";
+            refuse.then(|| Reply::errors(status, &[words]))
+        })
+        .await;
+        let source = with_approle(&server.url());
+        fetch(&source).await.unwrap();
+        down.store(true, Ordering::SeqCst);
+        pass(TWO_THIRDS).await;
+        fetch(&source).await.unwrap();
+        pass(Duration::from_secs(3_590) - TWO_THIRDS).await;
+        fetch(&source).await.unwrap();
+        // Its hour is over.
+        pass(Duration::from_secs(11)).await;
+        let error = fetch(&source).await.unwrap_err();
+        assert!(told(&error).contains(words), "{}", told(&error));
+    }
+}
+
+#[tokio::test]
+async fn token_that_died_in_a_sleep_costs_one_login() {
+    let server = server(|_| None).await;
+    let source = with_approle(&server.url());
+    fetch(&source).await.unwrap();
+    pass(Duration::from_secs(86_400)).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(server.steps(), ["login", "sign", "login", "sign"]);
+}
+
+#[tokio::test]
+async fn file_with_a_token_is_read_before_each_fetch() {
+    let server = server(|_| None).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let source = with(&server.url(), Auth::token(Secret::file(file.path())));
+    for token in ["s.1\n", "s.1\n", "s.2\r\n", "s.3"] {
+        std::fs::write(file.path(), token).unwrap();
+        fetch(&source).await.unwrap();
+    }
+    // Half-way through its replacement, the token in use stays.
+    std::fs::write(file.path(), "").unwrap();
+    fetch(&source).await.unwrap();
+    let sent: Vec<_> = server
+        .requests()
+        .iter()
+        .map(|request| request.header("x-vault-token").unwrap().to_owned())
+        .collect();
+    assert_eq!(sent, ["s.1", "s.1", "s.2", "s.3", "s.3"]);
+}
+
+#[tokio::test]
+async fn refused_token_is_left_alone_until_its_file_holds_another() {
+    let server = server(|request| {
+        let is_bad = request.header("x-vault-token") == Some("s.bad");
+        is_bad.then(|| Reply::errors(403, &["permission denied"]))
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "s.bad").unwrap();
+    let source = with(&server.url(), Auth::token(Secret::file(file.path())));
+    for _fetch in 0..3 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(told(&error).contains("permission denied"));
+    }
+    assert_eq!(server.steps(), ["sign"]);
+    std::fs::write(file.path(), "s.good").unwrap();
+    fetch(&source).await.unwrap();
+    assert_eq!(server.steps(), ["sign", "sign"]);
+}
+
+#[tokio::test]
+async fn another_credential_in_the_file_is_noticed_and_sent_at_once() {
+    let server = server(|request| {
+        let is_bad = request.is_login() && request.body.contains("wrong");
+        is_bad.then(|| Reply::errors(400, &["invalid role or secret ID"]))
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret-id");
+    let source = with(&server.url(), Auth::approle("role", Secret::file(&file)));
+    let error = fetch(&source).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    assert!(
+        told(&error).contains("auth secret_id cannot be read from"),
+        "{}",
+        told(&error)
+    );
+
+    for (secret, is_good) in [("wrong", false), ("right", true)] {
+        let noticed = between_fetches(&source);
+        tokio::task::yield_now().await;
+        std::fs::write(&file, secret).unwrap();
+        pass(CREDENTIAL_POLL).await;
+        tokio::time::timeout(Duration::from_secs(30), noticed)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(fetch(&source).await.is_ok(), is_good);
+        assert_eq!(fetch(&source).await.is_ok(), is_good);
+    }
+    assert_eq!(server.steps(), ["login", "login", "sign", "sign"]);
+}
+
+#[tokio::test]
+async fn wrapping_token_is_unwrapped_once_and_never_shown_elsewhere() {
+    let server = server(|_| None).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "s.WRAPPING\n").unwrap();
+    let auth = Auth::approle_wrapped("role", Secret::file(file.path()));
+    let source = with(&server.url(), auth);
+    fetch(&source).await.unwrap();
+    pass(Duration::from_secs(86_400)).await;
+    fetch(&source).await.unwrap();
+    // Whoever delivered it has removed it.
+    file.close().unwrap();
+    pass(Duration::from_secs(86_400)).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(
+        server.steps(),
+        ["unwrap", "login", "sign", "login", "sign", "login", "sign"]
+    );
+    for request in server.requests() {
+        let token = request.header("x-vault-token").unwrap_or_default();
+        assert_eq!(token == "s.WRAPPING", request.is_unwrapping());
+        assert!(!request.body.contains("s.WRAPPING"));
+        assert_eq!(request.body.contains(SECRET_ID), request.is_login());
+    }
+}
+
+#[tokio::test]
+async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
+    let server = server(|request| {
+        let words = "wrapping token is not valid or does not exist";
+        request
+            .is_unwrapping()
+            .then(|| Reply::errors(400, &[words]))
+    })
+    .await;
+    let source = with(&server.url(), Auth::approle_wrapped("role", "s.spent"));
+    for _hour in 0..3 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(told(&error).contains("was intercepted"), "{}", told(&error));
+        pass(Duration::from_secs(3_600)).await;
+    }
+    assert_eq!(server.steps(), ["unwrap"]);
+}
+
+#[tokio::test]
+async fn unwrapping_at_a_sealed_server_is_tried_again() {
+    let sealed = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&sealed);
+    let server = server(move |_| {
+        let is_sealed = state.load(Ordering::SeqCst);
+        is_sealed.then(|| Reply::errors(503, &["Vault is sealed"]))
+    })
+    .await;
+    let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
+    assert!(fetch(&source).await.unwrap_err().is_transient());
+    sealed.store(false, Ordering::SeqCst);
+    fetch(&source).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_login_has_its_path_and_fields() {
+    let server = server(|_| None).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a.projected.token\n").unwrap();
+    let logins = [
+        Auth::jwt("app", "a.signed.token"),
+        Auth::kubernetes_at("app", file.path()),
+        Auth::userpass("ann", "pass word"),
+        Auth::userpass("ann", "x").login_mount("staff/pw"),
+    ];
+    for auth in logins {
+        fetch(&with(&server.url(), auth)).await.unwrap();
+    }
+    let sent: Vec<_> = server
+        .requests()
+        .into_iter()
+        .filter(Request::is_login)
+        .map(|request| (request.path, request.body))
+        .collect();
+    let expected = [
+        (
+            "/v1/auth/jwt/login",
+            r#"{"jwt":"a.signed.token","role":"app"}"#,
+        ),
+        (
+            "/v1/auth/kubernetes/login",
+            r#"{"jwt":"a.projected.token","role":"app"}"#,
+        ),
+        ("/v1/auth/userpass/login/ann", r#"{"password":"pass word"}"#),
+        ("/v1/auth/staff/pw/login/ann", r#"{"password":"x"}"#),
+    ];
+    assert_eq!(
+        sent,
+        expected.map(|(path, body)| (path.to_owned(), body.to_owned()))
+    );
+}
