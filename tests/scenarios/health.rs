@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
 use perennial::testing::TestClock;
 use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
@@ -67,12 +68,18 @@ async fn server_restart_is_recovered_from_while_callers_wait() {
             answer.map_err(|error| format!("{error:?}"))
         })
     };
+    // One connect outside the pool, which bb8 tries only once.
+    let connecting = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.connect().await })
+    };
     eventually("connecting has failed more than once", async || {
         manager.status().connect_errors.values().sum::<u64>() > 2
     })
     .await;
     stage.testbed.postgres.start_again().await.unwrap();
     waiting.await.unwrap().unwrap();
+    drop(connecting.await.unwrap().unwrap());
     let admin = stage.testbed.postgres.admin().await.unwrap();
     let stage = Stage { admin, ..stage };
     stage.all_on(&live.current().unwrap(), 3).await;
