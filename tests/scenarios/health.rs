@@ -36,11 +36,11 @@ async fn terminated_backends_are_replaced_before_anybody_asks() {
     })
     .await;
     assert_eq!(manager.status().retired[&RetireReason::Dead], 4);
-    // Nobody is handed a dead one, at once after the close has been read.
+    // Nobody is handed a dead one, once its close has been read.
     stage.admin.simple_query(terminate).await.unwrap();
     eventually("the closes have been read", async || {
-        manager.status().by_generation.is_empty()
-            || manager.status().retired[&RetireReason::Dead] > 4
+        let status = manager.status();
+        status.by_generation.is_empty() || status.retired[&RetireReason::Dead] == 8
     })
     .await;
     for _ in 0..8 {
@@ -124,7 +124,11 @@ async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
     .await;
     proxy.set(Fault::None).await.unwrap();
     eventually("both are replaced", async || {
-        manager.status().retired.get(&RetireReason::Dead) == Some(&2)
+        let status = manager.status();
+        status
+            .retired
+            .get(&RetireReason::Dead)
+            .is_some_and(|dead| *dead >= 2)
     })
     .await;
     eventually("the server sees two others", async || {
