@@ -1,11 +1,12 @@
 //! Single connects, and what may happen on the way.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bb8::ManageConnection;
 use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
 use perennial_testbed::{Fault, Proxy};
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -160,6 +161,48 @@ async fn on_connect_runs_on_replacements_too() {
         .unwrap()
         .get(0);
     assert_eq!(name, "hooked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    static WRONG: AtomicU8 = AtomicU8::new(0);
+    let config = stage.testbed.postgres.config();
+    let manager = CertConnectionManager::builder(live.clone(), config)
+        .connect_timeout(Duration::from_secs(2))
+        .on_connect(|client| {
+            let wrong = WRONG.load(Ordering::SeqCst);
+            assert!(wrong != 1, "in the call");
+            Box::pin(async move {
+                assert!(wrong != 2, "in the future");
+                let hangs = if wrong == 3 { 60 } else { 0 };
+                client
+                    .batch_execute(&format!("select pg_sleep({hangs})"))
+                    .await
+            })
+        })
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    let all = pool.state().connections as usize;
+    for wrong in [1, 2, 3] {
+        WRONG.store(wrong, Ordering::SeqCst);
+        let error = manager.connect().await.unwrap_err();
+        let expected = matches!(error, ConnectError::OnConnectPanicked)
+            || matches!(error, ConnectError::TimedOut { .. }) && wrong == 3;
+        assert!(expected, "{error:?}");
+        // The background task meets it too.
+        renew(&live).await;
+        eventually("a replacement has failed", async || {
+            manager.status().last_error.is_some()
+        })
+        .await;
+        WRONG.store(0, Ordering::SeqCst);
+        // What hung is gone, and the pool moves as if nothing had been.
+        stage.all_on(&live.current().unwrap(), all).await;
+    }
+    drop(pool);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

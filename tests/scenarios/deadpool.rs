@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::deadpool::managed::PoolError;
 use perennial_postgres::{
-    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, RetireReason,
+    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, Retire, RetireReason,
 };
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{SOON, Stage, eventually, renew};
 
 use crate::connections::through_a_proxy;
 
@@ -111,7 +112,7 @@ async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
     let live = stage.live(HOUR).await;
     let (proxy, config) = through_a_proxy(&stage).await;
     let manager = CertConnectionManager::builder(live, config)
-        .connect_timeout(Duration::from_millis(300))
+        .connect_timeout(Duration::from_secs(2))
         .build()
         .unwrap();
     let pool = full_pool(&manager, 2).await;
@@ -142,6 +143,53 @@ async fn dropping_a_deadpool_leaves_no_connection() {
     })
     .await;
     drop(last);
+    eventually("no backend is left", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let rows = {
+        let client = pool.get().await.unwrap();
+        let parameters: [i32; 0] = [];
+        let many = "select repeat('x', 200) from generate_series(1, 60000)";
+        client.query_raw(many, parameters).await.unwrap()
+    };
+    pin_mut!(rows);
+    renew(&live).await;
+    let came_of_it = manager.retire_now(Retire::Gently).await;
+    assert_eq!(came_of_it.left, 1, "the stream");
+    // Looking at them from outside claims nothing: they stay within reach.
+    assert_eq!(
+        pool.retain(|connection, _| !connection.is_closed())
+            .retained,
+        3
+    );
+    let newest = renew(&live).await;
+    eventually("all three are on the newest", async || {
+        manager.status().by_generation == [(newest.generation(), 3)].into()
+    })
+    .await;
+    let mut seen = 0;
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, 60_000);
+
+    let in_use = pool.get().await.unwrap();
+    assert_eq!(manager.drain(Duration::from_millis(50)).await.left, 1);
+    let Err(PoolError::Backend(error)) = pool.get().await else {
+        panic!("nothing more is handed out");
+    };
+    assert_eq!(error.class(), FailureClass::Draining);
+    drop(in_use);
+    assert_eq!(manager.drain(SOON).await.left, 0);
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })

@@ -143,7 +143,7 @@ async fn sealed_vault_is_transient_and_healed_by_unsealing() {
     .await;
     assert!(failure.unwrap().is_transient());
     stage.testbed.bao.unseal().await.unwrap();
-    // The first step for an hour's life is 18 s; asking is limited to half of it.
+    // The backoff's first step takes longer; asking is refused for ten seconds only.
     renew(&live).await;
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 2);
 }

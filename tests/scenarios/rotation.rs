@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::CertConnectionManager;
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{Stage, eventually, full_pool, renew};
 
 /// Far more than all buffers on the way hold, so that the backend stays busy until they are read.
 const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
@@ -242,4 +242,32 @@ async fn idle_pool_is_moved_though_nobody_checks_out() {
     stage.all_on(&*renew(&live).await, 5).await;
     assert_eq!(manager.status().retired_in_all(), 5);
     drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundred_connections_move_few_at_a_time_before_their_certificate_ends() {
+    // C4: the pool never shrinks, the server never sees many more, and it is over in time.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(120)).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 100).await;
+    let old = live.current().unwrap();
+    stage.all_on(&old, 100).await;
+    let load = Load::on(&pool, 8);
+    renew(&live).await;
+    let newest = live.current().unwrap().serial().to_decimal();
+    let (mut fewest, mut most) = (usize::MAX, 0);
+    eventually("all have moved", async || {
+        let serials = stage.serials().await;
+        fewest = fewest.min(serials.len());
+        most = most.max(serials.len());
+        serials.values().all(|serial| *serial == newest)
+    })
+    .await;
+    assert!(live.now() < old.not_after());
+    assert!(fewest >= 100, "the pool shrank to {fewest}");
+    // Two spares, and those that still say good-bye.
+    assert!(most <= 110, "the server saw {most}");
+    assert!(load.finish().await > 0);
+    assert_eq!(pool.state().connections, 100);
 }

@@ -120,6 +120,9 @@ pub enum ConfigError {
     /// The connection string asks for plain TCP.
     #[error("sslmode is disable: certificates need TLS; use require, or leave it out")]
     PlainTcp,
+    /// There is nowhere to connect to.
+    #[error("the connection settings name no host: add host=…")]
+    NoHost,
     /// A host is a Unix socket, over which Postgres speaks no TLS.
     #[error(
         "a host is a Unix socket, where no certificate is used; name a TCP host, or call allow_unix_sockets"

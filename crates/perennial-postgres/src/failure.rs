@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use perennial::Unavailable;
 use perennial::rustls::{self, AlertDescription};
 use tokio_postgres::error::SqlState;
 
@@ -82,11 +83,8 @@ impl FailureClass {
             }
             Self::LoginRefused => "postgres refused the login; check user and database",
             Self::Lost => "the connection was cut during login; see postgres' log",
-            Self::NoCertificate
-            | Self::TimedOut
-            | Self::OnConnect
-            | Self::Draining
-            | Self::Ended => self.as_str(),
+            Self::NoCertificate => "there is no valid certificate to connect with",
+            Self::TimedOut | Self::OnConnect | Self::Draining | Self::Ended => self.as_str(),
         }
     }
 }
@@ -110,6 +108,10 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
     }
     let text = error.to_string();
     let cause = error.source();
+    if cause.is_some_and(|cause| cause.is::<Unavailable>()) {
+        // It expired while the network was slow.
+        return FailureClass::NoCertificate;
+    }
     if cause.is_some_and(|cause| cause.to_string() == NO_TLS) {
         FailureClass::NoTls
     } else if text == UNREACHABLE {

@@ -28,6 +28,8 @@ pub use connection::PgConnection;
 pub use events::{POOL_EVENT_BACKLOG, PoolEvent, PoolEvents};
 pub use manager::CertConnectionManager;
 pub use notifications::{NOTIFICATION_BACKLOG, Notifications, Notified};
-pub use retirement::{BUDGET, CONNECT_RETRY_CAP, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE};
+pub use retirement::{
+    BUDGET, CONNECT_RETRY_CAP, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE, REST,
+};
 pub use rotation::{CANCEL_GRACE, PING_TIMEOUT};
 pub use status::{Drained, PoolStatus, Retire, RetireReason, Retired};

@@ -96,9 +96,9 @@ pub use live::{
 pub use material::{CertMaterial, MaterialError, Part};
 pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
 pub use schedule::{
-    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_LEEWAY, LONGEST_REQUESTED_WAIT,
-    LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy, SHORTEST_FIRST_RETRY,
-    START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
+    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_HOLD_OFF, LONGEST_LEEWAY,
+    LONGEST_REQUESTED_WAIT, LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy,
+    SHORTEST_FIRST_RETRY, START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
 };
 pub use signals::with_causes;
 pub use snapshot::Snapshot;

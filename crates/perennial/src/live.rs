@@ -177,7 +177,9 @@ impl LiveCert {
     /// Renews now, and says what came of it.
     ///
     /// Joins a fetch that is under way. Rate-limited: [`Renewal::Limited`] if the last fetch
-    /// ended less than a second ago, or failed less than half a first backoff step ago.
+    /// ended less than a second ago, or failed less than [`LONGEST_HOLD_OFF`] ago.
+    ///
+    /// [`LONGEST_HOLD_OFF`]: crate::LONGEST_HOLD_OFF
     ///
     /// # Cancel safety
     /// Cancelled, the renewal goes on.

@@ -28,6 +28,11 @@ pub const RETRY_CAP: f64 = 0.05;
 pub const RETRY_CAP_BOUNDS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(300));
 
+/// How long, at most, a renewal that is asked for is refused after a failure.
+///
+/// Half of the backoff's first step, where that is less.
+pub const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);
+
 /// The longest wait while there has been no certificate yet, and so no life to measure by.
 pub const START_RETRY_CAP: Duration = Duration::from_secs(10);
 
@@ -283,7 +288,7 @@ impl Backoff {
 
     /// No two tries are closer than this, whoever asks.
     pub(crate) fn shortest_wait(&self) -> Duration {
-        self.first / 2
+        (self.first / 2).min(LONGEST_HOLD_OFF)
     }
 
     /// The longest wait, and the pace of what is asked again though nothing failed.

@@ -13,6 +13,7 @@ use crate::error::ConfigError;
 use crate::pool::dialer::{Dialer, OnConnect, Standing, Transport};
 use crate::pool::manager::CertConnectionManager;
 use crate::pool::rotation::Rotation;
+use crate::pool::session::Leaving;
 use crate::pool::signals::Signals;
 use crate::tls::with_tls;
 
@@ -90,13 +91,16 @@ impl CertConnectionManagerBuilder {
     /// How long a connection in use may outlive its certificate; zero is not at all.
     ///
     /// Then what runs on it is cancelled, and it is closed [`CANCEL_GRACE`](crate::CANCEL_GRACE)
-    /// later at most. Dedicated connections too. Without a limit, nothing in use is ever ended.
+    /// later at most. Dedicated connections too, and those that went back while a stream of theirs is
+    /// still read. Without a limit, nothing in use is ever ended.
     pub fn hard_limit(mut self, past_expiry: Duration) -> Self {
         self.hard_limit = Some(past_expiry);
         self
     }
 
     /// Allows hosts that are Unix sockets, where Postgres has no TLS: no certificate is used there.
+    ///
+    /// The pool still follows its certificate: it connects, rotates and ends as if one were used.
     pub fn allow_unix_sockets(mut self) -> Self {
         self.unix_sockets_allowed = true;
         self
@@ -135,7 +139,7 @@ impl CertConnectionManagerBuilder {
     /// Checks the settings; connects nothing yet.
     ///
     /// # Errors
-    /// - [`ConfigError::PlainTcp`] for `sslmode=disable`.
+    /// - [`ConfigError::NoHost`] where there is none, [`ConfigError::PlainTcp`] for `sslmode=disable`.
     /// - [`ConfigError::UnixSocket`] and [`ConfigError::MixedHosts`] for hosts without TLS.
     /// - [`ConfigError::Setting`] for a timeout or a ping interval of zero.
     pub fn build(self) -> Result<CertConnectionManager, ConfigError> {
@@ -168,6 +172,7 @@ impl CertConnectionManagerBuilder {
             on_connect: self.on_connect,
             signals: Arc::new(Signals::new(self.name)),
             standing: Standing::default(),
+            leaving: Leaving::default(),
             ended: Arc::new(Notify::new()),
         };
         Ok(Rotation::new(
@@ -216,4 +221,48 @@ fn with_keepalive(mut config: Config) -> Config {
         config.keepalives_retries(KEEPALIVE_RETRIES);
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use perennial::testing::{TestCa, TestClock};
+
+    use super::*;
+    use crate::ConnectProbe;
+
+    fn live() -> LiveCert {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+        let material = TestCa::new().issue(now, Duration::from_secs(3_600));
+        let builder = LiveCert::builder().clock(&TestClock::starting_at(now));
+        builder.fixed(material).unwrap()
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_at_build() {
+        let table = [
+            ("user=app", ConfigError::NoHost),
+            ("host=db sslmode=disable", ConfigError::PlainTcp),
+            ("host=/run/postgresql", ConfigError::UnixSocket),
+            ("host=db,/run/postgresql", ConfigError::UnixSocket),
+        ];
+        let live = live();
+        for (text, expected) in table {
+            let config: Config = text.parse().unwrap();
+            let refused = CertConnectionManagerBuilder::new(live.clone(), config.clone()).build();
+            assert_eq!(refused.unwrap_err(), expected, "{text}");
+            let refused = ConnectProbe::new(config);
+            assert_eq!(refused.unwrap_err(), expected, "{text}");
+        }
+        let mixed = "host=db,/run/postgresql".parse().unwrap();
+        let builder = CertConnectionManagerBuilder::new(live.clone(), mixed);
+        let refused = builder.allow_unix_sockets().build();
+        assert_eq!(refused.unwrap_err(), ConfigError::MixedHosts);
+
+        let builder = CertConnectionManagerBuilder::new(live, "host=db".parse().unwrap());
+        let error = builder.idle_ping(Duration::ZERO).build().unwrap_err();
+        let text = "idle_ping is 0ns: it must be longer than zero";
+        assert_eq!(error.to_string(), text);
+    }
 }

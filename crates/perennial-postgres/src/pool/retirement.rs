@@ -16,6 +16,10 @@ pub const FINISH_WITHIN: f64 = 0.25;
 /// The upper bound of [`FINISH_WITHIN`].
 pub const FINISH_AT_MOST: Duration = Duration::from_secs(300);
 
+/// How long the server is left alone after a connect, in lengths of that connect, while time is
+/// ample: queries have it to themselves for that long.
+pub const REST: u32 = 4;
+
 /// The first wait after a connect or a replacement has failed.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 
@@ -70,7 +74,7 @@ pub(crate) fn next_step(facts: &Facts) -> Step {
     }
     // Those that are checked out come back when they come back: no hurry makes it sooner.
     if facts.spares < facts.old_claimed.min(BUDGET) {
-        let rest = facts.connect_takes;
+        let rest = facts.connect_takes.saturating_mul(REST);
         return Step::Connect { spares: 1, rest };
     }
     if facts.old_claimed > 0 {
@@ -90,12 +94,11 @@ fn connect(facts: &Facts) -> Step {
     } else {
         (work.as_secs_f64() / facts.time_left.as_secs_f64()).ceil() as usize
     };
-    // At ease, the server has as long to itself as each connect took.
-    let at_ease = work.saturating_mul(2) < facts.time_left;
+    let at_ease = work.saturating_mul(1 + REST) < facts.time_left;
     Step::Connect {
         spares: needed.clamp(1, MOST_AT_ONCE).min(facts.old_parked),
         rest: if at_ease {
-            facts.connect_takes
+            facts.connect_takes.saturating_mul(REST)
         } else {
             Duration::ZERO
         },
@@ -156,7 +159,7 @@ mod tests {
     fn steps_of_a_rotation_at_ease() {
         let one = Step::Connect {
             spares: 1,
-            rest: CONNECT,
+            rest: REST * CONNECT,
         };
         let table = [
             // idle old, checked-out old, spares

@@ -71,6 +71,7 @@ impl Signals {
 
     pub(crate) fn replacing_now(&self, connects: usize) {
         self.replacing.store(connects, Ordering::Relaxed);
+        metrics::replacing(&self.name, connects);
     }
 
     pub(crate) fn connected(&self) {

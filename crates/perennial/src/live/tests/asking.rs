@@ -1,6 +1,7 @@
 //! Callers that want a certificate, a renewal, or another one.
 
 use super::*;
+use crate::LONGEST_HOLD_OFF;
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_waiters_cause_one_fetch() {
@@ -66,6 +67,19 @@ async fn renew_now_is_limited_right_after_a_fetch() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(matches!(live.renew_now().await, Renewal::Failed(_)));
     assert_eq!(source.fetches().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renew_now_cuts_a_backoff_short_however_long_the_life() {
+    let wall = TestClock::starting_at(noon());
+    let day = 24 * 60 * MINUTE;
+    let source = ScriptedSource::new(&wall, [Step::Issue(day), down(), Step::Issue(day)]);
+    let live = started(&wall, &source).await;
+    tokio::time::sleep(MINUTE).await;
+    assert!(matches!(live.renew_now().await, Renewal::Failed(_)));
+    assert!(matches!(live.renew_now().await, Renewal::Limited));
+    tokio::time::sleep(LONGEST_HOLD_OFF).await;
+    assert!(matches!(live.renew_now().await, Renewal::Newer(newer) if newer.generation() == 2));
 }
 
 #[tokio::test(start_paused = true)]

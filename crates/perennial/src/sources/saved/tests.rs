@@ -204,6 +204,23 @@ async fn unwritable_place_leaves_the_certificate_in_use_and_issues_no_more_often
 }
 
 #[tokio::test]
+async fn key_that_stays_in_a_device_is_used_and_not_saved() {
+    let ca = Ca::new();
+    let issuer = TestCa::new();
+    let (leaf, key) = issuer.leaf(noon(), MINUTE);
+    let provider = default_provider().unwrap().key_provider;
+    let signer = provider.load_private_key(key).unwrap();
+    let chain = vec![leaf, issuer.intermediate_der()];
+    let material = CertMaterial::with_signing_key(chain, signer, vec![issuer.root_der()]).unwrap();
+    let source = ScriptedSource::new(&ca.wall, [Step::Deliver(material)]);
+    let source = Requesting(source, Fingerprint::of([b"app".as_slice()]));
+    let source = source.saved_at(ca.path()).clock(ca.wall.clock());
+    let live = builder(&ca.wall).start(source).await.unwrap();
+    assert!(live.current().is_ok());
+    assert!(!ca.path().exists());
+}
+
+#[tokio::test]
 async fn same_material_again_keeps_its_date_and_is_not_written_again() {
     let set = pem(&TestCa::new());
     let files = Files::of(&set);
