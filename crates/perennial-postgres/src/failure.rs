@@ -161,7 +161,9 @@ fn by_tls_error(error: &rustls::Error) -> FailureClass {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
-            | Alert::CertificateRequired,
+            | Alert::CertificateRequired
+            // A CA that has a new key under its old name: the signature does not fit.
+            | Alert::DecryptError,
         ) => FailureClass::CertificateRefused,
         rustls::Error::InvalidCertificate(_)
         | rustls::Error::InvalidCertRevocationList(_)
@@ -201,6 +203,7 @@ mod tests {
             AlertDescription::CertificateRevoked,
             AlertDescription::UnknownCA,
             AlertDescription::CertificateRequired,
+            AlertDescription::DecryptError,
         ];
         for alert in refused {
             let class = by_tls_error(&rustls::Error::AlertReceived(alert));
