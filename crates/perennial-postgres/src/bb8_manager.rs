@@ -14,9 +14,8 @@ impl CertConnectionManager {
     ///
     /// # Defaults
     /// No `max_lifetime` and no `idle_timeout`, which would close connections that rotation keeps
-    /// fresh anyway; the connection that came back last goes out first, since its backend is warm
-    /// and the others are looked after while they rest; `test_on_check_out`, which costs no round
-    /// trip here; and an error sink that remembers why connects fail. The rest is bb8's.
+    /// fresh anyway; `test_on_check_out`, which costs no round trip here; and an error sink that
+    /// remembers why connects fail. The rest is bb8's.
     ///
     /// Leave `connection_customizer` alone: it does not run on replacements, and what it touches is
     /// out of a rotation's reach until it has been checked out once.
@@ -25,7 +24,6 @@ impl CertConnectionManager {
         bb8::Pool::builder()
             .max_lifetime(None)
             .idle_timeout(None)
-            .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .error_sink(Box::new(Sink(Arc::clone(self.rotation()))))
     }
