@@ -99,6 +99,7 @@ impl Signals {
     }
 
     /// Keeps an error that was told before, or is nobody's failure to connect.
+    #[cfg(feature = "bb8")]
     pub(crate) fn keep(&self, error: ConnectError) {
         self.lock().last_error = Some(error);
     }
