@@ -6,10 +6,8 @@ use std::time::Duration;
 use bb8::ManageConnection;
 use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
 use perennial_testbed::{Fault, Proxy};
-use perennial_tests::{Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A proxy before Postgres, and the connection settings that lead through it.
 pub(crate) async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
@@ -146,13 +144,7 @@ async fn on_connect_runs_on_replacements_too() {
         .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")))
         .build()
         .unwrap();
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 2).await;
     stage.all_on(&*renew(&live).await, 2).await;
     let client = pool.get().await.unwrap();
     let name: String = client
@@ -228,13 +220,7 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(4)).await;
     let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(3)
-        .min_idle(3)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 3).await;
     stage.all_on(&live.current().unwrap(), 3).await;
     let mut rotations = live.rotations();
     drop((pool, manager, live));

@@ -1,7 +1,5 @@
 //! The same promises for deadpool, whose pool has no hook at return.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
@@ -9,11 +7,9 @@ use perennial_postgres::deadpool::managed::PoolError;
 use perennial_postgres::{
     CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, Retire, RetireReason,
 };
-use perennial_tests::{SOON, Stage, eventually, renew};
+use perennial_tests::{HOUR, Load, ROWS, SOON, Stage, eventually, many_rows, renew};
 
 use crate::connections::through_a_proxy;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A pool of this size with every connection made, used and returned.
 async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool {
@@ -49,21 +45,7 @@ async fn nothing_breaks_in_deadpool_rotations_under_load() {
     let long = pool.get().await.unwrap();
     long.batch_execute("begin").await.unwrap();
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(AtomicU64::new(0));
-    let worker = |_| {
-        let (pool, stop, answered) = (pool.clone(), Arc::clone(&stop), Arc::clone(&answered));
-        tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
-                let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
-                query.await.map_err(|error| format!("{error:?}"))?;
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<_, String>(())
-        })
-    };
-    let workers: Vec<_> = (0..6).map(worker).collect();
+    let load = Load::on_deadpool(&pool, 6);
     for _ in 0..3 {
         let newest = renew(&live).await.serial().to_decimal();
         eventually("all but the transaction have moved", async || {
@@ -74,11 +56,7 @@ async fn nothing_breaks_in_deadpool_rotations_under_load() {
     }
     long.batch_execute("commit").await.unwrap();
     drop(long);
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await.unwrap().unwrap();
-    }
-    assert!(answered.load(Ordering::Relaxed) > 100);
+    assert!(load.finish().await > 100);
     stage.all_on(&live.current().unwrap(), 4).await;
 }
 
@@ -157,9 +135,7 @@ async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
     let pool = full_pool(&manager, 3).await;
     let rows = {
         let client = pool.get().await.unwrap();
-        let parameters: [i32; 0] = [];
-        let many = "select repeat('x', 200) from generate_series(1, 60000)";
-        client.query_raw(many, parameters).await.unwrap()
+        many_rows(&client).await
     };
     pin_mut!(rows);
     renew(&live).await;
@@ -180,7 +156,7 @@ async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
-    assert_eq!(seen, 60_000);
+    assert_eq!(seen, ROWS);
 
     let in_use = pool.get().await.unwrap();
     assert_eq!(manager.drain(Duration::from_millis(50)).await.left, 1);

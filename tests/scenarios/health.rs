@@ -10,12 +10,10 @@ use perennial::testing::TestClock;
 use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
 use perennial_postgres::{CertConnectionManager, RetireReason};
 use perennial_testbed::Fault;
-use perennial_tests::{Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, ROWS, Stage, eventually, full_pool, many_rows, renew};
 use perennial_vault::VaultPki;
 
 use crate::connections::through_a_proxy;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 async fn pids(stage: &Stage) -> BTreeSet<i32> {
     stage.serials().await.into_keys().collect()
@@ -150,9 +148,7 @@ async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
     let pool = full_pool(&manager, 1).await;
     let rows = {
         let client = pool.get().await.unwrap();
-        let parameters: [i32; 0] = [];
-        let many = "select repeat('x', 200) from generate_series(1, 60000)";
-        client.query_raw(many, parameters).await.unwrap()
+        many_rows(&client).await
     };
     pin_mut!(rows);
     assert!(rows.try_next().await.unwrap().is_some());
@@ -164,7 +160,7 @@ async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
-    assert_eq!(seen, 60_000);
+    assert_eq!(seen, ROWS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
-use perennial::{LiveCert, TlsSettings};
 use perennial_postgres::{
     CertConnectionManager, CheckoutError, ConnectError, Notified, PoolEvent, Retire, RetireReason,
 };
-use perennial_tests::{SOON, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
 use tokio_postgres::error::SqlState;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
@@ -44,7 +41,7 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     // Its connection goes back, and the stream is read on.
     let stream = {
         let client = pool.get().await.unwrap();
-        client.query_raw(ROWS, NO_PARAMETERS).await.unwrap()
+        many_rows(&client).await
     };
     pin_mut!(stream);
     assert!(stream.try_next().await.unwrap().is_some());
@@ -72,10 +69,6 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     assert_eq!(manager.status().leaving, 0);
 }
 
-/// Far more than all buffers on the way hold, so that the backend stays busy until they are read.
-const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
-const NO_PARAMETERS: [i32; 0] = [];
-
 /// How many queries sleep at the server.
 async fn sleeping(stage: &Stage) -> i64 {
     let count = "select count(*) from pg_stat_activity
@@ -95,7 +88,7 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     let pool = full_pool(&manager, 3).await;
     let stream = {
         let client = pool.get().await.unwrap();
-        client.query_raw(ROWS, NO_PARAMETERS).await.unwrap()
+        many_rows(&client).await
     };
     pin_mut!(stream);
     let busy = pool.get().await.unwrap();
@@ -137,7 +130,7 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
     // Another went back, and its rows are still read.
     let rows = {
         let client = pool.get().await.unwrap();
-        client.query_raw(ROWS, NO_PARAMETERS).await.unwrap()
+        many_rows(&client).await
     };
     pin_mut!(rows);
     assert_eq!(stage.serials().await.len(), 4);
@@ -158,7 +151,7 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
-    assert_eq!(seen, 60_000);
+    assert_eq!(seen, ROWS);
     eventually("these are closed too", async || {
         stage.serials().await.is_empty()
     })
@@ -321,11 +314,7 @@ async fn one_certificate_moves_several_pools() {
 async fn nothing_older_is_connected_with_after_an_immediate_retirement() {
     // The drill's worst case: Postgres refuses the new certificate too.
     let stage = Stage::set().await;
-    let live = LiveCert::builder()
-        .tls(TlsSettings::new().anchor_overlap(HOUR))
-        .start(stage.pki().ttl(HOUR).build().unwrap())
-        .await
-        .unwrap();
+    let live = stage.live_with_overlap().await;
     let manager = stage.manager(&live);
     let pool = full_pool(&manager, 2).await;
     stage.testbed.bao.change_root("B").await.unwrap();

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use perennial::Unavailable;
 use perennial::rustls::{self, AlertDescription};
+use perennial::{Unavailable, find_cause};
 use tokio_postgres::error::SqlState;
 
 /// What kind of failure a connect met.
@@ -103,15 +103,15 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
     if let Some(code) = error.code() {
         return by_sqlstate(code);
     }
-    if let Some(tls) = rustls_cause(error) {
+    if let Some(tls) = find_cause(error) {
         return by_tls_error(tls);
     }
-    let text = error.to_string();
-    let cause = error.source();
-    if cause.is_some_and(|cause| cause.is::<Unavailable>()) {
+    if find_cause::<Unavailable>(error).is_some() {
         // It expired while the network was slow.
         return FailureClass::NoCertificate;
     }
+    let text = error.to_string();
+    let cause = error.source();
     if cause.is_some_and(|cause| cause.to_string() == NO_TLS) {
         FailureClass::NoTls
     } else if text == UNREACHABLE {
@@ -172,25 +172,6 @@ fn by_tls_error(error: &rustls::Error) -> FailureClass {
     }
 }
 
-/// The TLS error among the causes. An `io::Error` skips what it wraps when it is asked for its
-/// source, so it is opened by hand.
-fn rustls_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref() {
-            return Some(tls);
-        }
-        next = match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,18 +200,6 @@ mod tests {
         let unknown = rustls::CertificateError::UnknownIssuer;
         let class = by_tls_error(&rustls::Error::InvalidCertificate(unknown));
         assert_eq!(class, FailureClass::ServerNotTrusted);
-    }
-
-    #[test]
-    fn alert_is_found_under_io_errors() {
-        let alert = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
-        let once = io::Error::new(io::ErrorKind::InvalidData, alert);
-        let twice = io::Error::other(once);
-        assert!(matches!(
-            rustls_cause(&twice),
-            Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA))
-        ));
-        assert!(rustls_cause(&io::Error::other("nothing of TLS")).is_none());
     }
 
     #[test]

@@ -10,11 +10,12 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
 use crate::error::ConfigError;
-use crate::pool::dialer::{Dialer, OnConnect, Standing, Transport};
+use crate::pool::dialer::{Dialer, OnConnect, Transport};
 use crate::pool::manager::CertConnectionManager;
 use crate::pool::rotation::Rotation;
 use crate::pool::session::Leaving;
 use crate::pool::signals::Signals;
+use crate::pool::standing::Standing;
 use crate::tls::with_tls;
 
 /// How long a connect may take in all: certificate, TCP, TLS, login and `on_connect`, with every

@@ -99,7 +99,7 @@ impl PgConnection {
         }
         let fresh = self.dialer.dial_newest(self.dialer.deadline()).await?;
         let old = self.exchange(fresh);
-        self.dialer.let_go(old, RetireReason::Asked);
+        self.dialer.let_go(&old.driver, RetireReason::Asked);
         Ok(())
     }
 

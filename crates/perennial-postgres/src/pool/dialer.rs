@@ -2,8 +2,8 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use perennial::{LiveCert, Renewal, Snapshot};
@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::{CancelToken, Client, Config, NoTls};
 
 use crate::error::{ConnectError, Phase};
-use crate::pool::connection::PgConnection;
 use crate::pool::rotation::CANCEL_GRACE;
-use crate::pool::session::{Leaving, Session};
+use crate::pool::session::{Driver, Leaving, Session};
 use crate::pool::signals::Signals;
+use crate::pool::standing::Standing;
 use crate::pool::status::RetireReason;
 use crate::tls::connector;
 
@@ -54,16 +54,10 @@ impl Dialer {
         after(self.connect_timeout)
     }
 
-    /// Lets go of a session: it finishes what runs on it, says good-bye, and is counted until then.
-    pub(crate) fn let_go(&self, session: Session, reason: RetireReason) {
-        self.signals.retired(&session.driver, reason);
-        self.leaving.add(Arc::clone(&session.driver));
-    }
-
-    /// Counts a connection that its pool is about to drop.
-    pub(crate) fn given_back(&self, connection: &PgConnection, reason: RetireReason) {
-        let driver = connection.slot().driver();
-        self.signals.retired(&driver, reason);
+    /// Counts a session that is about to be dropped: it finishes what runs on it, says good-bye, and
+    /// is remembered until then.
+    pub(crate) fn let_go(&self, driver: &Arc<Driver>, reason: RetireReason) {
+        self.signals.retired(driver, reason);
         self.leaving.add(driver);
     }
 
@@ -161,9 +155,11 @@ impl Dialer {
         }
         let session = session?;
         if let Err(error) = self.prepare(&session, end).await {
-            // It may hang in a lock: left to itself it would stay there, one more with each try.
-            let _asked = timeout(CANCEL_GRACE, self.cancel(&session.driver.cancel)).await;
-            session.driver.cut();
+            if !matches!(error, ConnectError::OnConnect(_)) {
+                // Not answered: it may hang in a lock, and would stay there, one more with each try.
+                let _asked = timeout(CANCEL_GRACE, self.cancel(&session.driver.cancel)).await;
+                session.driver.cut();
+            }
             return Err(error);
         }
         tracing::debug!(generation, "connected");
@@ -251,74 +247,4 @@ pub(crate) fn after(wait: Duration) -> Instant {
 /// What may be spent on a renewal, so that there is time to connect afterwards.
 fn part_until(end: Instant) -> Duration {
     end.saturating_duration_since(Instant::now()) / 2
-}
-
-/// Which certificates this server takes, as far as is known.
-#[derive(Debug, Default)]
-pub(crate) struct Standing(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    /// The newest that has logged in.
-    proven: Option<Arc<Snapshot>>,
-    /// The newest that was refused and has not logged in since.
-    refused: Option<u64>,
-    /// Nothing older is ever connected with again.
-    oldest_allowed: u64,
-}
-
-impl Standing {
-    /// The newest generation that is refused at present.
-    pub(crate) fn refused_generation(&self) -> Option<u64> {
-        self.known().refused
-    }
-
-    /// Never goes back to what is older than this: its key may have leaked.
-    pub(crate) fn allow_from(&self, generation: u64) {
-        let mut known = self.known();
-        known.oldest_allowed = known.oldest_allowed.max(generation);
-    }
-
-    /// What to connect with now, in place of `newest` if that is refused.
-    pub(crate) fn best(&self, newest: Arc<Snapshot>, now: SystemTime) -> Arc<Snapshot> {
-        self.instead_of(&newest, now).unwrap_or(newest)
-    }
-
-    fn logged_in(&self, snapshot: &Arc<Snapshot>) {
-        let mut known = self.known();
-        let generation = snapshot.generation();
-        if known.refused.is_some_and(|refused| refused <= generation) {
-            known.refused = None;
-        }
-        let newer = |proven: &Arc<Snapshot>| generation > proven.generation();
-        if known.proven.as_ref().is_none_or(newer) {
-            known.proven = Some(Arc::clone(snapshot));
-        }
-    }
-
-    /// `true` if this is news.
-    fn refused(&self, generation: u64) -> bool {
-        let mut known = self.known();
-        let news = known.refused.is_none_or(|refused| refused < generation);
-        if news {
-            known.refused = Some(generation);
-        }
-        news
-    }
-
-    /// What to connect with while `newest` is refused: what has logged in before and is valid.
-    fn instead_of(&self, newest: &Snapshot, now: SystemTime) -> Option<Arc<Snapshot>> {
-        let known = self.known();
-        let refused = known.refused?;
-        let proven = known.proven.as_ref()?;
-        let fits = newest.generation() <= refused
-            && proven.generation() < newest.generation()
-            && proven.generation() >= known.oldest_allowed
-            && now < proven.not_after();
-        fits.then(|| Arc::clone(proven))
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

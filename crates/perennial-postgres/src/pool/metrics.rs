@@ -4,7 +4,6 @@
 
 #[cfg(feature = "metrics")]
 mod facade {
-    use std::collections::BTreeMap;
     use std::time::SystemTime;
 
     use crate::failure::FailureClass;
@@ -33,20 +32,7 @@ mod facade {
     /// The pool is gone: nothing of it is open any more.
     pub(crate) fn gone(pool: &str) {
         replacing(pool, 0);
-        let nothing = PoolStatus {
-            by_generation: BTreeMap::new(),
-            old_in_use: 0,
-            expired_in_use: 0,
-            oldest_not_after: None,
-            leaving: 0,
-            spares: 0,
-            replacing: 0,
-            retired: BTreeMap::new(),
-            connect_errors: BTreeMap::new(),
-            refused_generation: None,
-            last_error: None,
-        };
-        made_of(pool, 0, || nothing);
+        made_of(pool, 0, PoolStatus::default);
     }
 
     pub(crate) fn made_of(pool: &str, newest: u64, status: impl FnOnce() -> PoolStatus) {

@@ -13,11 +13,11 @@ use crate::failure::FailureClass;
 use crate::pool::connection::PgConnection;
 use crate::pool::dialer::Dialer;
 use crate::pool::retirement::{
-    FINISH_AT_MOST, Facts, Step, connect_wait, may_pass, next_step, retry_wait, time_to_finish,
+    FINISH_AT_MOST, Facts, Step, connect_wait, exchanged_for, may_pass, next_step, retry_wait,
+    time_to_finish,
 };
 use crate::pool::shelf::Shelf;
 use crate::pool::slot::{LeftOver, Slot};
-use crate::pool::status::RetireReason;
 
 mod ending;
 pub use ending::CANCEL_GRACE;
@@ -257,14 +257,12 @@ impl Rotation {
                 return;
             };
             match slot.exchange_parked(spare) {
-                // Dropped outside the slot's lock: it drains, then says good-bye.
                 LeftOver::Old(old) => {
-                    let reason = if old.is_fit() {
-                        RetireReason::Rotated
-                    } else {
-                        RetireReason::Dead
-                    };
-                    self.dialer.let_go(old, reason);
+                    let expired = self.has_expired(&old.driver.snapshot);
+                    let reason = exchanged_for(old.is_fit(), expired);
+                    self.dialer.let_go(&old.driver, reason);
+                    // Dropped outside the slot's lock: it drains, then says good-bye.
+                    drop(old);
                 }
                 LeftOver::Spare(spare) => self.shelf.put(spare),
             }

@@ -106,10 +106,11 @@ pub(crate) struct Driver {
 pub(crate) struct Leaving(Mutex<Vec<Arc<Driver>>>);
 
 impl Leaving {
-    pub(crate) fn add(&self, driver: Arc<Driver>) {
+    /// Once is enough: a pool may say twice that it drops a connection.
+    pub(crate) fn add(&self, driver: &Arc<Driver>) {
         let mut leaving = self.lock();
-        leaving.retain(|driver| !driver.is_finished());
-        leaving.push(driver);
+        leaving.retain(|known| !known.is_finished() && !Arc::ptr_eq(known, driver));
+        leaving.push(Arc::clone(driver));
     }
 
     /// Those that have not finished yet.

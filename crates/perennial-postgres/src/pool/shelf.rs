@@ -14,7 +14,7 @@ pub(crate) struct Shelf(Mutex<Vec<Spare>>);
 #[derive(Debug)]
 struct Spare {
     session: Session,
-    /// When it was put here, or last answered a ping.
+    /// When it was put here or last pinged.
     quiet_since: Instant,
 }
 

@@ -13,7 +13,7 @@ struct Place {
     parked: Option<Session>,
     /// Of the session in this place, parked or claimed.
     driver: Arc<Driver>,
-    /// When it was parked, or last answered a ping.
+    /// When it was parked or last pinged.
     quiet_since: Instant,
     /// A pool waits for it to come back: it is known not to be a dedicated connection.
     pooled: bool,
@@ -85,7 +85,6 @@ impl Slot {
     }
 
     /// Puts `fresh` in the place of a parked session that is older or unfit.
-    ///
     pub(crate) fn exchange_parked(&self, fresh: Session) -> LeftOver {
         let mut place = self.lock();
         match &mut place.parked {

@@ -6,7 +6,7 @@ use crate::error::ConnectError;
 use crate::failure::FailureClass;
 
 /// What a pool is made of, at one moment, as this side sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PoolStatus {
     /// Connections by the generation of their certificate; dedicated ones too, spares not.

@@ -19,7 +19,7 @@ impl Rotation {
         }
         connection.slot().mark_pooled(true);
         if !connection.session().is_fit() {
-            self.dialer.given_back(connection, RetireReason::Dead);
+            self.give_back(connection, RetireReason::Dead);
             return Err(ConnectError::Closed);
         }
         if self.is_old(&connection.snapshot()) {
@@ -27,7 +27,7 @@ impl Rotation {
         }
         let snapshot = connection.snapshot();
         if self.has_expired(&snapshot) {
-            self.dialer.given_back(connection, RetireReason::Expired);
+            self.give_back(connection, RetireReason::Expired);
             return Err(ConnectError::Expired {
                 generation: snapshot.generation(),
                 not_after: snapshot.not_after(),
@@ -43,12 +43,12 @@ impl Rotation {
         if !connection.is_claimed() {
             let is_fit = connection.slot().whereabouts() != Whereabouts::Parked { fit: false };
             if !is_fit {
-                self.dialer.given_back(connection, RetireReason::Dead);
+                self.give_back(connection, RetireReason::Dead);
             }
             return is_fit;
         }
         if !connection.session().is_fit() {
-            self.dialer.given_back(connection, RetireReason::Dead);
+            self.give_back(connection, RetireReason::Dead);
             return false;
         }
         if self.is_draining() {
@@ -60,7 +60,7 @@ impl Rotation {
             self.exchange_claimed(connection);
         }
         if self.has_expired(&connection.snapshot()) {
-            self.dialer.given_back(connection, RetireReason::Expired);
+            self.give_back(connection, RetireReason::Expired);
             return false;
         }
         connection.park();
@@ -69,6 +69,11 @@ impl Rotation {
             self.wake.notify_one();
         }
         true
+    }
+
+    /// Counts a connection that its pool is about to drop.
+    fn give_back(&self, connection: &PgConnection, reason: RetireReason) {
+        self.dialer.let_go(&connection.slot().driver(), reason);
     }
 
     /// A pool's own hook has claimed it, so that it was out of reach until now.
@@ -85,7 +90,7 @@ impl Rotation {
     fn exchange_claimed(&self, connection: &mut PgConnection) {
         if let Some(spare) = self.newest().and_then(|newest| self.shelf.take(newest)) {
             let old = connection.exchange(spare);
-            self.dialer.let_go(old, RetireReason::Rotated);
+            self.dialer.let_go(&old.driver, RetireReason::Rotated);
             self.wake.notify_one();
         }
     }

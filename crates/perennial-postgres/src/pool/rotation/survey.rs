@@ -1,15 +1,12 @@
 //! What a pool is made of, and what of it is to be replaced.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::Rotation;
+use crate::pool::retirement::is_to_be_replaced;
 use crate::pool::slot::{Slot, Whereabouts};
 use crate::pool::status::PoolStatus;
-
-/// A dead session younger than this is replaced when it is this old.
-const DIED_YOUNG: Duration = Duration::from_secs(1);
 
 /// What is to be replaced, counted at one moment.
 #[derive(Default)]
@@ -28,17 +25,13 @@ impl Rotation {
         let newest = self.newest().unwrap_or_default();
         let now = self.dialer.live.now();
         let mut status = PoolStatus {
-            by_generation: BTreeMap::new(),
-            old_in_use: 0,
-            expired_in_use: 0,
-            leaving: 0,
-            oldest_not_after: None,
             spares: self.shelf.ready(newest),
             replacing: self.dialer.signals.replacing(),
             retired: counts.retired,
             connect_errors: counts.connect_errors,
             refused_generation: self.dialer.standing.refused_generation(),
             last_error: counts.last_error,
+            ..PoolStatus::default()
         };
         for slot in self.slots() {
             let driver = slot.driver();
@@ -76,9 +69,7 @@ impl Rotation {
             let snapshot = &driver.snapshot;
             let old = snapshot.generation() < newest;
             match slot.whereabouts() {
-                // A server that accepts and closes at once is not to be connected to in a loop.
-                Whereabouts::Parked { fit: false } if !old && driver.age() < DIED_YOUNG => {}
-                Whereabouts::Parked { fit } if old || !fit => {
+                Whereabouts::Parked { fit } if is_to_be_replaced(old, fit, driver.age()) => {
                     survey.parked.push(slot);
                     if fit {
                         let expiry = snapshot.not_after();

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::Rotation;
 use crate::pool::metrics;
+use crate::pool::retirement::ends_at;
 use crate::pool::session::{Answer, Driver};
 use crate::pool::slot::{Slot, Whereabouts};
 use crate::pool::status::RetireReason;
@@ -56,6 +57,13 @@ impl Closing {
     }
 }
 
+/// A session that must end.
+struct Due {
+    driver: Arc<Driver>,
+    /// Its place, if it is idle; else it is in use.
+    idle_in: Option<Arc<Slot>>,
+}
+
 impl Rotation {
     pub(super) async fn look_after(&self) {
         tokio::join!(self.end_expired(), self.ping_quiet());
@@ -67,53 +75,60 @@ impl Rotation {
         loop {
             let now = self.dialer.live.now();
             self.shelf.end_expired(now);
-            let mut wait = if closing.is_empty() {
-                LOOK_EVERY
-            } else {
-                LOOK_AGAIN_FOR_ANSWERS
-            };
-            let mut left_of = |end: SystemTime| {
-                let left = end.duration_since(now).unwrap_or_default();
-                if !left.is_zero() {
-                    wait = wait.min(left);
-                }
-                left
-            };
-            let mut in_use = self.dialer.leaving.open();
-            let mut expired = Vec::new();
-            for slot in self.slots() {
-                let driver = slot.driver();
-                if driver.is_finished() {
-                    continue;
-                }
-                if slot.whereabouts() != (Whereabouts::Parked { fit: true }) {
-                    in_use.push(driver);
-                } else if left_of(driver.snapshot.not_after()).is_zero() {
-                    expired.push(slot);
+            let (due, next) = self.due(now);
+            let mut overdue = Vec::new();
+            for session in due {
+                match session.idle_in {
+                    Some(slot) => closing.add(slot),
+                    None => overdue.push(session.driver),
                 }
             }
-            in_use.retain(|driver| {
-                let limit = self.hard_limit;
-                let end = limit.and_then(|limit| driver.snapshot.not_after().checked_add(limit));
-                end.is_some_and(|end| left_of(end).is_zero())
-            });
-            if !expired.is_empty() {
-                wait = LOOK_AGAIN_FOR_ANSWERS;
-            }
-            expired.into_iter().for_each(|slot| closing.add(slot));
             closing.close_idle(|driver| {
                 self.dialer.signals.retired(driver, RetireReason::Expired);
                 self.wake.notify_one();
             });
-            let in_use = in_use
+            let ended = overdue
                 .iter()
                 .map(|driver| self.end_in_use(driver, RetireReason::HardLimit));
-            join_all(in_use).await;
+            join_all(ended).await;
             if let Some(newest) = self.newest() {
                 metrics::made_of(self.dialer.signals.name(), newest, || self.status());
             }
-            tokio::time::sleep(wait.max(LOOK_AT_MOST_EVERY)).await;
+            let longest = if closing.is_empty() {
+                LOOK_EVERY
+            } else {
+                LOOK_AGAIN_FOR_ANSWERS
+            };
+            tokio::time::sleep(next.clamp(LOOK_AT_MOST_EVERY, longest)).await;
         }
+    }
+
+    /// The sessions that must end now, and how long it is until the next one must.
+    fn due(&self, now: SystemTime) -> (Vec<Due>, Duration) {
+        let leaving = self.dialer.leaving.open();
+        let leaving = leaving.into_iter().map(|driver| Due {
+            driver,
+            idle_in: None,
+        });
+        let placed = self.slots().into_iter().map(|slot| {
+            let idle = slot.whereabouts() == (Whereabouts::Parked { fit: true });
+            Due {
+                driver: slot.driver(),
+                idle_in: idle.then_some(slot),
+            }
+        });
+        let (mut due, mut next) = (Vec::new(), LOOK_EVERY);
+        for session in leaving.chain(placed) {
+            let not_after = session.driver.snapshot.not_after();
+            match ends_at(session.idle_in.is_none(), not_after, self.hard_limit) {
+                Some(end) if !session.driver.is_finished() => match end.duration_since(now) {
+                    Ok(left) if !left.is_zero() => next = next.min(left),
+                    _ => due.push(session),
+                },
+                _ => {}
+            }
+        }
+        (due, next)
     }
 
     async fn ping_quiet(&self) {
