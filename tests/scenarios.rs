@@ -1,10 +1,6 @@
 //! The rows of README.md, on real servers; each test starts its own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "scenarios/authorities.rs"]
 mod authorities;

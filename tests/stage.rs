@@ -9,11 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{LiveCert, Renewal, Snapshot};
+use perennial::{LiveCert, Renewal, Snapshot, TlsSettings};
 use perennial_postgres::CertConnectionManager;
 use perennial_testbed::Testbed;
 use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, RowStream};
+
+mod load;
+pub use load::Load;
 
 /// How long anything may take that should happen soon.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -68,6 +71,16 @@ impl Stage {
         LiveCert::start(source).await.expect("a first certificate")
     }
 
+    /// A live certificate that trusts a server's old root beside the new one while its CA changes.
+    ///
+    /// # Panics
+    /// If none can be had.
+    pub async fn live_with_overlap(&self) -> LiveCert {
+        let source = self.pki().build().expect("a complete source");
+        let builder = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(HOUR));
+        builder.start(source).await.expect("a first certificate")
+    }
+
     /// A manager for this certificate.
     ///
     /// # Panics
@@ -99,6 +112,23 @@ impl Stage {
     pub async fn distinct_serials(&self) -> BTreeSet<String> {
         self.serials().await.into_values().collect()
     }
+}
+
+/// The life of a certificate that a test does not see expire.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Far more rows than all buffers on the way hold, so that the backend stays busy until they are
+/// read.
+pub const ROWS: usize = 60_000;
+
+/// Begins to read [`ROWS`] rows.
+///
+/// # Panics
+/// If the query fails.
+pub async fn many_rows(client: &Client) -> RowStream {
+    let query = format!("select repeat('x', 200) from generate_series(1, {ROWS})");
+    let none: [i32; 0] = [];
+    client.query_raw(&query, none).await.expect("rows come")
 }
 
 /// A pool of this many connections, all of them open.

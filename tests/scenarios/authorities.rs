@@ -1,16 +1,11 @@
 //! C9: the CAs of clients and servers change while everything runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use perennial::{LiveCert, TlsSettings};
 use perennial_postgres::PgTls;
 use perennial_testbed::Postgres;
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
 
-use crate::rotation::Load;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 /// What Postgres logs of a handshake that failed, on either side.
 const FAILED: &str = "could not accept SSL connection";
 /// What it logs of a client certificate that it does not take.
@@ -21,19 +16,9 @@ async fn no_handshake_fails_while_both_cas_change_with_overlap() {
     // The PKI gets a new root; the server learns it first and presents it last.
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
-    let live = LiveCert::builder()
-        .tls(TlsSettings::new().anchor_overlap(HOUR))
-        .start(stage.pki().build().unwrap())
-        .await
-        .unwrap();
+    let live = stage.live_with_overlap().await;
     let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(4)
-        .min_idle(4)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 4).await;
     stage.all_on(&live.current().unwrap(), 4).await;
     let load = Load::on(&pool, 4);
 

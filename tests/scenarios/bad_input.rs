@@ -8,14 +8,13 @@ use bb8::ManageConnection;
 use perennial::{LiveCert, with_causes};
 use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectProbe, FailureClass};
 use perennial_testbed::Fault;
-use perennial_tests::{Pool, Stage, eventually, renew};
+use perennial_tests::{HOUR, Pool, Stage, eventually, renew};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
 use crate::connections::through_a_proxy;
 use crate::outages;
 
-const HOUR: Duration = Duration::from_secs(3_600);
 /// Longer than any answer takes, shorter than anybody waits.
 const PATIENCE: Duration = Duration::from_millis(600);
 

@@ -1,14 +1,13 @@
 //! Single connects, and what may happen on the way.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bb8::ManageConnection;
 use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
 use perennial_testbed::{Fault, Proxy};
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A proxy before Postgres, and the connection settings that lead through it.
 pub(crate) async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
@@ -145,13 +144,7 @@ async fn on_connect_runs_on_replacements_too() {
         .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")))
         .build()
         .unwrap();
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 2).await;
     stage.all_on(&*renew(&live).await, 2).await;
     let client = pool.get().await.unwrap();
     let name: String = client
@@ -160,6 +153,48 @@ async fn on_connect_runs_on_replacements_too() {
         .unwrap()
         .get(0);
     assert_eq!(name, "hooked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    static WRONG: AtomicU8 = AtomicU8::new(0);
+    let config = stage.testbed.postgres.config();
+    let manager = CertConnectionManager::builder(live.clone(), config)
+        .connect_timeout(Duration::from_secs(2))
+        .on_connect(|client| {
+            let wrong = WRONG.load(Ordering::SeqCst);
+            assert!(wrong != 1, "in the call");
+            Box::pin(async move {
+                assert!(wrong != 2, "in the future");
+                let hangs = if wrong == 3 { 60 } else { 0 };
+                client
+                    .batch_execute(&format!("select pg_sleep({hangs})"))
+                    .await
+            })
+        })
+        .build()
+        .unwrap();
+    let pool = full_pool(&manager, 2).await;
+    let all = pool.state().connections as usize;
+    for wrong in [1, 2, 3] {
+        WRONG.store(wrong, Ordering::SeqCst);
+        let error = manager.connect().await.unwrap_err();
+        let expected = matches!(error, ConnectError::OnConnectPanicked)
+            || matches!(error, ConnectError::TimedOut { .. }) && wrong == 3;
+        assert!(expected, "{error:?}");
+        // The background task meets it too.
+        renew(&live).await;
+        eventually("a replacement has failed", async || {
+            manager.status().last_error.is_some()
+        })
+        .await;
+        WRONG.store(0, Ordering::SeqCst);
+        // What hung is gone, and the pool moves as if nothing had been.
+        stage.all_on(&live.current().unwrap(), all).await;
+    }
+    drop(pool);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,13 +220,7 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(4)).await;
     let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(3)
-        .min_idle(3)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 3).await;
     stage.all_on(&live.current().unwrap(), 3).await;
     let mut rotations = live.rotations();
     drop((pool, manager, live));

@@ -1,18 +1,15 @@
 //! The same promises for deadpool, whose pool has no hook at return.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::deadpool::managed::PoolError;
 use perennial_postgres::{
-    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, RetireReason,
+    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, Retire, RetireReason,
 };
-use perennial_tests::{Stage, eventually, renew};
+use perennial_tests::{HOUR, Load, ROWS, SOON, Stage, eventually, many_rows, renew};
 
 use crate::connections::through_a_proxy;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A pool of this size with every connection made, used and returned.
 async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool {
@@ -48,21 +45,7 @@ async fn nothing_breaks_in_deadpool_rotations_under_load() {
     let long = pool.get().await.unwrap();
     long.batch_execute("begin").await.unwrap();
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(AtomicU64::new(0));
-    let worker = |_| {
-        let (pool, stop, answered) = (pool.clone(), Arc::clone(&stop), Arc::clone(&answered));
-        tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
-                let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
-                query.await.map_err(|error| format!("{error:?}"))?;
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<_, String>(())
-        })
-    };
-    let workers: Vec<_> = (0..6).map(worker).collect();
+    let load = Load::on_deadpool(&pool, 6);
     for _ in 0..3 {
         let newest = renew(&live).await.serial().to_decimal();
         eventually("all but the transaction have moved", async || {
@@ -73,11 +56,7 @@ async fn nothing_breaks_in_deadpool_rotations_under_load() {
     }
     long.batch_execute("commit").await.unwrap();
     drop(long);
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await.unwrap().unwrap();
-    }
-    assert!(answered.load(Ordering::Relaxed) > 100);
+    assert!(load.finish().await > 100);
     stage.all_on(&live.current().unwrap(), 4).await;
 }
 
@@ -111,7 +90,7 @@ async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
     let live = stage.live(HOUR).await;
     let (proxy, config) = through_a_proxy(&stage).await;
     let manager = CertConnectionManager::builder(live, config)
-        .connect_timeout(Duration::from_millis(300))
+        .connect_timeout(Duration::from_secs(2))
         .build()
         .unwrap();
     let pool = full_pool(&manager, 2).await;
@@ -142,6 +121,51 @@ async fn dropping_a_deadpool_leaves_no_connection() {
     })
     .await;
     drop(last);
+    eventually("no backend is left", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 3).await;
+    let rows = {
+        let client = pool.get().await.unwrap();
+        many_rows(&client).await
+    };
+    pin_mut!(rows);
+    renew(&live).await;
+    let came_of_it = manager.retire_now(Retire::Gently).await;
+    assert_eq!(came_of_it.left, 1, "the stream");
+    // Looking at them from outside claims nothing: they stay within reach.
+    assert_eq!(
+        pool.retain(|connection, _| !connection.is_closed())
+            .retained,
+        3
+    );
+    let newest = renew(&live).await;
+    eventually("all three are on the newest", async || {
+        manager.status().by_generation == [(newest.generation(), 3)].into()
+    })
+    .await;
+    let mut seen = 0;
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, ROWS);
+
+    let in_use = pool.get().await.unwrap();
+    assert_eq!(manager.drain(Duration::from_millis(50)).await.left, 1);
+    let Err(PoolError::Backend(error)) = pool.get().await else {
+        panic!("nothing more is handed out");
+    };
+    assert_eq!(error.class(), FailureClass::Draining);
+    drop(in_use);
+    assert_eq!(manager.drain(SOON).await.left, 0);
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })

@@ -1,17 +1,11 @@
 //! Other ways to a Postgres: several hosts, direct TLS, no pool, a pooler between.
 
-use std::time::Duration;
-
 use bb8::ManageConnection;
-use perennial::{LiveCert, TlsSettings};
 use perennial_postgres::{CertConnectionManager, PgTls};
-use perennial_tests::{Stage, eventually, renew, serials_seen_by};
+use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew, serials_seen_by};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslNegotiation, TargetSessionAttrs};
 
-use crate::rotation::Load;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 const READ_ONLY: &str = "default_transaction_read_only";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,19 +21,9 @@ async fn multi_host_goes_to_the_writable_server() {
     config.host(other.host()).port(other.port());
     config.user(one.user()).dbname(one.database());
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let live = LiveCert::builder()
-        .tls(TlsSettings::new().anchor_overlap(HOUR))
-        .start(stage.pki().build().unwrap())
-        .await
-        .unwrap();
+    let live = stage.live_with_overlap().await;
     let manager = CertConnectionManager::new(live.clone(), config).unwrap();
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 2).await;
     let serial = live.current().unwrap().serial().to_decimal();
     let seen = serials_seen_by(&admin_of_other).await;
     assert_eq!(seen.len(), 2);
@@ -139,13 +123,7 @@ async fn pool_rotates_through_pgbouncer() {
     let pgbouncer = stage.testbed.pgbouncer().await.unwrap();
     let live = stage.live(HOUR).await;
     let manager = CertConnectionManager::new(live.clone(), pgbouncer.config()).unwrap();
-    let pool = manager
-        .pool_builder()
-        .max_size(3)
-        .min_idle(3)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 3).await;
     let before = pgbouncer.clients().await.unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
 

@@ -14,13 +14,10 @@ use perennial::{
 };
 use perennial_postgres::{ConnectProbe, FailureClass, PgTls, PoolEvent};
 use perennial_testbed::serde_json::json;
-use perennial_tests::{Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
 use perennial_vault::VaultPki;
 
-use crate::rotation::Load;
-
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
 /// Postgres' own words for a name that no user is mapped to.
 const NOT_MAPPED: &str = "certificate authentication failed for user \"app\"";
 

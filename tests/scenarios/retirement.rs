@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use bb8::ManageConnection;
+use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::{
     CertConnectionManager, CheckoutError, ConnectError, Notified, PoolEvent, Retire, RetireReason,
 };
-use perennial_tests::{SOON, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
 use tokio_postgres::error::SqlState;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
@@ -22,7 +21,7 @@ async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
 
     let newest = renew(&live).await;
     let came_of_it = manager.retire_now(Retire::Gently).await;
-    assert_eq!(came_of_it.left, 1, "{came_of_it:?}");
+    assert_eq!((came_of_it.left, came_of_it.generation), (1, 2));
     let status = manager.status();
     assert_eq!(status.old_in_use, 1);
     assert_eq!(status.retired[&RetireReason::Rotated], 4);
@@ -39,19 +38,35 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     let pool = full_pool(&manager, 3).await;
     let dedicated = pool.dedicated_connection().await.unwrap();
     dedicated.simple_query("begin").await.unwrap();
+    // Its connection goes back, and the stream is read on.
+    let stream = {
+        let client = pool.get().await.unwrap();
+        many_rows(&client).await
+    };
+    pin_mut!(stream);
+    assert!(stream.try_next().await.unwrap().is_some());
     let busy = pool.get_owned().await.unwrap();
     let query = tokio::spawn(async move { busy.query_one("select pg_sleep(60)", &[]).await });
     eventually("the query runs", async || sleeping(&stage).await == 1).await;
 
     let newest = renew(&live).await;
     assert_eq!(manager.status().old_in_use, 2);
+    eventually(
+        "the one with a stream was exchanged and is leaving",
+        async || manager.status().leaving == 1,
+    )
+    .await;
     let came_of_it = manager.retire_now(Retire::Immediately).await;
-    assert_eq!((came_of_it.retired, came_of_it.left), (4, 0));
+    assert_eq!((came_of_it.generation, came_of_it.left), (2, 0));
+    assert!(came_of_it.retired >= 3, "{came_of_it:?}");
     // The query was cancelled, not cut off: its caller knows why it ended.
     let error = query.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
     stage.all_on(&newest, 3).await;
     assert!(dedicated.simple_query("select 1").await.is_err());
+    let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
+    assert!(tokio::time::timeout(SOON, ended).await.is_ok());
+    assert_eq!(manager.status().leaving, 0);
 }
 
 /// How many queries sleep at the server.
@@ -70,7 +85,12 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
         .hard_limit(Duration::from_secs(1))
         .build()
         .unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let pool = full_pool(&manager, 3).await;
+    let stream = {
+        let client = pool.get().await.unwrap();
+        many_rows(&client).await
+    };
+    pin_mut!(stream);
     let busy = pool.get().await.unwrap();
     let not_after = busy.snapshot().not_after();
     let idle_in_transaction = pool.dedicated_connection().await.unwrap();
@@ -87,9 +107,12 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
         idle_in_transaction.is_closed()
     })
     .await;
-    eventually("both are counted", async || {
+    let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
+    assert!(tokio::time::timeout(SOON, ended).await.is_ok());
+    eventually("nothing is in use past its end", async || {
         let status = manager.status();
-        status.retired.get(&RetireReason::HardLimit) == Some(&2) && status.expired_in_use == 0
+        let limited = status.retired.get(&RetireReason::HardLimit);
+        limited.is_some_and(|limited| *limited >= 2) && status.expired_in_use == 0
     })
     .await;
     drop(pool);
@@ -99,27 +122,42 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
 async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newer_comes() {
     // Invariant 7: the CA is gone, so nothing takes the old certificate's place.
     let stage = Stage::set().await;
-    let live = stage.live(Duration::from_secs(5)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
-    let in_use = pool.get().await.unwrap();
-    assert_eq!(stage.serials().await.len(), 3);
+    let live = stage.live(Duration::from_secs(12)).await;
     stage.testbed.bao.stop().await.unwrap();
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    let in_use = pool.get().await.unwrap();
+    // Another went back, and its rows are still read.
+    let rows = {
+        let client = pool.get().await.unwrap();
+        many_rows(&client).await
+    };
+    pin_mut!(rows);
+    assert_eq!(stage.serials().await.len(), 4);
 
     eventually("the certificate has expired", async || !live.is_ready()).await;
     eventually("the idle ones are closed at the server", async || {
-        stage.serials().await.len() == 1
+        stage.serials().await.len() == 2
     })
     .await;
-    // What is in use goes on, counted, until it comes back.
-    assert_eq!(manager.status().expired_in_use, 1);
+    // What is in use goes on, counted, until it comes back or has been read to its end.
+    eventually("both are counted", async || {
+        manager.status().expired_in_use == 2
+    })
+    .await;
     assert!(in_use.simple_query("select 1").await.is_ok());
     drop(in_use);
-    eventually("the returned one is closed too", async || {
+    let mut seen = 0;
+    while rows.try_next().await.unwrap().is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, ROWS);
+    eventually("these are closed too", async || {
         stage.serials().await.is_empty()
     })
     .await;
-    assert_eq!(manager.status().retired[&RetireReason::Expired], 3);
+    assert!(manager.status().retired[&RetireReason::Expired] >= 3);
+    assert_eq!(manager.status().expired_in_use, 0);
 
     // The CA is back: so is the pool.
     stage.testbed.bao.start_again().await.unwrap();
@@ -136,7 +174,7 @@ async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
         .pool_builder()
         .max_size(2)
         .min_idle(2)
-        .connection_timeout(Duration::from_millis(300))
+        .connection_timeout(Duration::from_secs(1))
         .build(manager.clone())
         .await
         .unwrap();
@@ -154,15 +192,18 @@ async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
         panic!("the cause is told");
     };
     assert!(matches!(cause, ConnectError::Draining), "{cause:?}");
+    let refused = manager.connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Draining), "{refused:?}");
     assert!(!draining.is_finished());
     in_use.simple_query("commit").await.unwrap();
     drop(in_use);
     assert_eq!(draining.await.unwrap(), 0);
-    drop(pool);
-    eventually("no backend is left", async || {
-        stage.serials().await.is_empty()
-    })
+    eventually(
+        "no backend is left, with the pool still there",
+        async || stage.serials().await.is_empty(),
+    )
     .await;
+    drop(pool);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,4 +308,31 @@ async fn one_certificate_moves_several_pools() {
     }
     assert_eq!(heard, ["retired", "retired"]);
     drop(pools);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_older_is_connected_with_after_an_immediate_retirement() {
+    // The drill's worst case: Postgres refuses the new certificate too.
+    let stage = Stage::set().await;
+    let live = stage.live_with_overlap().await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 2).await;
+    stage.testbed.bao.change_root("B").await.unwrap();
+    renew(&live).await;
+    eventually("the new one is refused", async || {
+        manager.status().refused_generation.is_some()
+    })
+    .await;
+    assert!(
+        manager.connect().await.is_ok(),
+        "what logged in before serves on"
+    );
+    manager.retire_now(Retire::Immediately).await;
+    let error = manager.connect().await.unwrap_err();
+    assert!(error.is_refusal(), "{error:?}");
+    eventually("nothing is left at the server", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
+    drop(pool);
 }

@@ -1,58 +1,11 @@
 //! Rotation under load.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::CertConnectionManager;
-use perennial_tests::{Stage, eventually, renew};
-
-/// Far more than all buffers on the way hold, so that the backend stays busy until they are read.
-const ROWS: &str = "select repeat('x', 200) from generate_series(1, 60000)";
-
-type Pool = bb8::Pool<CertConnectionManager>;
-
-/// Workers that query until told to stop; every failure is kept.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    workers: Vec<tokio::task::JoinHandle<Result<(), String>>>,
-}
-
-impl Load {
-    pub(crate) fn on(pool: &Pool, workers: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
-        let worker = |_| {
-            let (pool, stop, answered) = (pool.clone(), Arc::clone(&stop), Arc::clone(&answered));
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let client = pool.get().await.map_err(|error| format!("{error:?}"))?;
-                    let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
-                    query.await.map_err(|error| format!("{error:?}"))?;
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            })
-        };
-        let workers = (0..workers).map(worker).collect();
-        Self {
-            stop,
-            answered,
-            workers,
-        }
-    }
-
-    pub(crate) async fn finish(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        for worker in self.workers {
-            worker.await.unwrap().expect("no query failed");
-        }
-        self.answered.load(Ordering::Relaxed)
-    }
-}
+use perennial_tests::{Load, ROWS, Stage, eventually, full_pool, many_rows, renew};
 
 async fn pid(client: &tokio_postgres::Client) -> i32 {
     client
@@ -119,9 +72,8 @@ async fn nothing_breaks_in_five_rotations_under_load() {
     // Last, for whoever checks this connection out next waits until the rows are read.
     let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
-        let parameters: [i32; 0] = [];
         let pid = pid(&client).await;
-        (pid, client.query_raw(ROWS, parameters).await.unwrap())
+        (pid, many_rows(&client).await)
     };
 
     let lasting = [dedicated_pid, stream_pid, transaction_pid];
@@ -151,7 +103,7 @@ async fn nothing_breaks_in_five_rotations_under_load() {
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
-    assert_eq!(seen, 60_000, "the stream was read to its end");
+    assert_eq!(seen, ROWS, "the stream was read to its end");
 
     assert_eq!(
         pid(&dedicated).await,
@@ -192,18 +144,11 @@ async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
     let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 2).await;
     let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
-        let parameters: [i32; 0] = [];
         let pid = pid(&client).await;
-        (pid, client.query_raw(ROWS, parameters).await.unwrap())
+        (pid, many_rows(&client).await)
     };
     pin_mut!(rows);
     assert!(rows.try_next().await.unwrap().is_some());
@@ -220,7 +165,7 @@ async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
     while rows.try_next().await.unwrap().is_some() {
         seen += 1;
     }
-    assert_eq!(seen, 60_000);
+    assert_eq!(seen, ROWS);
     stage.all_on(&live.current().unwrap(), 2).await;
     drop(pool);
 }
@@ -230,16 +175,38 @@ async fn idle_pool_is_moved_though_nobody_checks_out() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
     let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(5)
-        .min_idle(5)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = full_pool(&manager, 5).await;
     stage.all_on(&live.current().unwrap(), 5).await;
 
     stage.all_on(&*renew(&live).await, 5).await;
     assert_eq!(manager.status().retired_in_all(), 5);
     drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundred_connections_move_few_at_a_time_before_their_certificate_ends() {
+    // C4: the pool never shrinks, the server never sees many more, and it is over in time.
+    let stage = Stage::set().await;
+    let live = stage.live(Duration::from_secs(120)).await;
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 100).await;
+    let old = live.current().unwrap();
+    stage.all_on(&old, 100).await;
+    let load = Load::on(&pool, 8);
+    renew(&live).await;
+    let newest = live.current().unwrap().serial().to_decimal();
+    let (mut fewest, mut most) = (usize::MAX, 0);
+    eventually("all have moved", async || {
+        let serials = stage.serials().await;
+        fewest = fewest.min(serials.len());
+        most = most.max(serials.len());
+        serials.values().all(|serial| *serial == newest)
+    })
+    .await;
+    assert!(live.now() < old.not_after());
+    assert!(fewest >= 100, "the pool shrank to {fewest}");
+    // Two spares, and those that still say good-bye.
+    assert!(most <= 110, "the server saw {most}");
+    assert!(load.finish().await > 0);
+    assert_eq!(pool.state().connections, 100);
 }

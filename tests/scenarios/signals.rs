@@ -1,14 +1,12 @@
 //! What a pool tells, held against what the server sees.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use perennial::LiveCert;
 use perennial_postgres::CertConnectionManager;
-use perennial_tests::{Stage, eventually, full_pool, renew};
-
-const HOUR: Duration = Duration::from_secs(3_600);
+use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 
 /// What metrics say; made before anything is told.
 ///

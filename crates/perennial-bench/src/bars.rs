@@ -35,6 +35,22 @@ impl Arguments {
     }
 }
 
+/// A bench's `main`: measures on one thread, and fails where a bar is missed and that matters.
+///
+/// # Errors
+/// What `measure` returns, and a missed bar with `--check`.
+pub fn bench(
+    measure: impl AsyncFnOnce(&Arguments, &mut Bars) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let arguments = Arguments::of_this_process();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut bars = Bars::default();
+    runtime.block_on(measure(&arguments, &mut bars))?;
+    bars.finish(arguments.check)
+}
+
 /// Counts what was missed.
 #[derive(Debug, Default)]
 pub struct Bars {

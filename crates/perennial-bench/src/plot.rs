@@ -26,7 +26,7 @@ pub(crate) struct Pen {
 }
 
 /// Colours that people with colour blindness tell apart (Okabe and Ito), ours first.
-const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"];
 
 /// Pens for these names; ours is the first, and the thick one.
 pub(crate) fn pens<const N: usize>(names: [&'static str; N]) -> [Pen; N] {
@@ -96,8 +96,9 @@ pub(crate) fn begin(panels: u32, title: &str, pens: &[Pen]) -> Result<String, fm
          <rect width='100%' height='100%' fill='#fff'/>\n\
          <text x='20' y='28' font-size='16' font-weight='bold'>{title}</text>"
     )?;
+    let apart = 185.0_f64.min((RIGHT - LEFT) / pens.len() as f64);
     for (place, pen) in (0u32..).zip(pens) {
-        let x = LEFT + 185.0 * f64::from(place);
+        let x = LEFT + apart * f64::from(place);
         let Pen { name, colour, .. } = pen;
         writeln!(
             svg,

@@ -4,4 +4,4 @@ mod growth;
 mod work;
 
 pub use growth::{Growth, Watch};
-pub use work::{Counts, Work};
+pub use work::{Counts, Heard, Work};

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::{Context, ensure};
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
-use perennial_bench::bars::{Arguments, Bars};
+use perennial_bench::bars::{Arguments, Bars, bench};
 use perennial_bench::stage::{LONG, Stage};
 use perennial_bench::statistics::{median, ratio, tell};
 use perennial_postgres::{CertConnectionManager, PgTls};
@@ -29,13 +29,7 @@ const MEDIAN: f64 = 1.0;
 const QUERY: f64 = 0.55;
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::of_this_process();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut bars = Bars::default();
-    runtime.block_on(run(&arguments, &mut bars))?;
-    bars.finish(arguments.check)
+    bench(run)
 }
 
 async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bb8::ManageConnection;
 use futures_util::future::try_join_all;
-use perennial_bench::bars::{Arguments, Bars};
+use perennial_bench::bars::{Arguments, Bars, bench};
 use perennial_bench::process::cpu_time;
 use perennial_bench::stage::{LONG, Stage, connect, renew, static_tls};
 use perennial_bench::statistics::{median, ratio, tell};
@@ -45,19 +45,13 @@ const RATE: f64 = 0.95;
 const TIME: f64 = 1.05;
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::of_this_process();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut bars = Bars::default();
-    runtime.block_on(async {
+    bench(async |arguments, bars| {
         let stage = Stage::set(LONG).await?;
         for tasks in TASKS {
-            near(&stage, tasks, &arguments, &mut bars).await?;
+            near(&stage, tasks, arguments, bars).await?;
         }
-        distant(&stage, &arguments, &mut bars).await
-    })?;
-    bars.finish(arguments.check)
+        distant(&stage, arguments, bars).await
+    })
 }
 
 /// One side's turn: connects a second, and seconds of CPU for each.

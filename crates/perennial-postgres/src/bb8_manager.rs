@@ -15,7 +15,11 @@ impl CertConnectionManager {
     /// # Defaults
     /// No `max_lifetime` and no `idle_timeout`, which would close connections that rotation keeps
     /// fresh anyway; `test_on_check_out`, which costs no round trip here; and an error sink that
-    /// logs and remembers why connects fail. The rest is bb8's.
+    /// remembers why connects fail. The rest is bb8's.
+    ///
+    /// Leave `connection_customizer` alone: it does not run on replacements, and what it touches is
+    /// out of a rotation's reach until it has been checked out once.
+    /// [`on_connect`](crate::CertConnectionManagerBuilder::on_connect) is for that.
     pub fn pool_builder(&self) -> bb8::Builder<Self> {
         bb8::Pool::builder()
             .max_lifetime(None)

@@ -15,6 +15,9 @@ pub type DeadpoolPool = Pool<CertConnectionManager, DeadpoolConnection>;
 impl CertConnectionManager {
     /// A deadpool builder for this manager: the pool's connections park when they come back.
     ///
+    /// In the pool's own `retain`, look at connections by what claims nothing:
+    /// [`is_closed`](PgConnection::is_closed), [`generation`](PgConnection::generation).
+    ///
     /// # Defaults
     /// Tokio as the runtime, so that timeouts can be set. The rest is deadpool's: `get` waits as long
     /// as it takes for a connection to come back, and what [`ConnectError`] says reaches the caller.

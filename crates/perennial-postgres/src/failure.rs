@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 
 use perennial::rustls::{self, AlertDescription};
+use perennial::{Unavailable, find_cause};
 use tokio_postgres::error::SqlState;
 
 /// What kind of failure a connect met.
@@ -82,11 +83,8 @@ impl FailureClass {
             }
             Self::LoginRefused => "postgres refused the login; check user and database",
             Self::Lost => "the connection was cut during login; see postgres' log",
-            Self::NoCertificate
-            | Self::TimedOut
-            | Self::OnConnect
-            | Self::Draining
-            | Self::Ended => self.as_str(),
+            Self::NoCertificate => "there is no valid certificate to connect with",
+            Self::TimedOut | Self::OnConnect | Self::Draining | Self::Ended => self.as_str(),
         }
     }
 }
@@ -105,8 +103,12 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
     if let Some(code) = error.code() {
         return by_sqlstate(code);
     }
-    if let Some(tls) = rustls_cause(error) {
+    if let Some(tls) = find_cause(error) {
         return by_tls_error(tls);
+    }
+    if find_cause::<Unavailable>(error).is_some() {
+        // It expired while the network was slow.
+        return FailureClass::NoCertificate;
     }
     let text = error.to_string();
     let cause = error.source();
@@ -159,32 +161,15 @@ fn by_tls_error(error: &rustls::Error) -> FailureClass {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
-            | Alert::CertificateRequired,
+            | Alert::CertificateRequired
+            // A CA that has a new key under its old name: the signature does not fit.
+            | Alert::DecryptError,
         ) => FailureClass::CertificateRefused,
         rustls::Error::InvalidCertificate(_)
         | rustls::Error::InvalidCertRevocationList(_)
         | rustls::Error::NoCertificatesPresented => FailureClass::ServerNotTrusted,
         _ => FailureClass::Handshake,
     }
-}
-
-/// The TLS error among the causes. An `io::Error` skips what it wraps when it is asked for its
-/// source, so it is opened by hand.
-fn rustls_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref() {
-            return Some(tls);
-        }
-        next = match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 #[cfg(test)]
@@ -199,6 +184,7 @@ mod tests {
             AlertDescription::CertificateRevoked,
             AlertDescription::UnknownCA,
             AlertDescription::CertificateRequired,
+            AlertDescription::DecryptError,
         ];
         for alert in refused {
             let class = by_tls_error(&rustls::Error::AlertReceived(alert));
@@ -214,18 +200,6 @@ mod tests {
         let unknown = rustls::CertificateError::UnknownIssuer;
         let class = by_tls_error(&rustls::Error::InvalidCertificate(unknown));
         assert_eq!(class, FailureClass::ServerNotTrusted);
-    }
-
-    #[test]
-    fn alert_is_found_under_io_errors() {
-        let alert = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
-        let once = io::Error::new(io::ErrorKind::InvalidData, alert);
-        let twice = io::Error::other(once);
-        assert!(matches!(
-            rustls_cause(&twice),
-            Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA))
-        ));
-        assert!(rustls_cause(&io::Error::other("nothing of TLS")).is_none());
     }
 
     #[test]

@@ -34,9 +34,10 @@
 //!
 //! | metric | kind | unit |
 //! |---|---|---|
-//! | `perennial_pool_connections` | gauge, label `generation_age`: `current`, `previous`, `older` | open connections |
-//! | `perennial_pool_oldest_expiry_timestamp_seconds` | gauge | Unix time at which the first certificate among them expires |
-//! | `perennial_pool_expired_in_use` | gauge | connections in use past their certificate's end |
+//! | `perennial_pool_connections` | gauge, label `generation_age`: `current`, `previous`, `older` | open connections; spares and leaving ones apart |
+//! | `perennial_pool_leaving` | gauge | connections that were let go of and still finish what runs on them |
+//! | `perennial_pool_oldest_expiry_timestamp_seconds` | gauge | Unix time at which the first certificate among all these expires; infinite if there are none |
+//! | `perennial_pool_expired_in_use` | gauge | connections in use, leaving ones too, past their certificate's end |
 //! | `perennial_pool_replacing` | gauge | replacements that are being connected |
 //! | `perennial_pool_retired_total` | counter, label `reason` ([`RetireReason`]) | connections |
 //! | `perennial_pool_connect_errors_total` | counter, label `class` ([`FailureClass`]) | failed connects |

@@ -1,6 +1,6 @@
 //! What is behind every pool: sessions that know their certificate, and how they are replaced.
 //!
-//! `retirement` decides; `dialer` connects; `session` is a client and the task that drives it;
+//! `retirement` decides; `dialer` connects, with what `standing` knows of the server; `session` is a client and the task that drives it;
 //! `slot` is its place in the pool, parked or claimed; `shelf` holds spares; `rotation` moves them.
 
 pub(crate) mod builder;
@@ -17,6 +17,7 @@ pub(crate) mod session;
 pub(crate) mod shelf;
 pub(crate) mod signals;
 pub(crate) mod slot;
+pub(crate) mod standing;
 pub(crate) mod status;
 
 pub use builder::{
@@ -25,9 +26,11 @@ pub use builder::{
 };
 pub use cancel::Cancel;
 pub use connection::PgConnection;
-pub use events::{POOL_EVENT_BACKLOG, PoolEvent, PoolEvents};
+pub use events::{PoolEvent, PoolEvents};
 pub use manager::CertConnectionManager;
 pub use notifications::{NOTIFICATION_BACKLOG, Notifications, Notified};
-pub use retirement::{BUDGET, CONNECT_RETRY_CAP, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE};
+pub use retirement::{
+    BUDGET, CONNECT_RETRY_CAP, FINISH_AT_MOST, FINISH_WITHIN, MOST_AT_ONCE, REST,
+};
 pub use rotation::{CANCEL_GRACE, PING_TIMEOUT};
 pub use status::{Drained, PoolStatus, Retire, RetireReason, Retired};

@@ -38,8 +38,8 @@ impl ConnectProbe {
     /// Logs in as `config` says; `sslmode` prefer is raised to require.
     ///
     /// # Errors
-    /// [`ConfigError::PlainTcp`] for `sslmode=disable`, [`ConfigError::UnixSocket`] for a host that
-    /// is one.
+    /// [`ConfigError::NoHost`], [`ConfigError::PlainTcp`] for `sslmode=disable`,
+    /// [`ConfigError::UnixSocket`] for a host that is one.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let config = with_tls(config)?;
         Ok(Self { config })
@@ -48,7 +48,7 @@ impl ConnectProbe {
 
 impl Gate for ConnectProbe {
     async fn check(&self, candidate: &Snapshot) -> Verdict {
-        match self.config.connect(connector(candidate)).await {
+        match self.config.connect(connector(candidate, None)).await {
             Ok((client, connection)) => {
                 drop(client);
                 // Says good-bye; what comes of that is no matter.

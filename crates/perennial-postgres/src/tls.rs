@@ -1,9 +1,8 @@
-use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use perennial::{LiveCert, Snapshot};
+use perennial::{LiveCert, Snapshot, Unavailable};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
@@ -61,27 +60,48 @@ impl MakeTlsConnect<Socket> for PgTls {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
-        Ok(connector(&*self.live.current()?).make_tls_connect(hostname)?)
+        connector(&*self.live.current()?, None).make_tls_connect(hostname)
     }
 }
 
-/// Presents one snapshot's certificate, on every host of a list.
-pub(crate) struct Connector(MakeRustlsConnect);
+/// Presents one snapshot's certificate, on every host of a list, as long as it is valid.
+pub(crate) struct Connector<'a> {
+    rustls: MakeRustlsConnect,
+    snapshot: &'a Snapshot,
+    /// By whose clock.
+    live: Option<&'a LiveCert>,
+}
 
-pub(crate) fn connector(snapshot: &Snapshot) -> Connector {
+/// A connector for one snapshot; with a clock, it looks at it again for each host: a slow network
+/// must not outlast the certificate.
+pub(crate) fn connector<'a>(snapshot: &'a Snapshot, live: Option<&'a LiveCert>) -> Connector<'a> {
     // The clone shares resolver, verifier and session store with all connects of its generation.
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Connector(MakeRustlsConnect::new(config))
+    Connector {
+        rustls: MakeRustlsConnect::new(config),
+        snapshot,
+        live,
+    }
 }
 
-impl MakeTlsConnect<Socket> for Connector {
+impl MakeTlsConnect<Socket> for Connector<'_> {
     type Stream = RustlsStream;
     type TlsConnect = Handshake;
-    type Error = Infallible;
+    type Error = Box<dyn Error + Send + Sync>;
 
-    fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Infallible> {
-        MakeTlsConnect::<LastWords<Socket>>::make_tls_connect(&mut self.0, hostname).map(Handshake)
+    fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
+        let not_after = self.snapshot.not_after();
+        if self.live.is_some_and(|live| live.now() >= not_after) {
+            return Err(Box::new(Unavailable::Expired {
+                generation: self.snapshot.generation(),
+                not_after,
+                last: None,
+            }));
+        }
+        let rustls = &mut self.rustls;
+        let handshake = MakeTlsConnect::<LastWords<Socket>>::make_tls_connect(rustls, hostname)?;
+        Ok(Handshake(handshake))
     }
 }
 

@@ -30,7 +30,7 @@ impl CertRequest {
     /// The names in the form that a signing request holds them.
     pub(crate) fn params(&self) -> Result<CertificateParams, BuildError> {
         let mut params = CertificateParams::default();
-        // rcgen's own default is a placeholder name.
+        // rcgen would put in a name of its own.
         params.distinguished_name = DistinguishedName::new();
         if let Some(name) = &self.common_name {
             params

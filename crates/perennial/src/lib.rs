@@ -66,6 +66,7 @@
 
 mod admission;
 mod attempt;
+mod causes;
 mod certificate;
 mod clock;
 mod error;
@@ -86,6 +87,7 @@ pub mod testing;
 mod tls;
 mod unwind;
 
+pub use causes::{find_cause, with_causes};
 pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use events::{EVENT_BACKLOG, Event, Events};
@@ -100,7 +102,6 @@ pub use schedule::{
     LONGEST_REQUESTED_WAIT, LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy,
     SHORTEST_FIRST_RETRY, START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
 };
-pub use signals::with_causes;
 pub use snapshot::Snapshot;
 pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
 #[cfg(feature = "encrypted-keys")]

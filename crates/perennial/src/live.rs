@@ -176,9 +176,11 @@ impl LiveCert {
 
     /// Renews now, and says what came of it.
     ///
-    /// Joins a fetch that is under way. Rate-limited: [`Renewal::Limited`] if the last fetch
-    /// ended less than a second ago, or failed less than [`LONGEST_HOLD_OFF`] ago.
+    /// Joins a fetch that is under way. Rate-limited: [`Renewal::Limited`] if the last fetch ended
+    /// less than [`SHORTEST_FETCH_INTERVAL`] ago, or, if it failed, less than half of the backoff's
+    /// first step ago, [`LONGEST_HOLD_OFF`] at most.
     ///
+    /// [`SHORTEST_FETCH_INTERVAL`]: crate::SHORTEST_FETCH_INTERVAL
     /// [`LONGEST_HOLD_OFF`]: crate::LONGEST_HOLD_OFF
     ///
     /// # Cancel safety

@@ -15,7 +15,8 @@ use crate::unwind::contained;
 
 /// No fetch follows a successful one sooner, whoever asks and however short a life the CA gives.
 ///
-/// After a failure [`LONGEST_HOLD_OFF`](crate::LONGEST_HOLD_OFF) takes its place.
+/// After a failure half of the backoff's first step takes its place,
+/// [`LONGEST_HOLD_OFF`](crate::LONGEST_HOLD_OFF) at most.
 pub const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a renewal that somebody asked for came to.

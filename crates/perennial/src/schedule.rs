@@ -28,7 +28,8 @@ pub const RETRY_CAP: f64 = 0.05;
 pub const RETRY_CAP_BOUNDS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(300));
 
-/// How long, at most, a renewal that is asked for is refused after a failure.
+/// How long, at most, a renewal that is asked for is refused after a failure: whoever has mended the
+/// source must not have to wait.
 ///
 /// Half of the backoff's first step, where that is less.
 pub const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);

@@ -1,12 +1,12 @@
 //! Tells what happens: log lines, events, metrics. Decides nothing.
 
 use std::error::Error;
-use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
 
+use crate::causes::with_causes;
 use crate::clock::remaining;
 use crate::error::RenewError;
 use crate::events::{EVENT_BACKLOG, Event};
@@ -166,48 +166,6 @@ pub(crate) struct Failed {
     pub(crate) wait: Duration,
     pub(crate) retry_at: SystemTime,
     pub(crate) has_expired: bool,
-}
-
-/// An error with its causes on one line, for logs.
-///
-/// Line ends and other control characters, which a server may put into its words, become spaces.
-///
-/// # Example
-/// ```
-/// let error = perennial::SourceError::denied("no such role");
-/// assert_eq!(perennial::with_causes(&error).to_string(), "the source refuses: no such role");
-/// ```
-pub fn with_causes<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 'a {
-    struct Chain<'a>(&'a (dyn Error + 'static));
-
-    impl fmt::Display for Chain<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let mut line = OneLine(f);
-            write!(line, "{}", self.0)?;
-            let mut cause = self.0.source();
-            while let Some(error) = cause {
-                write!(line, ": {error}")?;
-                cause = error.source();
-            }
-            Ok(())
-        }
-    }
-
-    struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
-
-    impl Write for OneLine<'_, '_> {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            for (nth, part) in text.split(char::is_control).enumerate() {
-                if nth > 0 {
-                    self.0.write_char(' ')?;
-                }
-                self.0.write_str(part)?;
-            }
-            Ok(())
-        }
-    }
-
-    Chain(error)
 }
 
 #[cfg(test)]

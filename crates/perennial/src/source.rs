@@ -24,7 +24,10 @@ use crate::sources::{Or, Saved};
 ///         Ok(CertMaterial::from_pem(chain, key, roots)?)
 ///     }
 /// }
-/// # async fn read_my_store() -> Result<(String, String, String), std::io::Error> { unimplemented!() }
+/// # async fn read_my_store() -> Result<(String, String, String), std::io::Error> {
+/// #     let read = std::fs::read_to_string;
+/// #     Ok((read("tls.crt")?, read("tls.key")?, read("ca.crt")?))
+/// # }
 /// ```
 pub trait CertSource: Send + Sync + 'static {
     /// Asks once for a certificate.

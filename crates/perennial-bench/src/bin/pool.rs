@@ -23,6 +23,9 @@ const REQUESTS: f64 = 1_000.0;
 /// Seconds until the pool has moved, for each of its connections: 2 s for 20.
 const MOVED: f64 = 0.1;
 
+/// Those of all contenders that are ours: without a probe, and with one.
+const OURS: usize = 2;
+
 /// Logins side by side.
 const AT_ONCE: f64 = 2.0;
 
@@ -103,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
 impl LoadArgs {
     fn contenders(&self) -> &'static [Contender] {
         if self.only_ours {
-            &Contender::ALL[..1]
+            &Contender::ALL[..OURS]
         } else {
             &Contender::ALL
         }
@@ -220,7 +223,10 @@ async fn refused(
             tell_failures(&course)?;
             courses.push(course);
         }
-        bars.at_most("failed requests", courses[0].failures().count() as f64, 0.0)?;
+        for ours in &courses[..OURS] {
+            let what = format_args!("failed requests, {}", ours.contender.name());
+            bars.at_most(what, ours.failures().count() as f64, 0.0)?;
+        }
         drawn.push((rate, courses));
     }
     load.draw(&plot::pool::refusal(load.size, &drawn)?)

@@ -10,7 +10,7 @@ use clap::Parser;
 use perennial::LiveCert;
 use perennial_bench::soak::{Counts, Watch, Work};
 use perennial_bench::stage::{Stage, eventually};
-use perennial_postgres::CertConnectionManager;
+use perennial_postgres::{CertConnectionManager, RetireReason};
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::Client;
@@ -31,8 +31,8 @@ const FILES: f64 = 8.0;
 
 /// Let a pool of 20 work on certificates of 8 s: queries, transactions, row streams, a LISTEN.
 ///
-/// Fails if any of it fails, if Postgres has not seen each certificate, or if memory, tasks or file
-/// descriptors grow.
+/// Fails if any of it fails, if Postgres has not seen each certificate, if a connection dies or is in
+/// use past its certificate's end, or if memory, tasks or file descriptors grow.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {
@@ -56,11 +56,19 @@ struct Summary {
     transactions: u64,
     streams: u64,
     notifications: u64,
+    heard: u64,
+    /// Notifications lost while the listener moved onto a new certificate, which is allowed.
+    lost_while_refreshing: u64,
+    refreshes: u64,
     failed: u64,
     /// Certificates that Postgres never saw.
     serials_unseen: usize,
     /// Sessions of the app at one moment, at most, by Postgres' word.
     most_sessions: usize,
+    /// Connections in use past their certificate's end at one moment, at most.
+    most_expired_in_use: usize,
+    /// Connections that were found closed or did not answer.
+    dead: u64,
     memory_growth_kib: f64,
     task_growth: f64,
     file_growth: f64,
@@ -89,21 +97,22 @@ async fn run(run_for: Duration) -> anyhow::Result<Summary> {
     let stage = Stage::set(LIFE).await?;
     let live = stage.live().await?;
     let issued = Issued::follow(&live);
-    let config = stage.postgres().config();
-    let manager = CertConnectionManager::new(live.clone(), config.clone())?;
+    let manager = CertConnectionManager::new(live.clone(), stage.postgres().config())?;
     let builder = manager.pool_builder().max_size(POOL).min_idle(POOL);
     let pool = builder.build(manager.clone()).await?;
     let mut witness = Witness::default();
 
-    let work = Work::start(&pool, &live, &config).await?;
+    let work = Work::start(&pool, &manager, &live).await?;
     let began = Instant::now();
     let mut watch = Watch::default();
+    let mut most_expired = 0;
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while began.elapsed() < run_for {
         looks.tick().await;
         witness.look(stage.admin()).await?;
         watch.look()?;
+        most_expired = most_expired.max(manager.status().expired_in_use);
     }
     let counts = work.finish().await?;
     let growth = watch.growth();
@@ -113,6 +122,7 @@ async fn run(run_for: Duration) -> anyhow::Result<Summary> {
         Ok(issued.unseen(&witness) == 0)
     })
     .await;
+    let retired = manager.status().retired;
     let done = |kind| counts.done.get(kind).copied().unwrap_or_default();
     let mut summary = Summary {
         seconds: began.elapsed().as_secs_f64(),
@@ -122,10 +132,18 @@ async fn run(run_for: Duration) -> anyhow::Result<Summary> {
         transactions: done("transactions"),
         streams: done("streams"),
         notifications: done("notifications"),
+        heard: counts.heard.heard,
+        lost_while_refreshing: counts.heard.excused,
+        refreshes: counts.heard.refreshes,
         failed: counts.failed(),
         // Never both: since then another may have come.
         serials_unseen: all_seen.map_or_else(|_late| issued.unseen(&witness), |()| 0),
         most_sessions: witness.most,
+        most_expired_in_use: most_expired,
+        dead: retired
+            .get(&RetireReason::Dead)
+            .copied()
+            .unwrap_or_default(),
         memory_growth_kib: growth.kibibytes,
         task_growth: growth.tasks,
         file_growth: growth.files,
@@ -153,6 +171,8 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
                 summary.transactions,
                 summary.streams,
                 summary.notifications,
+                summary.heard,
+                summary.refreshes,
             ]
             .contains(&0),
             "a kind of work was never done".to_owned(),
@@ -160,6 +180,18 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
         (
             *serials_unseen > 0,
             format!("Postgres has not seen {serials_unseen} certificates"),
+        ),
+        (
+            summary.heard + summary.lost_while_refreshing != summary.notifications,
+            "what was notified and what was heard do not add up".to_owned(),
+        ),
+        (
+            summary.most_expired_in_use > 0,
+            "a connection was in use past its certificate's end".to_owned(),
+        ),
+        (
+            summary.dead > 0,
+            format!("{} connections died", summary.dead),
         ),
         (
             summary.memory_growth_kib > KIBIBYTES,
@@ -179,7 +211,7 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
 fn line(summary: &Summary) -> String {
     let mut line = format!(
         "{:.0} s on PostgreSQL {}: {} rotations, {} queries, {} transactions, {} streams, {} \
-         notifications, {} failed; at most {} sessions; growth {:.0} KiB, {} tasks, {} files",
+         notifications ({} heard, {} lost in {} refreshes), {} failed; at most {} sessions; growth {:.0} KiB, {} tasks, {} files",
         summary.seconds,
         summary.postgres,
         summary.rotations,
@@ -187,6 +219,9 @@ fn line(summary: &Summary) -> String {
         summary.transactions,
         summary.streams,
         summary.notifications,
+        summary.heard,
+        summary.lost_while_refreshing,
+        summary.refreshes,
         summary.failed,
         summary.most_sessions,
         summary.memory_growth_kib,

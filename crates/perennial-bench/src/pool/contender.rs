@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use perennial::{LiveCert, with_causes};
-use perennial_postgres::{CertConnectionManager, bb8};
+use perennial_postgres::{CertConnectionManager, ConnectProbe, bb8};
 use tokio_postgres::Client;
 
 use super::stock::{Census, LIFETIME, Retire, StockManager};
@@ -23,14 +23,17 @@ const QUERY: &str = "select pg_sleep(0.01)";
 pub enum Contender {
     /// Ours, as it is by default.
     Perennial,
+    /// Ours, and each certificate logs in once before it is published.
+    Probed,
     /// Stock bb8, on a manager of the service's own.
     Stock(Retire),
 }
 
 impl Contender {
-    /// All of them, ours first. One with a probe before publishing is to stand beside it.
-    pub const ALL: [Self; 4] = [
+    /// All of them, ours first.
+    pub const ALL: [Self; 5] = [
         Self::Perennial,
+        Self::Probed,
         Self::Stock(Retire::AtReturn),
         Self::Stock(Retire::AtCheckOut),
         Self::Stock(Retire::ByAge),
@@ -40,6 +43,7 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Self::Perennial => "perennial",
+            Self::Probed => "perennial, probed",
             Self::Stock(Retire::AtReturn) => "broken at return",
             Self::Stock(Retire::AtCheckOut) => "invalid at check-out",
             Self::Stock(Retire::ByAge) => "max_lifetime",
@@ -51,16 +55,22 @@ impl Contender {
     /// # Errors
     /// It cannot be filled.
     pub async fn pool(self, stage: &Stage, size: u32) -> anyhow::Result<(Pool, LiveCert)> {
-        let live = stage.live().await?;
         let config = stage.postgres().config();
+        let live = match self {
+            Self::Probed => {
+                let builder = LiveCert::builder().gate(ConnectProbe::new(config.clone())?);
+                builder.start(stage.ca.clone()).await?
+            }
+            _ => stage.live().await?,
+        };
         let pool = match self {
-            Self::Perennial => {
+            Self::Perennial | Self::Probed => {
                 let manager = CertConnectionManager::new(live.clone(), config)?;
                 let builder = manager.pool_builder();
                 let builder = builder.connection_timeout(PATIENCE);
                 let builder = builder.max_size(size).min_idle(size);
                 let pool = builder.build(manager.clone()).await;
-                Made::Perennial {
+                Made::Ours {
                     pool: pool.context("our pool")?,
                     manager,
                 }
@@ -102,7 +112,7 @@ pub struct Pool(Made);
 /// A pool, and what tells of its connections.
 #[derive(Clone, Debug)]
 enum Made {
-    Perennial {
+    Ours {
         pool: bb8::Pool<CertConnectionManager>,
         manager: CertConnectionManager,
     },
@@ -116,7 +126,7 @@ impl Pool {
     /// Connections by the generation of their certificate.
     pub fn by_generation(&self) -> BTreeMap<u64, usize> {
         match &self.0 {
-            Made::Perennial { manager, .. } => manager.status().by_generation,
+            Made::Ours { manager, .. } => manager.status().by_generation,
             Made::Stock { census, .. } => census.by_generation(),
         }
     }
@@ -127,7 +137,7 @@ impl Pool {
     /// What it failed of, with its causes.
     pub async fn request(&self) -> Result<(), String> {
         match &self.0 {
-            Made::Perennial { pool, manager } => {
+            Made::Ours { pool, manager } => {
                 let got = pool.get().await;
                 let client =
                     got.map_err(|error| with_causes(&manager.explain(error)).to_string())?;

@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::ensure;
-use perennial::LiveCert;
+use perennial::{LiveCert, Renewal};
 
 use super::logins::{begun, most_at_once};
 use super::stock::Retire;
 use super::{Contender, Load, Pool, Sample};
-use crate::stage::{Issuer, SOON, Stage, renew};
+use crate::stage::{Issuer, SOON, Stage, eventually, renew};
 use crate::statistics::{Interval, ratio_of_quantiles};
 
 /// How finely the end of a rotation is timed.
@@ -180,7 +180,10 @@ pub async fn refusal(
     tokio::time::sleep(CALM).await;
     let log_before = stage.postgres().log().len();
     stage.ca.issue_from(Issuer::Stranger);
-    renew(&live).await?;
+    match contender {
+        Contender::Probed => not_published(&live).await?,
+        _ => drop(renew(&live).await?),
+    }
     let began = load.elapsed();
     tokio::time::sleep(bad).await;
     let ended = load.elapsed();
@@ -197,4 +200,12 @@ pub async fn refusal(
         logins_at_once: most_at_once(&log),
         logins: begun(&log),
     })
+}
+
+/// Renews until a certificate was fetched and refused by the probe.
+async fn not_published(live: &LiveCert) -> anyhow::Result<()> {
+    eventually("the probe refuses the certificate", async || {
+        Ok(matches!(live.renew_now().await, Renewal::Failed(_)))
+    })
+    .await
 }

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use perennial::LiveCert;
-use perennial_postgres::{CertConnectionManager, PgTls, bb8};
-use tokio::sync::mpsc;
+use anyhow::{Context, bail, ensure};
+use futures_util::TryStreamExt;
+use perennial::{LiveCert, Rotations};
+use perennial_postgres::{CertConnectionManager, Notifications, Notified, PgConnection, bb8};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_postgres::{AsyncMessage, Client, Config};
 
 /// Far more than the buffers on the way hold: the backend is busy until they are read.
 const ROWS: &str = "select repeat('x', 200) from generate_series(1, 20000)";
@@ -46,6 +45,19 @@ pub struct Counts {
     pub done: BTreeMap<&'static str, u64>,
     /// Failures, and how often each was seen.
     pub failures: BTreeMap<String, u64>,
+    /// What came of the LISTEN.
+    pub heard: Heard,
+}
+
+/// What came of a LISTEN.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// Notifications.
+    pub heard: u64,
+    /// Those that were lost while the listener moved onto a new certificate.
+    pub excused: u64,
+    /// How often it did so.
+    pub refreshes: u64,
 }
 
 /// Work under way.
@@ -57,11 +69,15 @@ pub struct Work {
 }
 
 impl Work {
-    /// Starts it on this pool; `config` is for the LISTEN, which has a connection of its own.
+    /// Starts it on this pool; `manager` is for the LISTEN, which has a connection of its own.
     ///
     /// # Errors
     /// The LISTEN cannot be set up.
-    pub async fn start(pool: &Pool, live: &LiveCert, config: &Config) -> anyhow::Result<Self> {
+    pub async fn start(
+        pool: &Pool,
+        manager: &CertConnectionManager,
+        live: &LiveCert,
+    ) -> anyhow::Result<Self> {
         let mut work = Self {
             stop: Arc::default(),
             counts: Arc::default(),
@@ -81,16 +97,22 @@ impl Work {
                 });
             }
         }
-        let mut listener = Listener::start(live, config).await?;
+        let (said, to_hear) = watch::channel(Said::default());
+        let mut listener = Listener::start(manager, live, to_hear).await?;
         let (pool, stop, counts) = work.shared(pool);
         work.tasks.spawn(async move {
-            let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
-                round += 1;
-                let outcome = listener.notify(&pool, round).await;
+                let outcome = say(&pool, &said).await;
                 lock(&counts).note("notifications", outcome);
                 tokio::time::sleep(PAUSE).await;
             }
+        });
+        let counts = Arc::clone(&work.counts);
+        work.tasks.spawn(async move {
+            let outcome = listener.listen().await;
+            let mut counts = lock(&counts);
+            counts.heard = listener.heard;
+            counts.note("listen", outcome);
         });
         Ok(work)
     }
@@ -158,7 +180,7 @@ async fn query(pool: &Pool, round: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From none to three seconds, with state that only its own session has.
+/// From none to a second, less than any old certificate has left; with state that only its own session has.
 async fn transaction(pool: &Pool, round: i64) -> anyhow::Result<()> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
@@ -167,7 +189,7 @@ async fn transaction(pool: &Pool, round: i64) -> anyhow::Result<()> {
         .await?;
     let insert = "insert into mine values ($1)";
     transaction.execute(insert, &[&round]).await?;
-    let seconds = (round % 4) as f64;
+    let seconds = (round % 3) as f64 / 2.0;
     let wait = "select pg_sleep($1)::text";
     transaction.query_one(wait, &[&seconds]).await?;
     let row = transaction.query_one("select n from mine", &[]).await?;
@@ -196,50 +218,135 @@ async fn stream(pool: &Pool, round: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A LISTEN on a connection of its own, which stays on the certificate that it began with.
+/// Which numbers were said: each is begun, then the server has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    begun: u64,
+    done: u64,
+}
+
+/// Says one number after the other through the pool.
+async fn say(pool: &Pool, said: &watch::Sender<Said>) -> anyhow::Result<()> {
+    let client = pool.get().await?;
+    let number = said.borrow().begun + 1;
+    said.send_modify(|said| said.begun = number);
+    let notify = "select pg_notify('soak', $1)::text";
+    client.query_one(notify, &[&number.to_string()]).await?;
+    said.send_modify(|said| said.done = number);
+    Ok(())
+}
+
+/// A LISTEN on a dedicated connection, which moves onto each new certificate.
+///
+/// Each number must be heard, once and in order. Excused are only those that were under way between
+/// the beginning of a refresh and the end of the LISTEN after it.
 struct Listener {
-    _client: Client,
-    heard: mpsc::UnboundedReceiver<String>,
+    connection: PgConnection,
+    notifications: Notifications,
+    rotations: Rotations,
+    said: watch::Receiver<Said>,
+    /// The number to be heard next.
+    next: u64,
+    /// Up to here a number may have been lost.
+    excused: u64,
+    heard: Heard,
 }
 
 impl Listener {
-    async fn start(live: &LiveCert, config: &Config) -> anyhow::Result<Self> {
-        let connected = config.connect(PgTls::new(live.clone())).await;
-        let (client, mut connection) = connected.context("the LISTEN's connection")?;
-        let (sender, heard) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let mut messages = stream::poll_fn(|context| connection.poll_message(context));
-            // Ends with the client. After an error nothing more is heard, and that is noticed.
-            while let Some(Ok(message)) = messages.next().await {
-                if let AsyncMessage::Notification(notification) = message
-                    && sender.send(notification.payload().to_owned()).is_err()
-                {
-                    return;
-                }
-            }
-        });
-        client.batch_execute("listen soak").await?;
+    async fn start(
+        manager: &CertConnectionManager,
+        live: &LiveCert,
+        said: watch::Receiver<Said>,
+    ) -> anyhow::Result<Self> {
+        let connection = bb8::ManageConnection::connect(manager).await;
+        let connection = connection.context("the LISTEN's connection")?;
+        let notifications = connection.notifications();
+        connection.batch_execute("listen soak").await?;
         Ok(Self {
-            _client: client,
-            heard,
+            connection,
+            notifications,
+            rotations: live.rotations(),
+            said,
+            next: 1,
+            excused: 0,
+            heard: Heard::default(),
         })
     }
 
-    /// Says something through the pool and waits until it is heard.
-    async fn notify(&mut self, pool: &Pool, round: i64) -> anyhow::Result<()> {
-        let client = pool.get().await?;
-        let said = round.to_string();
-        client
-            .query_one("select pg_notify('soak', $1)::text", &[&said])
-            .await?;
-        drop(client);
-        let heard = tokio::time::timeout(SOON, self.heard.recv()).await;
-        let heard = heard
-            .context("not heard")?
-            .context("the LISTEN has ended")?;
-        ensure!(heard == said, "said {said}, heard {heard}");
+    /// Listens until nothing more is said, and all of it was heard.
+    async fn listen(&mut self) -> anyhow::Result<()> {
+        let mut over = false;
+        while !over || self.is_owed(self.said.borrow().done) {
+            let something = async {
+                tokio::select! {
+                    notified = self.notifications.next() => Next::Notified(notified),
+                    Some(_) = self.rotations.next() => Next::Rotated,
+                    more = self.said.changed(), if !over => Next::Said { over: more.is_err() },
+                }
+            };
+            match tokio::time::timeout(SOON, something).await {
+                Ok(Next::Notified(notified)) => self.hear(notified)?,
+                Ok(Next::Rotated) => self.refresh().await?,
+                Ok(Next::Said { over: now }) => over = now,
+                Err(_elapsed) => bail!("{} was not heard", self.next),
+            }
+        }
+        let done = self.said.borrow().done;
+        self.skip_to(done + 1);
         Ok(())
     }
+
+    async fn refresh(&mut self) -> anyhow::Result<()> {
+        let before = self.said.borrow().done;
+        while self.is_owed(before) {
+            let notified = tokio::time::timeout(SOON, self.notifications.next()).await;
+            self.hear(notified.with_context(|| format!("{} was not heard", self.next))?)?;
+        }
+        self.connection.refresh().await.context("refresh")?;
+        self.notifications = self.connection.notifications();
+        self.connection.batch_execute("listen soak").await?;
+        self.excused = self.said.borrow().begun;
+        self.heard.refreshes += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self, notified: Option<Notified>) -> anyhow::Result<()> {
+        let number = match notified.context("the LISTEN has ended")? {
+            Notified::Notification(notification) => notification.payload().parse()?,
+            other => bail!("{other:?}"),
+        };
+        ensure!(
+            number >= self.next,
+            "{number} was heard after {}",
+            self.next
+        );
+        let (next, excused) = (self.next, self.excused);
+        let in_order = number == next || number <= excused + 1;
+        ensure!(
+            in_order,
+            "{next} was lost: heard {number}, excused to {excused}"
+        );
+        self.skip_to(number);
+        self.next = number + 1;
+        self.heard.heard += 1;
+        Ok(())
+    }
+
+    /// Whether this number or one before it has yet to be heard.
+    fn is_owed(&self, number: u64) -> bool {
+        self.next <= number && self.excused < number
+    }
+
+    fn skip_to(&mut self, number: u64) {
+        self.heard.excused += number.saturating_sub(self.next);
+    }
+}
+
+/// What happens to a listener.
+enum Next {
+    Notified(Option<Notified>),
+    Rotated,
+    Said { over: bool },
 }
 
 fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {

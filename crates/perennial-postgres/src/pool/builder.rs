@@ -10,10 +10,12 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
 use crate::error::ConfigError;
-use crate::pool::dialer::{Dialer, OnConnect, Standing, Transport};
+use crate::pool::dialer::{Dialer, OnConnect, Transport};
 use crate::pool::manager::CertConnectionManager;
 use crate::pool::rotation::Rotation;
+use crate::pool::session::Leaving;
 use crate::pool::signals::Signals;
+use crate::pool::standing::Standing;
 use crate::tls::with_tls;
 
 /// How long a connect may take in all: certificate, TCP, TLS, login and `on_connect`, with every
@@ -90,13 +92,16 @@ impl CertConnectionManagerBuilder {
     /// How long a connection in use may outlive its certificate; zero is not at all.
     ///
     /// Then what runs on it is cancelled, and it is closed [`CANCEL_GRACE`](crate::CANCEL_GRACE)
-    /// later at most. Dedicated connections too. Without a limit, nothing in use is ever ended.
+    /// later at most. Dedicated connections too, and those that went back while a stream of theirs is
+    /// still read. Without a limit, nothing in use is ever ended.
     pub fn hard_limit(mut self, past_expiry: Duration) -> Self {
         self.hard_limit = Some(past_expiry);
         self
     }
 
     /// Allows hosts that are Unix sockets, where Postgres has no TLS: no certificate is used there.
+    ///
+    /// The pool still follows its certificate: it connects, rotates and ends as if one were used.
     pub fn allow_unix_sockets(mut self) -> Self {
         self.unix_sockets_allowed = true;
         self
@@ -168,6 +173,7 @@ impl CertConnectionManagerBuilder {
             on_connect: self.on_connect,
             signals: Arc::new(Signals::new(self.name)),
             standing: Standing::default(),
+            leaving: Leaving::default(),
             ended: Arc::new(Notify::new()),
         };
         Ok(Rotation::new(

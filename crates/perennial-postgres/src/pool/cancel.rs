@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
-use tokio::time::timeout;
-use tokio_postgres::{CancelToken, NoTls};
+use tokio_postgres::CancelToken;
 
-use crate::error::{ConnectError, Phase};
-use crate::pool::dialer::{Dialer, Transport};
-use crate::tls::connector;
+use crate::error::ConnectError;
+use crate::pool::dialer::Dialer;
 
-/// Cancels what runs on one connection, over a new connection with the current certificate.
+/// Cancels what runs on one connection, over a new connection with the current certificate, or
+/// with the newest that has logged in while that one is refused.
 #[derive(Clone)]
 pub struct Cancel {
     pub(crate) token: CancelToken,
@@ -25,23 +24,7 @@ impl Cancel {
     /// # Cancel safety
     /// Cancelled, the query may be cancelled or not.
     pub async fn cancel_query(&self) -> Result<(), ConnectError> {
-        let after = self.dialer.connect_timeout;
-        let asked = async {
-            let snapshot = self.dialer.live.current();
-            let snapshot = snapshot.map_err(ConnectError::Certificate)?;
-            let answer = match self.dialer.transport {
-                Transport::Tls => self.token.cancel_query(connector(&snapshot)).await,
-                Transport::UnixSocket => self.token.cancel_query(NoTls).await,
-            };
-            answer.map_err(|error| ConnectError::postgres(error, snapshot.generation()))
-        };
-        timeout(after, asked)
-            .await
-            .unwrap_or(Err(ConnectError::TimedOut {
-                after,
-                phase: Phase::Server,
-                last: None,
-            }))
+        self.dialer.cancel(&self.token).await
     }
 }
 

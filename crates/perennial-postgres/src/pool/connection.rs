@@ -56,6 +56,14 @@ impl PgConnection {
         self.held.get()?.driver.error()
     }
 
+    /// Whether the connection is known to be closed; claims nothing, unlike the client's own.
+    pub fn is_closed(&self) -> bool {
+        match self.held.get() {
+            Some(session) => session.client.is_closed(),
+            None => self.slot.is_parked_and_closed(),
+        }
+    }
+
     /// What `LISTEN` on this connection brings, from here on; claims it.
     pub fn notifications(&self) -> Notifications {
         self.session().driver.notifications()
@@ -91,9 +99,7 @@ impl PgConnection {
         }
         let fresh = self.dialer.dial_newest(self.dialer.deadline()).await?;
         let old = self.exchange(fresh);
-        self.dialer
-            .signals
-            .retired(&old.driver, RetireReason::Asked);
+        self.dialer.let_go(&old.driver, RetireReason::Asked);
         Ok(())
     }
 

@@ -2,18 +2,21 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use perennial::{LiveCert, Renewal, Snapshot};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::{CancelToken, Client, Config, NoTls};
 
 use crate::error::{ConnectError, Phase};
-use crate::pool::session::Session;
+use crate::pool::rotation::CANCEL_GRACE;
+use crate::pool::session::{Driver, Leaving, Session};
 use crate::pool::signals::Signals;
+use crate::pool::standing::Standing;
+use crate::pool::status::RetireReason;
 use crate::tls::connector;
 
 /// Runs on each new connection before anybody gets it, replacements included.
@@ -40,6 +43,7 @@ pub(crate) struct Dialer {
     pub(crate) on_connect: Option<Arc<OnConnect>>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) standing: Standing,
+    pub(crate) leaving: Leaving,
     /// Told whenever a session is ended by the other side.
     pub(crate) ended: Arc<Notify>,
 }
@@ -47,7 +51,14 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// When a connect that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.connect_timeout
+        after(self.connect_timeout)
+    }
+
+    /// Counts a session that is about to be dropped: it finishes what runs on it, says good-bye, and
+    /// is remembered until then.
+    pub(crate) fn let_go(&self, driver: &Arc<Driver>, reason: RetireReason) {
+        self.signals.retired(driver, reason);
+        self.leaving.add(driver);
     }
 
     /// Connects with the newest certificate that the server takes.
@@ -93,7 +104,16 @@ impl Dialer {
 
     /// A certificate that is valid now; had before the TCP connect, since the server holds a
     /// forked process from there on.
+    ///
+    /// In its last moments a renewal is waited for, but not for so long that no time is left to
+    /// connect with what there is.
     async fn certificate(&self, end: Instant) -> Result<Arc<Snapshot>, ConnectError> {
+        if let Ok(renewed) = timeout(part_until(end), self.live.valid()).await {
+            return renewed.map_err(ConnectError::Certificate);
+        }
+        if let Ok(current) = self.live.current() {
+            return Ok(current);
+        }
         match timeout_at(end, self.live.valid()).await {
             Ok(snapshot) => snapshot.map_err(ConnectError::Certificate),
             Err(_elapsed) => Err(self.timed_out(Phase::Certificate)),
@@ -103,7 +123,7 @@ impl Dialer {
     /// A newer certificate than this refused one, if one forced renewal brings it in time.
     async fn renewed(&self, refused: &Snapshot, end: Instant) -> Option<Arc<Snapshot>> {
         let report = self.live.report_rejected(refused.generation());
-        match timeout_at(end, report).await {
+        match timeout(part_until(end), report).await {
             Ok(Renewal::Newer(newer)) => Some(newer),
             _ => None,
         }
@@ -134,17 +154,49 @@ impl Dialer {
             Err(_) => {}
         }
         let session = session?;
-        if let Some(on_connect) = &self.on_connect {
-            // Its panic must not end the task that replaces connections.
-            let hook = AssertUnwindSafe(on_connect(&session.client)).catch_unwind();
-            match timeout_at(end, hook).await {
-                Ok(Ok(done)) => done.map_err(|error| ConnectError::OnConnect(Arc::new(error)))?,
-                Ok(Err(_panic)) => return Err(ConnectError::OnConnectPanicked),
-                Err(_elapsed) => return Err(self.timed_out(Phase::OnConnect)),
+        if let Err(error) = self.prepare(&session, end).await {
+            if !matches!(error, ConnectError::OnConnect(_)) {
+                // Not answered: it may hang in a lock, and would stay there, one more with each try.
+                let _asked = timeout(CANCEL_GRACE, self.cancel(&session.driver.cancel)).await;
+                session.driver.cut();
             }
+            return Err(error);
         }
         tracing::debug!(generation, "connected");
         Ok(session)
+    }
+
+    async fn prepare(&self, session: &Session, end: Instant) -> Result<(), ConnectError> {
+        let Some(on_connect) = &self.on_connect else {
+            return Ok(());
+        };
+        // Its panic, in the call or in the future, must not end the task that replaces connections.
+        let hook = AssertUnwindSafe(async { on_connect(&session.client).await }).catch_unwind();
+        match timeout_at(end, hook).await {
+            Ok(Ok(done)) => done.map_err(|error| ConnectError::OnConnect(Arc::new(error))),
+            Ok(Err(_panic)) => Err(ConnectError::OnConnectPanicked),
+            Err(_elapsed) => Err(self.timed_out(Phase::OnConnect)),
+        }
+    }
+
+    /// Asks the server to cancel what runs on a session, with a certificate that it takes now.
+    pub(crate) async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
+        let asked = async {
+            let snapshot = self.live.current().map_err(ConnectError::Certificate)?;
+            let snapshot = self.standing.best(snapshot, self.live.now());
+            let answer = match self.transport {
+                Transport::Tls => {
+                    let connector = connector(&snapshot, Some(&self.live));
+                    token.cancel_query(connector).await
+                }
+                Transport::UnixSocket => token.cancel_query(NoTls).await,
+            };
+            answer.map_err(|error| ConnectError::postgres(error, snapshot.generation()))
+        };
+        match timeout(self.connect_timeout, asked).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(self.timed_out(Phase::Server)),
+        }
     }
 
     async fn connect(&self, snapshot: &Arc<Snapshot>) -> Result<Session, tokio_postgres::Error> {
@@ -152,7 +204,8 @@ impl Dialer {
         let snapshot = Arc::clone(snapshot);
         match self.transport {
             Transport::Tls => {
-                let (client, connection) = self.config.connect(connector(&snapshot)).await?;
+                let connector = connector(&snapshot, Some(&self.live));
+                let (client, connection) = self.config.connect(connector).await?;
                 Ok(Session::new(client, connection, snapshot, ended))
             }
             Transport::UnixSocket => {
@@ -185,58 +238,13 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// Which certificates this server takes, as far as is known.
-#[derive(Debug, Default)]
-pub(crate) struct Standing(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    /// The newest that has logged in.
-    proven: Option<Arc<Snapshot>>,
-    /// The newest that was refused and has not logged in since.
-    refused: Option<u64>,
+/// The moment after so long, or one that nobody lives to see.
+pub(crate) fn after(wait: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    Instant::now() + wait.min(NEVER)
 }
 
-impl Standing {
-    /// The newest generation that is refused at present.
-    pub(crate) fn refused_generation(&self) -> Option<u64> {
-        self.known().refused
-    }
-
-    fn logged_in(&self, snapshot: &Arc<Snapshot>) {
-        let mut known = self.known();
-        let generation = snapshot.generation();
-        if known.refused.is_some_and(|refused| refused <= generation) {
-            known.refused = None;
-        }
-        let newer = |proven: &Arc<Snapshot>| generation > proven.generation();
-        if known.proven.as_ref().is_none_or(newer) {
-            known.proven = Some(Arc::clone(snapshot));
-        }
-    }
-
-    /// `true` if this is news.
-    fn refused(&self, generation: u64) -> bool {
-        let mut known = self.known();
-        let news = known.refused.is_none_or(|refused| refused < generation);
-        if news {
-            known.refused = Some(generation);
-        }
-        news
-    }
-
-    /// What to connect with while `newest` is refused: what has logged in before and is valid.
-    fn instead_of(&self, newest: &Snapshot, now: SystemTime) -> Option<Arc<Snapshot>> {
-        let known = self.known();
-        let refused = known.refused?;
-        let proven = known.proven.as_ref()?;
-        let fits = newest.generation() <= refused
-            && proven.generation() < newest.generation()
-            && now < proven.not_after();
-        fits.then(|| Arc::clone(proven))
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What may be spent on a renewal, so that there is time to connect afterwards.
+fn part_until(end: Instant) -> Duration {
+    end.saturating_duration_since(Instant::now()) / 2
 }

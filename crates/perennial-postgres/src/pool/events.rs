@@ -5,9 +5,6 @@ use tokio::sync::broadcast;
 use crate::error::ConnectError;
 use crate::pool::status::RetireReason;
 
-/// How many events a slow reader may be behind before it misses some.
-pub const POOL_EVENT_BACKLOG: usize = 64;
-
 /// Something that happened to a pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -42,7 +39,8 @@ pub enum PoolEvent {
     Missed(u64),
 }
 
-/// The events from here on.
+/// The events from here on; a reader that is more than [`EVENT_BACKLOG`](perennial::EVENT_BACKLOG)
+/// behind misses some.
 #[derive(Debug)]
 pub struct PoolEvents(pub(crate) broadcast::Receiver<PoolEvent>);
 

@@ -9,6 +9,7 @@ use tokio_postgres::Config;
 use crate::error::ConfigError;
 use crate::pool::builder::CertConnectionManagerBuilder;
 use crate::pool::events::PoolEvents;
+use crate::pool::metrics;
 use crate::pool::rotation::Rotation;
 use crate::pool::status::{Drained, PoolStatus, Retire, Retired};
 
@@ -57,6 +58,7 @@ impl Drop for Shared {
         if let Some(replacer) = &*self.replacer() {
             replacer.abort();
         }
+        metrics::gone(self.rotation.dialer.signals.name());
     }
 }
 
@@ -80,8 +82,8 @@ impl CertConnectionManager {
     /// The default `sslmode`, prefer, is raised to require. User, hosts and the rest are `config`'s.
     ///
     /// # Errors
-    /// [`ConfigError::PlainTcp`] for `sslmode=disable`, [`ConfigError::UnixSocket`] for a host that
-    /// is one.
+    /// [`ConfigError::NoHost`], [`ConfigError::PlainTcp`] for `sslmode=disable`,
+    /// [`ConfigError::UnixSocket`] for a host that is one.
     pub fn new(live: LiveCert, config: Config) -> Result<Self, ConfigError> {
         Self::builder(live, config).build()
     }
@@ -113,8 +115,12 @@ impl CertConnectionManager {
     /// Retires every older connection now, without regard to pace, and says what came of it.
     ///
     /// Waits until the idle ones are replaced, at most as long as a connect may take. Those in use
-    /// are not waited for: they are counted as left, and exchanged when they come back; or closed,
-    /// with [`Retire::Immediately`]. Dedicated connections are closed then too.
+    /// are not waited for: they are counted as left, and exchanged when they come back. With
+    /// [`Retire::Immediately`] everything older is closed, dedicated connections and streams
+    /// included, and nothing older is connected with again, whatever the server says of the newest.
+    ///
+    /// Older is what came before the newest generation: for a key that may have leaked, renew first,
+    /// and see that it was renewed.
     ///
     /// # Cancel safety
     /// Cancelled, the pool is moved all the same; connections in use may be left open.
@@ -123,10 +129,12 @@ impl CertConnectionManager {
         self.shared.rotation.retire_now(how).await
     }
 
-    /// Hands out nothing more, and waits until what is in use has come back and was closed.
+    /// Hands out nothing more, for good, and waits until every connection has finished and is closed.
     ///
-    /// For an orderly end: drop the pool afterwards, and its idle connections say good-bye. Check-outs
-    /// fail with [`ConnectError::Draining`](crate::ConnectError::Draining) from here on, for good.
+    /// Idle ones are closed at once, those in use when they come back; a dedicated one is waited for
+    /// until it is dropped. deadpool's check-outs fail at once with
+    /// [`ConnectError::Draining`](crate::ConnectError::Draining); bb8's wait for their timeout, and
+    /// `explain` says so.
     ///
     /// # Cancel safety
     /// Cancelled, the pool hands out nothing more all the same.

@@ -25,6 +25,16 @@ mod facade {
         .increment(1);
     }
 
+    pub(crate) fn replacing(pool: &str, connects: usize) {
+        metrics::gauge!("perennial_pool_replacing", "pool" => pool.to_owned()).set(connects as f64);
+    }
+
+    /// The pool is gone: nothing of it is open any more.
+    pub(crate) fn gone(pool: &str) {
+        replacing(pool, 0);
+        made_of(pool, 0, PoolStatus::default);
+    }
+
     pub(crate) fn made_of(pool: &str, newest: u64, status: impl FnOnce() -> PoolStatus) {
         let status = status();
         let gauge = |name: &'static str, value: f64| {
@@ -42,18 +52,17 @@ mod facade {
             )
             .set(connections as f64);
         }
-        gauge("perennial_pool_replacing", status.replacing as f64);
         gauge(
             "perennial_pool_expired_in_use",
             status.expired_in_use as f64,
         );
-        if let Some(oldest) = status.oldest_not_after {
+        gauge("perennial_pool_leaving", status.leaving as f64);
+        // With nothing open nothing expires, and no alert must fire.
+        let oldest = status.oldest_not_after.map_or(f64::INFINITY, |oldest| {
             let expiry = oldest.duration_since(SystemTime::UNIX_EPOCH);
-            gauge(
-                "perennial_pool_oldest_expiry_timestamp_seconds",
-                expiry.unwrap_or_default().as_secs_f64(),
-            );
-        }
+            expiry.unwrap_or_default().as_secs_f64()
+        });
+        gauge("perennial_pool_oldest_expiry_timestamp_seconds", oldest);
     }
 }
 
@@ -64,7 +73,9 @@ mod facade {
 
     pub(crate) fn connect_failed(_pool: &str, _class: FailureClass) {}
     pub(crate) fn retired(_pool: &str, _reason: RetireReason) {}
+    pub(crate) fn replacing(_pool: &str, _connects: usize) {}
+    pub(crate) fn gone(_pool: &str) {}
     pub(crate) fn made_of(_pool: &str, _newest: u64, _status: impl FnOnce() -> PoolStatus) {}
 }
 
-pub(crate) use facade::{connect_failed, made_of, retired};
+pub(crate) use facade::{connect_failed, gone, made_of, replacing, retired};

@@ -1,8 +1,9 @@
 //! How a pool moves onto a new certificate: what to do next, and by when. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::failure::FailureClass;
+use crate::pool::status::RetireReason;
 
 /// Spares that stand ready, at most, for old connections that are checked out.
 pub const BUDGET: usize = 2;
@@ -15,6 +16,13 @@ pub const FINISH_WITHIN: f64 = 0.25;
 
 /// The upper bound of [`FINISH_WITHIN`].
 pub const FINISH_AT_MOST: Duration = Duration::from_secs(300);
+
+/// How long the server is left alone after a connect, in lengths of that connect, while time is
+/// ample: queries have it to themselves for that long.
+pub const REST: u32 = 4;
+
+/// A dead session younger than this is replaced when it is this old.
+const DIED_YOUNG: Duration = Duration::from_secs(1);
 
 /// The first wait after a connect or a replacement has failed.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -70,7 +78,7 @@ pub(crate) fn next_step(facts: &Facts) -> Step {
     }
     // Those that are checked out come back when they come back: no hurry makes it sooner.
     if facts.spares < facts.old_claimed.min(BUDGET) {
-        let rest = facts.connect_takes;
+        let rest = facts.connect_takes.saturating_mul(REST);
         return Step::Connect { spares: 1, rest };
     }
     if facts.old_claimed > 0 {
@@ -90,12 +98,11 @@ fn connect(facts: &Facts) -> Step {
     } else {
         (work.as_secs_f64() / facts.time_left.as_secs_f64()).ceil() as usize
     };
-    // At ease, the server has as long to itself as each connect took.
-    let at_ease = work.saturating_mul(2) < facts.time_left;
+    let at_ease = work.saturating_mul(1 + REST) < facts.time_left;
     Step::Connect {
         spares: needed.clamp(1, MOST_AT_ONCE).min(facts.old_parked),
         rest: if at_ease {
-            facts.connect_takes
+            facts.connect_takes.saturating_mul(REST)
         } else {
             Duration::ZERO
         },
@@ -123,6 +130,43 @@ pub(crate) fn may_pass(class: FailureClass) -> bool {
         class,
         FailureClass::Unreachable | FailureClass::NotNow | FailureClass::Lost
     )
+}
+
+/// When a session must end, wall clock: idle, with its certificate; in use, at the hard limit past
+/// that, if there is one.
+pub(crate) fn ends_at(
+    in_use: bool,
+    not_after: SystemTime,
+    hard_limit: Option<Duration>,
+) -> Option<SystemTime> {
+    if in_use {
+        not_after.checked_add(hard_limit?)
+    } else {
+        Some(not_after)
+    }
+}
+
+/// Whether an idle session is to be replaced: it is old, or dead.
+///
+/// One that died young waits until it is [`DIED_YOUNG`]: a server that accepts and closes at once is
+/// not to be connected to in a loop.
+pub(crate) fn is_to_be_replaced(old: bool, fit: bool, age: Duration) -> bool {
+    old || (!fit && age >= DIED_YOUNG)
+}
+
+/// Why an idle session was exchanged for a newer one.
+pub(crate) fn exchanged_for(fit: bool, expired: bool) -> RetireReason {
+    match (fit, expired) {
+        (true, _) => RetireReason::Rotated,
+        (false, true) => RetireReason::Expired,
+        (false, false) => RetireReason::Dead,
+    }
+}
+
+/// Whether what logged in before serves in place of the newest generation: that one is refused, and
+/// nobody has forbidden to go back so far.
+pub(crate) fn serves_instead(newest: u64, refused: u64, proven: u64, oldest_allowed: u64) -> bool {
+    newest <= refused && proven < newest && proven >= oldest_allowed
 }
 
 /// Uniform in the upper half of a step that doubles from [`FIRST_RETRY`] to `cap`.
@@ -156,7 +200,7 @@ mod tests {
     fn steps_of_a_rotation_at_ease() {
         let one = Step::Connect {
             spares: 1,
-            rest: CONNECT,
+            rest: REST * CONNECT,
         };
         let table = [
             // idle old, checked-out old, spares
@@ -223,6 +267,51 @@ mod tests {
             [1_000, 1_000, 10_000, 30_000, 30_000]
         );
         assert_eq!(retry_wait(1, Duration::ZERO, 0.0), FIRST_RETRY / 2);
+    }
+
+    #[test]
+    fn idle_sessions_end_with_their_certificate_and_those_in_use_at_the_limit() {
+        let not_after = SystemTime::UNIX_EPOCH + AMPLE;
+        let limit = Some(CONNECT);
+        assert_eq!(ends_at(false, not_after, None), Some(not_after));
+        assert_eq!(ends_at(false, not_after, limit), Some(not_after));
+        assert_eq!(ends_at(true, not_after, None), None);
+        assert_eq!(ends_at(true, not_after, limit), Some(not_after + CONNECT));
+        assert_eq!(ends_at(true, not_after, Some(Duration::MAX)), None);
+    }
+
+    #[test]
+    fn what_is_old_or_dead_is_replaced_and_what_died_young_later() {
+        let young = DIED_YOUNG / 2;
+        let table = [
+            // old, fit, age
+            (false, true, AMPLE, false),
+            (true, true, young, true),
+            (true, false, young, true),
+            (false, false, young, false),
+            (false, false, DIED_YOUNG, true),
+        ];
+        for (old, fit, age, replaced) in table {
+            let got = is_to_be_replaced(old, fit, age);
+            assert_eq!(got, replaced, "old {old}, fit {fit}, {age:?}");
+        }
+    }
+
+    #[test]
+    fn what_logged_in_serves_while_the_newest_is_refused_unless_it_is_forbidden() {
+        let table = [
+            // newest, refused, proven, oldest allowed
+            (2, 2, 1, 0, true),
+            (2, 3, 1, 0, true),
+            (3, 2, 1, 0, false),
+            (2, 2, 2, 0, false),
+            (2, 2, 1, 1, true),
+            (2, 2, 1, 2, false),
+        ];
+        for (newest, refused, proven, oldest, serves) in table {
+            let got = serves_instead(newest, refused, proven, oldest);
+            assert_eq!(got, serves, "{newest} {refused} {proven} {oldest}");
+        }
     }
 
     #[test]

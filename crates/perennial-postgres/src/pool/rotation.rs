@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,17 +9,21 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::error::ConnectError;
+use crate::failure::FailureClass;
 use crate::pool::connection::PgConnection;
 use crate::pool::dialer::Dialer;
 use crate::pool::retirement::{
-    FINISH_AT_MOST, Facts, Step, connect_wait, may_pass, next_step, retry_wait, time_to_finish,
+    FINISH_AT_MOST, Facts, Step, connect_wait, exchanged_for, may_pass, next_step, retry_wait,
+    time_to_finish,
 };
 use crate::pool::shelf::Shelf;
-use crate::pool::slot::{LeftOver, Slot, Whereabouts};
-use crate::pool::status::{PoolStatus, RetireReason};
+use crate::pool::slot::{LeftOver, Slot};
 
 mod ending;
 pub use ending::CANCEL_GRACE;
+mod handover;
+mod survey;
+use survey::Survey;
 mod upkeep;
 pub use upkeep::PING_TIMEOUT;
 
@@ -42,17 +45,7 @@ pub(crate) struct Rotation {
     /// Up to this generation, everything older is to be retired without regard to pace.
     hurry_to: AtomicU64,
     draining: AtomicBool,
-}
-
-/// What is to be replaced, counted at one moment.
-#[derive(Default)]
-struct Survey {
-    /// Idle, and older than the newest generation or unfit.
-    parked: Vec<Arc<Slot>>,
-    /// Older ones that are checked out and will come back.
-    claimed: usize,
-    /// When the first certificate among the parked old ones expires.
-    first_expiry: Option<SystemTime>,
+    hook_told: AtomicBool,
 }
 
 impl Rotation {
@@ -72,6 +65,7 @@ impl Rotation {
             afresh: Notify::new(),
             hurry_to: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            hook_told: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +92,9 @@ impl Rotation {
             }
             tokio::time::sleep(wait).await;
         };
+        if self.is_draining() {
+            return Err(ConnectError::Draining);
+        }
         self.dialer.signals.connected();
         let connection = PgConnection::new(session, Arc::clone(&self.dialer));
         {
@@ -126,108 +123,6 @@ impl Rotation {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether this connection may be handed out; exchanges an old one first if a spare is ready.
-    pub(crate) fn check_out(&self, connection: &mut PgConnection) -> Result<(), ConnectError> {
-        if self.is_draining() {
-            return Err(ConnectError::Draining);
-        }
-        connection.slot().mark_pooled(true);
-        if !connection.session().is_fit() {
-            return Err(ConnectError::Closed);
-        }
-        if self.is_old(&connection.snapshot()) {
-            self.exchange_claimed(connection);
-        }
-        let snapshot = connection.snapshot();
-        if self.has_expired(&snapshot) {
-            let driver = connection.slot().driver();
-            self.dialer.signals.retired(&driver, RetireReason::Expired);
-            return Err(ConnectError::Expired {
-                generation: snapshot.generation(),
-                not_after: snapshot.not_after(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Parks a connection that comes back, exchanged first if it is old and a spare is ready;
-    /// `false` if it must not be used again.
-    pub(crate) fn take_back(&self, connection: &mut PgConnection) -> bool {
-        connection.slot().mark_pooled(true);
-        if self.is_draining() {
-            return false;
-        }
-        if !connection.is_claimed() {
-            let parked = connection.slot().whereabouts();
-            return parked != Whereabouts::Parked { fit: false };
-        }
-        if !connection.session().is_fit() {
-            return false;
-        }
-        if self.is_old(&connection.snapshot()) {
-            self.exchange_claimed(connection);
-        }
-        if self.has_expired(&connection.snapshot()) {
-            let driver = connection.slot().driver();
-            self.dialer.signals.retired(&driver, RetireReason::Expired);
-            return false;
-        }
-        connection.park();
-        if self.is_old(&connection.snapshot()) {
-            // It is idle now: a rotation may go on.
-            self.wake.notify_one();
-        }
-        true
-    }
-
-    /// Exchanges a claimed, old session if a spare stands ready.
-    fn exchange_claimed(&self, connection: &mut PgConnection) {
-        if let Some(spare) = self.newest().and_then(|newest| self.shelf.take(newest)) {
-            let old = connection.exchange(spare);
-            self.dialer
-                .signals
-                .retired(&old.driver, RetireReason::Rotated);
-            self.wake.notify_one();
-        }
-    }
-
-    pub(crate) fn status(&self) -> PoolStatus {
-        let counts = self.dialer.signals.counts();
-        let newest = self.newest().unwrap_or_default();
-        let now = self.dialer.live.now();
-        let mut status = PoolStatus {
-            by_generation: BTreeMap::new(),
-            old_in_use: 0,
-            expired_in_use: 0,
-            oldest_not_after: None,
-            spares: self.shelf.ready(newest),
-            replacing: self.dialer.signals.replacing(),
-            retired: counts.retired,
-            connect_errors: counts.connect_errors,
-            refused_generation: self.dialer.standing.refused_generation(),
-            last_error: counts.last_error,
-        };
-        for slot in self.slots() {
-            let driver = slot.driver();
-            if driver.is_finished() {
-                continue;
-            }
-            let snapshot = &driver.snapshot;
-            let not_after = snapshot.not_after();
-            *status
-                .by_generation
-                .entry(snapshot.generation())
-                .or_default() += 1;
-            let oldest = status.oldest_not_after.get_or_insert(not_after);
-            *oldest = not_after.min(*oldest);
-            if !matches!(slot.whereabouts(), Whereabouts::Parked { .. }) {
-                status.old_in_use += usize::from(snapshot.generation() < newest);
-                status.expired_in_use += usize::from(now >= not_after);
-            }
-        }
-        status
-    }
-
     /// The background task. Ends when it is aborted.
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::join!(self.watch(), self.replace(), self.look_after());
@@ -242,18 +137,28 @@ impl Rotation {
 
     /// Moves everything onto each new generation, and replaces what was found dead.
     async fn replace(&self) {
+        // What there is at first has been connected with from the start.
+        let mut told = self.newest().unwrap_or_default();
         loop {
             tokio::select! {
                 () = self.afresh.notified() => {}
                 () = self.wake.notified() => {}
             }
-            self.move_over().await;
+            let began = Instant::now();
+            if let Some(newest) = self.move_over().await
+                && newest > told
+            {
+                if told > 0 {
+                    self.dialer.signals.moved(newest, began.elapsed());
+                }
+                told = newest;
+            }
+            self.shelf.clear();
         }
     }
 
-    async fn move_over(&self) {
-        let began = Instant::now();
-        let retired_before = *self.dialer.signals.retired_so_far().borrow();
+    /// Goes on until everything is on the newest generation, and returns that.
+    async fn move_over(&self) -> Option<u64> {
         let mut deadline = None;
         let mut connect_takes = Duration::ZERO;
         let mut failures = 0;
@@ -281,55 +186,69 @@ impl Rotation {
                 failing: failures > 0,
             });
             match step {
-                Step::Done => {
-                    self.shelf.clear();
-                    if *self.dialer.signals.retired_so_far().borrow() > retired_before {
-                        self.dialer.signals.moved(newest, began.elapsed());
-                    }
-                    return;
-                }
+                Step::Done => return Some(newest),
                 Step::Exchange => self.exchange_parked(&old, newest),
                 Step::Connect { spares, rest } => {
                     let began = Instant::now();
-                    let pause = if self.connect_spares(spares).await {
-                        failures = 0;
-                        connect_takes = began.elapsed();
-                        // Exchanged at once: the rest is for the server, not for the spare.
-                        self.exchange_parked(&self.survey(newest), newest);
-                        rest
-                    } else {
-                        failures += 1;
-                        retry_wait(failures, time_left, rand::random())
+                    let pause = match self.connect_spares(spares).await {
+                        Ok(()) => {
+                            failures = 0;
+                            connect_takes = began.elapsed();
+                            // At once: the rest is for the server, not for the spare.
+                            self.exchange_parked(&self.survey(newest), newest);
+                            rest
+                        }
+                        Err(class) => {
+                            failures += 1;
+                            if may_pass(class) {
+                                connect_wait(failures, rand::random())
+                            } else {
+                                retry_wait(failures, time_left, rand::random())
+                            }
+                        }
                     };
                     if timeout(pause, self.afresh.notified()).await.is_ok() {
                         failures = 0;
                     }
                 }
                 Step::AwaitReturn => {
-                    let _woken = timeout(LOOK_AGAIN, self.wake.notified()).await;
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = self.afresh.notified() => {}
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
                 }
             }
         }
+        None
     }
 
-    /// Puts new spares on the shelf; `false` if not one could be connected.
-    async fn connect_spares(&self, spares: usize) -> bool {
+    /// Puts new spares on the shelf.
+    ///
+    /// # Errors
+    /// Not one could be connected, for this reason.
+    async fn connect_spares(&self, spares: usize) -> Result<(), FailureClass> {
         let signals = &self.dialer.signals;
         let end = self.dialer.deadline();
-        let mut any = false;
+        let mut outcome = Err(FailureClass::Draining);
         signals.replacing_now(spares);
         for dialled in join_all((0..spares).map(|_| self.dialer.dial_newest(end))).await {
             match dialled {
                 Ok(spare) => {
-                    any = true;
                     signals.connected();
                     self.shelf.put(spare);
+                    outcome = Ok(());
                 }
-                Err(error) => signals.connect_failed(&error),
+                Err(error) => {
+                    signals.connect_failed(&error);
+                    if outcome.is_err() {
+                        outcome = Err(error.class());
+                    }
+                }
             }
         }
         signals.replacing_now(0);
-        any
+        outcome
     }
 
     fn exchange_parked(&self, old: &Survey, newest: u64) {
@@ -338,39 +257,16 @@ impl Rotation {
                 return;
             };
             match slot.exchange_parked(spare) {
-                // Dropped here, outside the slot's lock: it drains, then says good-bye.
                 LeftOver::Old(old) => {
-                    let reason = if old.is_fit() {
-                        RetireReason::Rotated
-                    } else {
-                        RetireReason::Dead
-                    };
-                    self.dialer.signals.retired(&old.driver, reason);
+                    let expired = self.has_expired(&old.driver.snapshot);
+                    let reason = exchanged_for(old.is_fit(), expired);
+                    self.dialer.let_go(&old.driver, reason);
+                    // Dropped outside the slot's lock: it drains, then says good-bye.
+                    drop(old);
                 }
                 LeftOver::Spare(spare) => self.shelf.put(spare),
             }
         }
-    }
-
-    fn survey(&self, newest: u64) -> Survey {
-        let mut survey = Survey::default();
-        for slot in self.slots() {
-            let snapshot = Arc::clone(&slot.driver().snapshot);
-            let old = snapshot.generation() < newest;
-            match slot.whereabouts() {
-                Whereabouts::Parked { fit } if old || !fit => {
-                    survey.parked.push(slot);
-                    if fit {
-                        let expiry = snapshot.not_after();
-                        let first = survey.first_expiry.get_or_insert(expiry);
-                        *first = expiry.min(*first);
-                    }
-                }
-                Whereabouts::Claimed if old => survey.claimed += 1,
-                _ => {}
-            }
-        }
-        survey
     }
 
     fn newest(&self) -> Option<u64> {

@@ -1,16 +1,22 @@
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
 use perennial::{Snapshot, with_causes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification, Socket};
 
 use crate::pool::notifications::{NOTIFICATION_BACKLOG, Notifications};
+
+/// Waits for the answer to a ping: whether there was one.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A logged-in client, and the task that drives it.
 ///
@@ -40,7 +46,9 @@ impl Session {
             cancel: client.cancel_token(),
             task,
             unfit: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            born: Instant::now(),
             heard,
         });
         Self { client, driver }
@@ -57,16 +65,16 @@ impl Session {
 
     /// Sends an empty query now, and returns what waits for its answer: it borrows no client, so
     /// that a check-out meanwhile goes ahead and queues behind.
-    pub(crate) fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+    pub(crate) fn ping(&self) -> Answer {
         // Sending never waits.
         let sent = self.client.simple_query_raw("").now_or_never();
-        async move {
+        Box::pin(async move {
             let Some(Ok(answers)) = sent else {
                 return false;
             };
             pin_mut!(answers);
             matches!(answers.try_next().await, Ok(Some(_)))
-        }
+        })
     }
 }
 
@@ -84,10 +92,37 @@ pub(crate) struct Driver {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) cancel: CancelToken,
     task: AbortHandle,
-    /// Ended by us, or silent: not to be handed out again.
+    /// Cut, or silent: not to be handed out again.
     unfit: AtomicBool,
+    /// Ended by us: its task will see it in a moment.
+    cut: AtomicBool,
     retired: AtomicBool,
+    born: Instant,
     heard: Arc<Heard>,
+}
+
+/// Sessions that nobody holds any more, and that still finish what runs on them.
+#[derive(Default)]
+pub(crate) struct Leaving(Mutex<Vec<Arc<Driver>>>);
+
+impl Leaving {
+    /// Once is enough: a pool may say twice that it drops a connection.
+    pub(crate) fn add(&self, driver: &Arc<Driver>) {
+        let mut leaving = self.lock();
+        leaving.retain(|known| !known.is_finished() && !Arc::ptr_eq(known, driver));
+        leaving.push(Arc::clone(driver));
+    }
+
+    /// Those that have not finished yet.
+    pub(crate) fn open(&self) -> Vec<Arc<Driver>> {
+        let mut leaving = self.lock();
+        leaving.retain(|driver| !driver.is_finished());
+        leaving.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Driver>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What came from the server unasked.
@@ -142,15 +177,20 @@ impl Driver {
     /// Closes the connection now, whatever runs on it.
     pub(crate) fn cut(&self) {
         self.give_up();
+        self.cut.store(true, Ordering::Relaxed);
         self.task.abort();
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.born.elapsed()
     }
 
     pub(crate) fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
 
-    pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// `true` once: a session is counted as retired for its first reason only.

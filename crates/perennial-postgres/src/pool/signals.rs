@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::with_causes;
+use perennial::{EVENT_BACKLOG, with_causes};
 use tokio::sync::{broadcast, watch};
 
 use crate::error::ConnectError;
 use crate::failure::FailureClass;
-use crate::pool::events::{POOL_EVENT_BACKLOG, PoolEvent};
+use crate::pool::events::PoolEvent;
 use crate::pool::metrics;
 use crate::pool::session::Driver;
 use crate::pool::status::RetireReason;
@@ -41,7 +41,7 @@ impl Signals {
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
-            events: broadcast::Sender::new(POOL_EVENT_BACKLOG),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
             failures_in_a_row: AtomicU32::new(0),
             replacing: AtomicUsize::new(0),
             counts: Mutex::default(),
@@ -71,6 +71,7 @@ impl Signals {
 
     pub(crate) fn replacing_now(&self, connects: usize) {
         self.replacing.store(connects, Ordering::Relaxed);
+        metrics::replacing(&self.name, connects);
     }
 
     pub(crate) fn connected(&self) {
@@ -98,6 +99,7 @@ impl Signals {
     }
 
     /// Keeps an error that was told before, or is nobody's failure to connect.
+    #[cfg(feature = "bb8")]
     pub(crate) fn keep(&self, error: ConnectError) {
         self.lock().last_error = Some(error);
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::pool::session::{Driver, Session};
+use crate::pool::session::{Answer, Driver, Session};
 
 /// One place in a pool, shared between its connection and whoever looks after the pool.
 pub(crate) struct Slot(Mutex<Place>);
@@ -13,7 +13,7 @@ struct Place {
     parked: Option<Session>,
     /// Of the session in this place, parked or claimed.
     driver: Arc<Driver>,
-    /// When it was parked, or last answered a ping.
+    /// When it was parked or last pinged.
     quiet_since: Instant,
     /// A pool waits for it to come back: it is known not to be a dedicated connection.
     pooled: bool,
@@ -85,7 +85,6 @@ impl Slot {
     }
 
     /// Puts `fresh` in the place of a parked session that is older or unfit.
-    ///
     pub(crate) fn exchange_parked(&self, fresh: Session) -> LeftOver {
         let mut place = self.lock();
         match &mut place.parked {
@@ -100,11 +99,32 @@ impl Slot {
         }
     }
 
-    /// Sends a ping if the session has been quiet for so long; what is returned waits for the answer.
-    pub(crate) fn ping_if_quiet_for(
-        &self,
-        quiet: Duration,
-    ) -> Option<impl Future<Output = bool> + Send + use<>> {
+    /// Gives a parked session up and asks for one last answer, which comes when nothing runs on it.
+    pub(crate) fn last_ping(&self) -> Option<(Arc<Driver>, Answer)> {
+        let place = self.lock();
+        let parked = place.parked.as_ref().filter(|parked| parked.is_fit())?;
+        parked.driver.give_up();
+        Some((Arc::clone(&parked.driver), parked.ping()))
+    }
+
+    /// Closes the session of this driver if it is still parked here: whoever claims it first, has it.
+    pub(crate) fn cut_if_parked(&self, driver: &Arc<Driver>) -> bool {
+        let place = self.lock();
+        let is_parked = place.parked.is_some() && Arc::ptr_eq(&place.driver, driver);
+        if is_parked {
+            driver.cut();
+        }
+        is_parked
+    }
+
+    /// Whether the session is closed, if it is parked.
+    pub(crate) fn is_parked_and_closed(&self) -> bool {
+        let parked = |session: &Session| session.client.is_closed();
+        self.lock().parked.as_ref().is_some_and(parked)
+    }
+
+    /// Pings a parked session that has been quiet for so long; what is returned waits for the answer.
+    pub(crate) fn ping_if_quiet_for(&self, quiet: Duration) -> Option<Answer> {
         let mut place = self.lock();
         let parked = place.parked.as_ref()?;
         if !parked.is_fit() || place.quiet_since.elapsed() < quiet {

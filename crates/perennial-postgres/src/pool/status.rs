@@ -6,15 +6,19 @@ use crate::error::ConnectError;
 use crate::failure::FailureClass;
 
 /// What a pool is made of, at one moment, as this side sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PoolStatus {
     /// Connections by the generation of their certificate; dedicated ones too, spares not.
     pub by_generation: BTreeMap<u64, usize>,
     /// Connections that are in use and older than the newest generation; dedicated ones too.
     pub old_in_use: usize,
-    /// Connections that are in use though their certificate has expired; dedicated ones too.
+    /// Connections that are in use though their certificate has expired; dedicated ones and
+    /// [`leaving`](Self::leaving) too.
     pub expired_in_use: usize,
+    /// Connections that the pool has let go of and that still finish what runs on them, such as a row
+    /// stream that somebody reads.
+    pub leaving: usize,
     /// When the first certificate among the open connections expires, wall clock.
     pub oldest_not_after: Option<SystemTime>,
     /// Replacements that stand ready for old connections to come back.
@@ -44,7 +48,7 @@ impl PoolStatus {
 pub enum RetireReason {
     /// A newer generation took its place.
     Rotated,
-    /// Somebody asked for it, by `retire_now` or `drain`.
+    /// Somebody asked for it: [`Retire::Immediately`], `refresh`, `drain`.
     Asked,
     /// Its certificate expired, and it was idle or came back.
     Expired,
@@ -89,9 +93,13 @@ pub enum Retire {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retired {
-    /// Older connections that were retired.
-    pub retired: u64,
-    /// Older connections that are left: in use, or idle because no replacement could be connected.
+    /// What stays is of this generation. If that is the one that was to go, nothing was older:
+    /// renew first.
+    pub generation: u64,
+    /// Older connections that are gone.
+    pub retired: usize,
+    /// Older connections that are left: in use, finishing what runs on them, or idle because no
+    /// replacement could be connected.
     pub left: usize,
 }
 
@@ -99,6 +107,6 @@ pub struct Retired {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Connections that had not come back by the deadline.
+    /// Connections that were still open at the deadline: in use, or finishing what runs on them.
     pub left: usize,
 }

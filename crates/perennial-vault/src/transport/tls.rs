@@ -1,7 +1,7 @@
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
+use perennial::find_cause;
 use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
@@ -32,21 +32,7 @@ pub(crate) fn default_provider() -> Arc<CryptoProvider> {
 
 /// The TLS error within `error`, if waiting alone cannot cure it.
 pub(super) fn lasting_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return lasts(tls).then(|| tls.clone());
-        }
-        // An io::Error's `source` skips over the error that it wraps.
-        next = match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
+    find_cause(error).filter(|error| lasts(error)).cloned()
 }
 
 fn lasts(error: &rustls::Error) -> bool {
@@ -71,6 +57,8 @@ fn lasts(error: &rustls::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -184,13 +184,3 @@ async fn metrics_tell_what_new_connections_use() {
         assert_eq!(read()("perennial_renewal_failures", None), Some(failures));
     }
 }
-
-#[test]
-fn causes_of_several_lines_are_told_on_one() {
-    let detail = SourceError::denied("no such role\nDETAIL: x\r\nerror: forged");
-    let line = crate::with_causes(&detail).to_string();
-    assert_eq!(
-        line,
-        "the source refuses: no such role DETAIL: x  error: forged"
-    );
-}

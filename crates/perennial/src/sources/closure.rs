@@ -14,7 +14,10 @@ use crate::source::{Ask, CertSource, Fingerprint};
 ///     let (chain, key, roots) = ask_my_store().await.map_err(SourceError::unavailable)?;
 ///     Ok(CertMaterial::from_pem(chain, key, roots)?)
 /// });
-/// # async fn ask_my_store() -> Result<(String, String, String), std::io::Error> { unimplemented!() }
+/// # async fn ask_my_store() -> Result<(String, String, String), std::io::Error> {
+/// #     let read = std::fs::read_to_string;
+/// #     Ok((read("tls.crt")?, read("tls.key")?, read("ca.crt")?))
+/// # }
 /// # let _: &dyn std::fmt::Debug = &source;
 /// ```
 pub fn source_fn<F, Fut>(fetch: F) -> SourceFn<F>
