@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::error::TestbedError;
 use crate::folder::Folder;
+use crate::locate;
 use crate::server::Server;
 use api::{Api, text};
 use audit::Tally;
@@ -21,6 +22,8 @@ use listener::Listener;
 pub use pki::ServerCertificate;
 
 const NAME: &str = "OpenBao";
+/// Longer than any test.
+const WRAPPED_FOR: Duration = Duration::from_secs(3_600);
 /// A real OpenBao behind TLS, initialised and unsealed, with a PKI for clients and servers.
 ///
 /// Its storage is a single raft node in its own folder, so everything survives [`OpenBao::stop`]. Root token and
@@ -48,6 +51,19 @@ pub struct AppRole {
 }
 
 impl OpenBao {
+    /// Starts one without a Postgres beside it, and waits until it is ready, some 1.5 s.
+    ///
+    /// Dropping it ends it and removes its folder.
+    ///
+    /// # Errors
+    /// As [`Testbed::start`](crate::Testbed::start).
+    ///
+    /// # Cancel safety
+    /// Cancelling it ends what was started.
+    pub async fn alone() -> Result<Self, TestbedError> {
+        Self::start(locate::openbao(&|_| ()).await?).await
+    }
+
     /// The address, such as `https://127.0.0.1:8200`. The certificate is also good for `localhost`.
     pub fn address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
@@ -144,6 +160,22 @@ impl OpenBao {
     /// OpenBao may have done it nevertheless.
     pub async fn api(&self, method: &str, path: &str, body: Value) -> Result<Value, TestbedError> {
         self.api.call(method, path, body).await
+    }
+
+    /// The same, with the reply in a response-wrapping token that is good for an hour; returns that.
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// OpenBao may have done it nevertheless.
+    pub async fn api_wrapped(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Result<String, TestbedError> {
+        self.api.call_wrapped(method, path, body, WRAPPED_FOR).await
     }
 
     /// Makes a new root and a new intermediate, by which everything is issued from now on; returns the root (PEM).

@@ -100,8 +100,9 @@ impl Auth {
 
     /// AppRole, with a response-wrapping token for the secret_id.
     ///
-    /// It is unwrapped once, and the secret_id kept in memory. One that has been used before is
-    /// told as [`VaultError::WrappingTokenSpent`], a possible interception, and not sent again.
+    /// It is unwrapped once, and the secret_id kept in memory. One that has been used before, or
+    /// was not made by this mount for a secret_id, is a possible interception: told as
+    /// [`VaultError::WrappingTokenSpent`] or [`VaultError::WrappingTokenForeign`], not sent again.
     pub fn approle_wrapped(role_id: impl Into<String>, wrapping_token: impl Into<Secret>) -> Self {
         Self::approle_with(role_id, SecretId::Wrapped(wrapping_token.into()))
     }
@@ -261,7 +262,7 @@ impl Method {
                 mount,
                 role_id,
                 secret_id,
-            } => app_role(login(mount), role_id, secret_id, opened).await?,
+            } => app_role(mount, role_id, secret_id, opened).await?,
             Self::Jwt { mount, role, jwt } => {
                 let jwt = jwt.read(JWT, line).await?;
                 let fields = [("role", role.as_str()), ("jwt", jwt.as_str())];
@@ -302,7 +303,7 @@ impl Method {
 }
 
 async fn app_role(
-    path: String,
+    mount: &str,
     role_id: &Zeroizing<String>,
     secret_id: &SecretId,
     opened: Option<&Opened>,
@@ -311,13 +312,13 @@ async fn app_role(
     match secret_id {
         SecretId::Plain(secret_id) => {
             let secret_id = secret_id.read(SECRET_ID, line).await?;
-            Ok(Proof::login(&secret_id, path, &with(&secret_id)))
+            Ok(Proof::login(&secret_id, login(mount), &with(&secret_id)))
         }
         SecretId::Wrapped(wrapping) => match wrapping.read(WRAPPING_TOKEN, header).await {
             Ok(wrapping) => Ok(Proof {
                 id: Fingerprint::of([wrapping.as_bytes()]),
                 way: Way::AppRole {
-                    path,
+                    mount: mount.to_owned(),
                     role_id: role_id.clone(),
                     wrapping,
                 },
@@ -326,7 +327,7 @@ async fn app_role(
             Err(error) => match opened.and_then(Opened::secret_id) {
                 Some((id, secret_id)) => Ok(Proof {
                     id,
-                    way: Way::Login(Call::new(path, &with(secret_id))),
+                    way: Way::Login(Call::new(login(mount), &with(secret_id))),
                 }),
                 None => Err(error),
             },

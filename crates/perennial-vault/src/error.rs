@@ -63,6 +63,16 @@ pub enum VaultError {
         #[source]
         refusal: Arc<Self>,
     },
+    /// The wrapping token was not made for a secret_id by the login mount. It was not unwrapped.
+    #[error(
+        "the wrapping token was made by {made_by:?} and not for a secret_id of this AppRole: unless \
+         that was you, somebody put it in the place of yours (revoke the secret_id, look into the \
+         audit log, and have another one wrapped)"
+    )]
+    WrappingTokenForeign {
+        /// The path that Vault says it was made by.
+        made_by: String,
+    },
     /// No complete answer within the request timeout.
     #[error("vault did not answer {step} within {after:?}")]
     TimedOut {
@@ -158,6 +168,8 @@ pub enum Step {
     Sign,
     /// A longer lease for the token in use.
     RenewToken,
+    /// Who made a wrapping token.
+    LookUpWrapping,
     /// The secret_id within a wrapping token.
     Unwrap,
 }
@@ -168,6 +180,7 @@ impl fmt::Display for Step {
             Self::Login => "the login",
             Self::Sign => "the signing request",
             Self::RenewToken => "the token's renewal",
+            Self::LookUpWrapping => "the look at the wrapping token",
             Self::Unwrap => "the unwrapping of the secret_id",
         })
     }

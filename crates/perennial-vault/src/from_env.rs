@@ -8,12 +8,13 @@ use crate::builder::{self, BuildError, VaultPkiBuilder};
 use crate::pki::VaultPki;
 
 /// What would change where a token goes, or what is trusted, and is not taken.
-const NOT_TAKEN: [(&str, &str); 5] = [
+const NOT_TAKEN: [(&str, &str); 7] = [
     (
         "SKIP_VERIFY",
         "a certificate is always verified: name its CA in CACERT",
     ),
     ("CAPATH", "only a file is taken: name it in CACERT"),
+    ("CACERT_BYTES", "only a file is taken: name it in CACERT"),
     (
         "TLS_SERVER_NAME",
         "the certificate must bear the name in ADDR",
@@ -26,6 +27,7 @@ const NOT_TAKEN: [(&str, &str); 5] = [
         "PROXY_ADDR",
         "no proxy is used: name it in ADDR if it shall be",
     ),
+    ("HTTP_PROXY", "no proxy is used"),
 ];
 
 impl VaultPki {
@@ -40,8 +42,8 @@ impl VaultPki {
     ///
     /// Each begins with `BAO_` or, where that is unset or empty, with `VAULT_`. Variables that
     /// would change where a token goes or what is trusted are refused rather than ignored:
-    /// `SKIP_VERIFY` (unless it says `false` or `0`), `CAPATH`, `TLS_SERVER_NAME`, `AGENT_ADDR`
-    /// and `PROXY_ADDR`. No other is read, `HTTPS_PROXY` included.
+    /// `SKIP_VERIFY` (unless it says `false` or `0`), `CAPATH`, `CACERT_BYTES`, `TLS_SERVER_NAME`,
+    /// `AGENT_ADDR`, `PROXY_ADDR` and `HTTP_PROXY`. No other is read, plain `HTTPS_PROXY` included.
     ///
     /// # Errors
     /// [`BuildError::Variable`], with the variable's name.
@@ -183,6 +185,20 @@ mod tests {
             ),
             (&[address, ("VAULT_AGENT_ADDR", "x")], "VAULT_AGENT_ADDR"),
             (&[address, ("BAO_PROXY_ADDR", "x")], "BAO_PROXY_ADDR"),
+            (&[address, ("VAULT_HTTP_PROXY", "x")], "VAULT_HTTP_PROXY"),
+            (
+                &[address, ("VAULT_CACERT_BYTES", "x")],
+                "VAULT_CACERT_BYTES",
+            ),
+            // What counts is the one that is looked at first.
+            (
+                &[
+                    address,
+                    ("BAO_SKIP_VERIFY", "1"),
+                    ("VAULT_SKIP_VERIFY", "0"),
+                ],
+                "BAO_SKIP_VERIFY",
+            ),
         ];
         for (variables, name) in table {
             let Err(error) = with(variables) else {

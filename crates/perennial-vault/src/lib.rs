@@ -78,5 +78,5 @@ pub use error::{Step, VaultError};
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 pub use pki::VaultPki;
 pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};
-pub use token_life::{RENEWAL_SPACING, SHORT_LEASE};
+pub use token_life::{RENEWAL_SHARE, RENEWAL_SPACING, RENEWAL_SPREAD, SHORT_LEASE};
 pub use transport::{CONNECT_TIMEOUT, MAX_REDIRECTS, MAX_REPLY, REQUEST_TIMEOUT};

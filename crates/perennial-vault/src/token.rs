@@ -92,6 +92,10 @@ impl Tokens {
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
         let mut state = self.state.lock().await;
+        // Whoever was refused at the same moment has logged in already.
+        if let Some(token) = &state.kept {
+            return Ok(Arc::clone(token));
+        }
         self.log_in(&mut state, transport, current).await
     }
 
@@ -108,7 +112,7 @@ impl Tokens {
             return failure;
         }
         let mut state = self.state.lock().await;
-        state.kept = None;
+        state.kept.take_if(|kept| kept.value == token.value);
         if !self.method.is_given() {
             return failure;
         }
@@ -181,7 +185,9 @@ impl Tokens {
             self.renew(state, transport).await;
         }
         let token = state.kept.as_ref()?;
-        (token.facts().decide() != Decision::LogIn).then(|| Arc::clone(token))
+        // There is nothing to log in with beside a given token: it serves until Vault refuses it.
+        let serves = self.method.is_given() || token.facts().decide() != Decision::LogIn;
+        serves.then(|| Arc::clone(token))
     }
 
     /// The first credential, as they are now, that is not held back.
@@ -306,6 +312,7 @@ pub(crate) struct Token {
     granted: Instant,
     lease: Lease,
     renewal: Renewal,
+    draw: f64,
 }
 
 impl Token {
@@ -318,6 +325,7 @@ impl Token {
             granted: now,
             lease: granted.lease,
             renewal: granted.renewal,
+            draw: rand::random(),
         }
     }
 
@@ -341,6 +349,7 @@ impl Token {
             age: self.granted.elapsed(),
             lease: self.lease,
             renewal: self.renewal,
+            draw: self.draw,
         }
     }
 
@@ -358,5 +367,26 @@ impl Token {
             renewal,
             ..self.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_one_moment_are_renewed_apart() {
+        let granted = || Granted {
+            token: Zeroizing::default(),
+            lease: Lease::of_seconds(3_600),
+            renewal: Renewal::Possible,
+        };
+        let made_of = Fingerprint::of([b"one credential".as_slice()]);
+        let due: Vec<Duration> = (0..100)
+            .filter_map(|_| Token::of(granted(), made_of).facts().renewed_at())
+            .collect();
+        let spread = due.iter().max().zip(due.iter().min()).map(|(l, f)| *l - *f);
+        // All of 100 draws within half of the four minutes: once in 2^92 runs.
+        assert!(spread > Some(Duration::from_secs(120)), "{spread:?}");
     }
 }

@@ -8,6 +8,15 @@ use crate::outcome::Verdict;
 /// A token with less than this left is not renewed any more: a request could outlive it.
 pub const SHORT_LEASE: Duration = Duration::from_secs(10);
 
+/// A token is renewed when this share of its lease is over, or up to [`RENEWAL_SPREAD`] earlier.
+pub const RENEWAL_SHARE: f64 = 2.0 / 3.0;
+
+/// The share of a lease over which renewals are spread: a fleet that logged in together, as after
+/// an outage, does not renew together.
+///
+/// A one-hour token is renewed between 36 and 40 minutes; where, is drawn anew with each login.
+pub const RENEWAL_SPREAD: f64 = 1.0 / 15.0;
+
 /// Two tries to renew a token lie at least this far apart, or 1/30 of its lease if that is more.
 pub const RENEWAL_SPACING: Duration = Duration::from_secs(10);
 
@@ -36,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) age: Duration,
     pub(crate) lease: Lease,
     pub(crate) renewal: Renewal,
+    /// In [0, 1), of its own for each login: how much of [`RENEWAL_SPREAD`] it is early.
+    pub(crate) draw: f64,
 }
 
 /// What to do with a token before it is used.
@@ -62,7 +73,7 @@ impl Facts {
         };
         match self.renewal {
             Renewal::Over => Decision::LogIn,
-            _ if self.age < due(lease) => Decision::Keep,
+            _ if self.age < self.due(lease) => Decision::Keep,
             Renewal::Possible if self.left(lease) >= SHORT_LEASE => Decision::Renew,
             _ => Decision::LogIn,
         }
@@ -75,7 +86,7 @@ impl Facts {
         match (self.lease, self.renewal) {
             (Lease::Unknown, Renewal::Possible) => Some(Duration::ZERO),
             (Lease::Of(lease), Renewal::Possible) => {
-                let due = due(lease);
+                let due = self.due(lease);
                 (self.left(lease) >= SHORT_LEASE).then_some(due)
             }
             _ => None,
@@ -98,14 +109,15 @@ impl Facts {
         }
     }
 
+    /// Within the band, or earlier if less than [`SHORT_LEASE`] would be left.
+    fn due(&self, lease: Duration) -> Duration {
+        let share = RENEWAL_SHARE - self.draw * RENEWAL_SPREAD;
+        lease.mul_f64(share).min(lease.saturating_sub(SHORT_LEASE))
+    }
+
     fn left(&self, lease: Duration) -> Duration {
         lease.saturating_sub(self.age)
     }
-}
-
-/// Two thirds of the lease, or earlier if less than [`SHORT_LEASE`] would be left.
-fn due(lease: Duration) -> Duration {
-    (lease / 3 * 2).min(lease.saturating_sub(SHORT_LEASE))
 }
 
 /// What a renewal leaves to hope for: less than before means that the end is near.
@@ -144,6 +156,22 @@ mod tests {
             age: Duration::from_secs(age),
             lease,
             renewal,
+            draw: 0.0,
+        }
+    }
+
+    #[test]
+    fn fleet_that_logged_in_together_renews_over_a_fifteenth_of_the_lease() {
+        let due = |draw| {
+            let drawn = Facts {
+                draw,
+                ..facts(0, seconds(3_600), Possible)
+            };
+            drawn.renewed_at().map(|at| at.as_secs())
+        };
+        let table = [(0.0, 2_400), (0.25, 2_340), (0.5, 2_280), (0.999_9, 2_160)];
+        for (draw, seconds) in table {
+            assert_eq!(due(draw), Some(seconds), "{draw}");
         }
     }
 

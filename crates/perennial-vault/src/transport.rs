@@ -33,8 +33,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one request may take, from connecting to the last byte, redirects included.
 ///
-/// One fetch makes at most five (renew the token, sign, unwrap a secret_id, log in, sign again), so
-/// it ends within the renewer's 30 s.
+/// One fetch makes at most six (renew the token, sign, look at a wrapping token, unwrap it, log in,
+/// sign again), so it ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::{CertSource, LiveCert, Renewal, SourceErrorKind};
-use perennial_testbed::{OpenBao, Testbed};
-use perennial_vault::{Auth, Secret, VaultPki};
+use perennial_testbed::OpenBao;
+use perennial_vault::{Auth, Secret, VaultPki, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ use signed::Platform;
 /// What the testbed's AppRole may do.
 const POLICY: &str = "app";
 
-fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
+fn builder(bao: &OpenBao, auth: Auth) -> VaultPkiBuilder {
     VaultPki::builder(bao.address())
         .ca_pem(bao.ca_pem())
         .auth(auth)
@@ -39,8 +39,10 @@ fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
         .role(bao.client_role())
         .common_name("app")
         .ttl(Duration::from_secs(600))
-        .build()
-        .unwrap()
+}
+
+fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
+    builder(bao, auth).build().unwrap()
 }
 
 /// Fetches twice; a token is kept, so this logs in once at most.
@@ -56,12 +58,17 @@ async fn is_taken(bao: &OpenBao, auth: Auth) -> usize {
     asked(bao, "auth/").len() - before
 }
 
-/// The requests to paths that begin so, refused ones included, as the audit log has them.
+/// The requests to paths that begin so, refused ones included.
 fn asked(bao: &OpenBao, prefix: &str) -> Vec<Value> {
+    audited(bao, "request", prefix)
+}
+
+/// The entries of one kind, as the audit log has them.
+fn audited(bao: &OpenBao, kind: &str, prefix: &str) -> Vec<Value> {
     let log = std::fs::read_to_string(bao.folder().join("audit.log")).unwrap();
     log.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|entry| entry["type"] == "response")
+        .filter(|entry| entry["type"] == kind)
         .filter(|entry| {
             let path = entry["request"]["path"].as_str();
             path.is_some_and(|path| path.starts_with(prefix))
@@ -82,17 +89,33 @@ async fn enable(bao: &OpenBao, method: &str) {
     .await;
 }
 
-/// A secret_id in a wrapping token.
 async fn secret_id(bao: &OpenBao) -> String {
     let path = "auth/approle/role/app/secret-id";
     let reply = post(bao, path, json!({})).await;
     reply["data"]["secret_id"].as_str().unwrap().to_owned()
 }
 
+/// A secret_id in a wrapping token.
 async fn wrapped(bao: &OpenBao) -> String {
-    let what = json!({ "secret_id": secret_id(bao).await });
-    let reply = post(bao, "sys/wrapping/wrap", what).await;
-    reply["wrap_info"]["token"].as_str().unwrap().to_owned()
+    let path = "auth/approle/role/app/secret-id";
+    bao.api_wrapped("POST", path, json!({})).await.unwrap()
+}
+
+/// A serial number as certificates show it, of one as the audit log has it.
+fn hex(decimal: &str) -> String {
+    let mut bytes = [0_u8; 20];
+    for digit in decimal.bytes() {
+        let mut carry = u32::from(digit - b'0');
+        for byte in bytes.iter_mut().rev() {
+            carry += u32::from(*byte) * 10;
+            *byte = carry.to_be_bytes()[3];
+            carry >>= 8;
+        }
+    }
+    let shown: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    // Leading zeroes are not part of it.
+    let shown = shown.join(":");
+    shown.trim_start_matches("00:").to_owned()
 }
 
 fn file(folder: &TempDir, name: &str, text: &str) -> Secret {
@@ -103,8 +126,7 @@ fn file(folder: &TempDir, name: &str, text: &str) -> Secret {
 
 #[tokio::test]
 async fn token_approle_and_userpass_log_in_from_text_and_files() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let role_id = &bao.approle().role_id;
     enable(bao, "userpass").await;
@@ -143,14 +165,13 @@ async fn token_approle_and_userpass_log_in_from_text_and_files() {
 
 #[tokio::test]
 async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let token = wrapped(bao).await;
     let auth = Auth::approle_wrapped(&bao.approle().role_id, &token);
     fetch(&Arc::new(source(bao, auth.clone()))).await.unwrap();
 
     let second = Arc::new(source(bao, auth));
-    let before = asked(bao, "sys/wrapping/unwrap").len();
+    let before = asked(bao, "sys/wrapping/").len();
     for _fetch in 0..3 {
         let error = fetch(&second).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
@@ -159,13 +180,98 @@ async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
         assert!(text.contains("wrapping token is not valid"), "{text}");
         assert!(!text.contains(&token));
     }
-    assert!(asked(bao, "sys/wrapping/unwrap").len() <= before + 1);
+    assert_eq!(asked(bao, "sys/wrapping/").len(), before + 1);
+}
+
+#[tokio::test]
+async fn wrapping_token_that_somebody_else_made_is_never_unwrapped() {
+    let bao = &OpenBao::alone().await.unwrap();
+    let role_id = &bao.approle().role_id;
+    // As whoever has intercepted the first one would do.
+    let what = json!({ "secret_id": secret_id(bao).await });
+    let path = "sys/wrapping/wrap";
+    let forged = bao.api_wrapped("POST", path, what).await.unwrap();
+    let source_of = |token: &str| Arc::new(source(bao, Auth::approle_wrapped(role_id, token)));
+    let second = source_of(&forged);
+    for _fetch in 0..3 {
+        let error = fetch(&second).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        let text = told(&error);
+        assert!(text.contains(r#"made by "sys/wrapping/wrap""#), "{text}");
+        assert!(!text.contains(&forged));
+    }
+    assert_eq!(asked(bao, "sys/wrapping/unwrap").len(), 0);
+    assert_eq!(asked(bao, "auth/approle/login").len(), 0);
+    // It is still whole: the evidence is not destroyed.
+    let look = json!({ "token": forged });
+    post(bao, "sys/wrapping/lookup", look).await;
+
+    // A token that was wrapped anew, as a deployment may do, keeps the path that made it.
+    let old = json!({ "token": wrapped(bao).await });
+    let path = "sys/wrapping/rewrap";
+    let anew = bao.api("POST", path, old).await.unwrap();
+    let anew = anew["wrap_info"]["token"].as_str().unwrap();
+    fetch(&source_of(anew)).await.unwrap();
+}
+
+/// In a namespace, paths are relative to it, those that a wrapping token was made by included.
+#[tokio::test]
+async fn wrapped_secret_id_of_a_namespace_is_taken() {
+    let bao = &OpenBao::alone().await.unwrap();
+    post(bao, "sys/namespaces/team1", json!({})).await;
+    let inside = |path: &str| format!("team1/{path}");
+    let approle = json!({ "type": "approle" });
+    post(bao, &inside("sys/auth/approle"), approle).await;
+    let role = "auth/approle/role/app";
+    post(bao, &inside(role), json!({ "token_ttl": "1h" })).await;
+    let path = inside(&format!("{role}/role-id"));
+    let mut reply = bao.api("GET", &path, Value::Null).await.unwrap();
+    let role_id = reply["data"]["role_id"].take();
+    let path = inside(&format!("{role}/secret-id"));
+    let token = bao.api_wrapped("POST", &path, json!({})).await.unwrap();
+    let auth = Auth::approle_wrapped(role_id.as_str().unwrap(), token);
+    let source = builder(bao, auth).namespace("team1").build().unwrap();
+    // It logs in; the namespace has no PKI for it to use.
+    let error = fetch(&Arc::new(source)).await.unwrap_err();
+    assert!(
+        told(&error).contains("the signing request"),
+        "{}",
+        told(&error)
+    );
+}
+
+/// OpenBao's own clock runs: a short lease, and the end of all its leases a second behind it.
+#[tokio::test]
+async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
+    let bao = &OpenBao::alone().await.unwrap();
+    let brief = json!({ "token_policies": [POLICY], "token_ttl": "12s", "token_max_ttl": "13s" });
+    post(bao, "auth/approle/role/app", brief).await;
+    let credential = bao.approle();
+    let auth = Auth::approle(&credential.role_id, &credential.secret_id);
+    let source = Arc::new(source(bao, auth));
+    fetch(&source).await.unwrap();
+    let upkeep = tokio::spawn({
+        let source = Arc::clone(&source);
+        async move { source.changed().await }
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let renewed = loop {
+        if let Some(renewed) = audited(bao, "response", "auth/token/renew-self").pop() {
+            break renewed;
+        }
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    upkeep.abort();
+    let granted = renewed["response"]["auth"]["token_ttl"].as_u64();
+    assert!(granted.is_some_and(|ttl| ttl < 12), "{renewed}");
+    fetch(&source).await.unwrap();
+    assert_eq!(bao.logins().await.unwrap(), 2);
 }
 
 #[tokio::test]
 async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let platform = Platform::new();
     enable(bao, "jwt").await;
     let keys = json!({ "jwt_validation_pubkeys": [platform.public_key_pem()] });
@@ -197,8 +303,7 @@ async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
 /// The Kubernetes API is scripted, OpenBao's side of the login is not.
 #[tokio::test]
 async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let api = Server::start(|_review| {
         // This cluster takes whoever comes; whose token it was is read below.
         let user = "system:serviceaccount:default:app";
@@ -257,8 +362,7 @@ async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
 
 #[tokio::test]
 async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     enable(bao, "cert").await;
     let role = json!({
         "certificate": bao.roots_pem(), "allowed_common_names": ["app"],
@@ -270,6 +374,7 @@ async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
     let data = post(bao, &issue, ask).await["data"].take();
     let text = |value: &Value| value.as_str().unwrap().to_owned() + "\n";
     let folder = tempfile::tempdir().unwrap();
+    let bootstrap = data["serial_number"].as_str().unwrap().to_owned();
     let chain = text(&data["certificate"]) + &text(&data["ca_chain"][0]);
     let auth = Auth::tls_certificate(
         "app",
@@ -286,13 +391,12 @@ async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
-    let logins = asked(bao, "auth/cert/login");
-    let serials: Vec<&Value> = logins
+    let logins = audited(bao, "response", "auth/cert/login");
+    let serials: Vec<String> = logins
         .iter()
         .map(|entry| &entry["auth"]["metadata"]["serial_number"])
+        .map(|decimal| hex(decimal.as_str().unwrap()))
         .collect();
-    assert_eq!(serials.len(), 2, "{logins:?}");
-    assert_ne!(serials[0], serials[1], "{logins:?}");
-    assert!(!first.is_empty());
+    assert_eq!(serials, [bootstrap, first]);
     assert!(asked(bao, "auth/token/renew-self").is_empty());
 }

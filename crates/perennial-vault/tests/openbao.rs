@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::{CertMaterial, LiveCert, Renewal, SourceError, SourceErrorKind};
-use perennial_testbed::{OpenBao, Testbed};
+use perennial_testbed::OpenBao;
 use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -70,8 +70,7 @@ fn logins_asked(bao: &OpenBao) -> usize {
 
 #[tokio::test]
 async fn approle_and_token_both_give_a_certificate_that_is_published() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let token = Auth::token(format!("{}\n", bao.app_token().await.unwrap()));
     for builder in [approle(bao), with(bao, token).common_name("app-2")] {
         let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
@@ -87,8 +86,7 @@ async fn approle_and_token_both_give_a_certificate_that_is_published() {
 
 #[tokio::test]
 async fn refusals_are_told_apart_and_kept_in_openbaos_own_words() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let rows = [
         (
             approle(bao).common_name("evil.example"),
@@ -123,8 +121,7 @@ async fn refusals_are_told_apart_and_kept_in_openbaos_own_words() {
 
 #[tokio::test]
 async fn revoked_token_costs_one_login_and_one_certificate() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let live = LiveCert::start(approle(bao).build().unwrap())
         .await
         .unwrap();
@@ -147,8 +144,7 @@ async fn revoked_token_costs_one_login_and_one_certificate() {
 
 #[tokio::test]
 async fn sealed_hung_and_stopped_servers_are_waited_for() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let quick = approle(bao).request_timeout(Duration::from_millis(500));
     let source = Arc::new(quick.build().unwrap());
     let words = async |words: &str| {
@@ -183,8 +179,7 @@ async fn sealed_hung_and_stopped_servers_are_waited_for() {
 
 #[tokio::test]
 async fn certificate_is_renewed_by_itself_once_the_server_is_back() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let live = LiveCert::start(approle(bao).build().unwrap())
         .await
         .unwrap();
@@ -203,8 +198,7 @@ async fn certificate_is_renewed_by_itself_once_the_server_is_back() {
 
 #[tokio::test]
 async fn wrong_secret_is_sent_once_and_locks_nobody_out() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let wrong = Auth::approle(&bao.approle().role_id, "a-wrong-secret");
     let source = Arc::new(with(bao, wrong).common_name("app").build().unwrap());
     // More often than it takes to lock the role.
@@ -223,8 +217,7 @@ async fn wrong_secret_is_sent_once_and_locks_nobody_out() {
 
 #[tokio::test]
 async fn quota_is_transient_and_its_retry_after_is_kept() {
-    let testbed = Testbed::start().await.unwrap();
-    let bao = &testbed.bao;
+    let bao = &OpenBao::alone().await.unwrap();
     let tell = json!({ "enable_rate_limit_response_headers": true });
     bao.api("POST", "sys/quotas/config", tell).await.unwrap();
     let quota = json!({ "path": bao.mount(), "rate": 1, "interval": "60s" });

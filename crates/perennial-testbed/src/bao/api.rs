@@ -57,6 +57,28 @@ impl Api {
         path: &str,
         body: Value,
     ) -> Result<Value, TestbedError> {
+        self.ask(method, path, body, None).await
+    }
+
+    /// The same, with the reply in a wrapping token for that long.
+    pub(super) async fn call_wrapped(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+        life: Duration,
+    ) -> Result<String, TestbedError> {
+        let reply = self.ask(method, path, body, Some(life)).await?;
+        text(&reply["wrap_info"]["token"], "wrap_info")
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+        wrapped_for: Option<Duration>,
+    ) -> Result<Value, TestbedError> {
         let no_reply = |source: BoxError| TestbedError::NoReply {
             method: method.to_owned(),
             path: path.to_owned(),
@@ -66,6 +88,9 @@ impl Api {
         let mut request = self.client.request(verb, format!("{}{path}", self.base));
         if !body.is_null() {
             request = request.body(body.to_string());
+        }
+        if let Some(life) = wrapped_for {
+            request = request.header("X-Vault-Wrap-TTL", format!("{}s", life.as_secs()));
         }
         let reply = request
             .send()

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::call::Call;
+use super::login;
 use super::wrapping::{self, Opened};
 use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
@@ -25,7 +26,7 @@ pub(super) enum Way {
     Is(Zeroizing<String>),
     Login(Call),
     AppRole {
-        path: String,
+        mount: String,
         role_id: Zeroizing<String>,
         wrapping: Zeroizing<String>,
     },
@@ -65,12 +66,15 @@ impl Proof {
             }),
             Way::Login(call) => grant(transport, Step::Login, &call, None).await,
             Way::AppRole {
-                path,
+                mount,
                 role_id,
                 wrapping,
             } => {
-                let secret_id = wrapping::open(wrapping, opened, transport).await?;
-                let call = Call::new(path, &[("role_id", &role_id), ("secret_id", &secret_id)]);
+                let secret_id = wrapping::open(wrapping, &mount, opened, transport).await?;
+                let call = Call::new(
+                    login(&mount),
+                    &[("role_id", &role_id), ("secret_id", &secret_id)],
+                );
                 grant(transport, Step::Login, &call, None).await
             }
             Way::Certificate { call, resolver } => {

@@ -1,4 +1,4 @@
-//! A response-wrapped secret_id: unwrapped once, and an alarm if somebody was there first.
+//! A response-wrapped secret_id: looked at, unwrapped once, and an alarm if somebody was there first.
 
 use std::sync::Arc;
 
@@ -15,7 +15,14 @@ use crate::transport::Transport;
 /// What the last wrapping token brought; it is never sent a second time.
 pub(crate) struct Opened {
     by: Fingerprint,
-    outcome: Result<Zeroizing<String>, Arc<VaultError>>,
+    outcome: Result<Zeroizing<String>, Alarm>,
+}
+
+/// Why a wrapping token is not to be trusted.
+#[derive(Clone)]
+enum Alarm {
+    Spent(Arc<VaultError>),
+    Foreign { made_by: String },
 }
 
 impl Opened {
@@ -29,40 +36,64 @@ impl Opened {
 /// Gives the secret_id within `wrapping`, from memory where it was unwrapped before.
 pub(super) async fn open(
     wrapping: Zeroizing<String>,
+    mount: &str,
     opened: &mut Option<Opened>,
     transport: &Transport,
 ) -> Result<Zeroizing<String>, Failure> {
     let by = Fingerprint::of([wrapping.as_bytes()]);
-    let before = opened.as_ref().filter(|opened| opened.by == by);
-    let outcome = match before {
-        Some(before) => before.outcome.clone(),
-        None => {
-            let outcome = match unwrap(wrapping, transport).await {
-                Ok(secret) => Ok(secret),
-                Err(failure) if is_spent(&failure) => {
-                    // An alarm for people, who alone can tell whether it was one of them.
-                    tracing::error!(
-                        "vault does not know the wrapping token (any more): possible interception"
-                    );
-                    Err(Arc::new(failure.cause))
-                }
-                Err(failure) => return Err(failure),
-            };
-            *opened = Some(Opened {
-                by,
-                outcome: outcome.clone(),
-            });
-            outcome
+    if let Some(before) = opened.as_ref().filter(|opened| opened.by == by) {
+        return before.outcome.clone().map_err(Failure::from);
+    }
+    let outcome = match first_look(wrapping, mount, transport).await? {
+        Err(alarm) => {
+            let error = alarm.clone().error();
+            // For people, who alone can tell whether it was one of them.
+            tracing::error!(%error, "the wrapping token is not as it was made: possible interception");
+            Err(alarm)
         }
+        unwrapped => unwrapped,
     };
-    outcome.map_err(|refusal| {
-        Failure::new(
-            Verdict::CredentialRefused {
-                hold: CREDENTIAL_HOLD,
-            },
-            VaultError::WrappingTokenSpent { refusal },
-        )
-    })
+    *opened = Some(Opened {
+        by,
+        outcome: outcome.clone(),
+    });
+    outcome.map_err(Failure::from)
+}
+
+async fn first_look(
+    wrapping: Zeroizing<String>,
+    mount: &str,
+    transport: &Transport,
+) -> Result<Result<Zeroizing<String>, Alarm>, Failure> {
+    let made_by = match made_by(&wrapping, transport).await {
+        Ok(path) => path,
+        Err(failure) => return spent(failure).map(Err),
+    };
+    // Whoever unwraps a secret_id can wrap it again, but not in the name of this path.
+    if !makes_secret_ids(&made_by, mount) {
+        return Ok(Err(Alarm::Foreign { made_by }));
+    }
+    match unwrap(wrapping, transport).await {
+        Ok(secret_id) => Ok(Ok(secret_id)),
+        Err(failure) => spent(failure).map(Err),
+    }
+}
+
+/// The path whose answer was wrapped. Looking needs no token and uses nothing up.
+async fn made_by(wrapping: &str, transport: &Transport) -> Result<String, Failure> {
+    let step = Step::LookUpWrapping;
+    let call = Call::new("sys/wrapping/lookup", &[("token", wrapping)]);
+    let reply = transport.send(step, &call, None).await?;
+    let about: Answer<About> = reply.json(step)?;
+    Ok(about.data.creation_path)
+}
+
+/// Whether `path` is that of an AppRole's secret_ids, of whichever role, at `mount`.
+fn makes_secret_ids(path: &str, mount: &str) -> bool {
+    path.strip_prefix("auth/")
+        .and_then(|rest| rest.strip_prefix(mount)?.strip_prefix("/role/"))
+        .and_then(|rest| rest.strip_suffix("/secret-id"))
+        .is_some_and(|role| !role.is_empty() && !role.contains('/'))
 }
 
 /// The wrapping token authenticates its own unwrapping.
@@ -73,28 +104,77 @@ async fn unwrap(
     let token = Token::bare(wrapping);
     let call = Call::new("sys/wrapping/unwrap", &[]);
     let reply = transport.send(Step::Unwrap, &call, Some(&token)).await?;
-    let wrapped: Unwrapped = reply.json(Step::Unwrap)?;
+    let wrapped: Answer<Wrapped> = reply.json(Step::Unwrap)?;
     Ok(wrapped.data.secret_id)
 }
 
 /// OpenBao and Vault answer 400 to a wrapping token that was used, expired or never was.
-fn is_spent(failure: &Failure) -> bool {
-    failure.verdict == Verdict::Refused
-        && matches!(
-            failure.cause,
-            VaultError::Refused {
-                status: 400 | 403,
-                ..
-            }
-        )
+fn spent(failure: Failure) -> Result<Alarm, Failure> {
+    let unknown = matches!(
+        failure.cause,
+        VaultError::Refused {
+            status: 400 | 403,
+            ..
+        }
+    );
+    match failure.verdict {
+        Verdict::Refused if unknown => Ok(Alarm::Spent(Arc::new(failure.cause))),
+        _ => Err(failure),
+    }
+}
+
+impl Alarm {
+    fn error(self) -> VaultError {
+        match self {
+            Self::Spent(refusal) => VaultError::WrappingTokenSpent { refusal },
+            Self::Foreign { made_by } => VaultError::WrappingTokenForeign { made_by },
+        }
+    }
+}
+
+impl From<Alarm> for Failure {
+    fn from(alarm: Alarm) -> Self {
+        let hold = CREDENTIAL_HOLD;
+        Self::new(Verdict::CredentialRefused { hold }, alarm.error())
+    }
 }
 
 #[derive(Deserialize)]
-struct Unwrapped {
-    data: UnwrappedData,
+struct Answer<T> {
+    data: T,
 }
 
 #[derive(Deserialize)]
-struct UnwrappedData {
+struct About {
+    creation_path: String,
+}
+
+#[derive(Deserialize)]
+struct Wrapped {
     secret_id: Zeroizing<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_secret_ids_of_the_login_mount_are_taken() {
+        let table = [
+            ("auth/approle/role/app/secret-id", "approle", true),
+            ("auth/a/b/role/app/secret-id", "a/b", true),
+            ("auth/other/role/app/secret-id", "approle", false),
+            ("auth/approle2/role/app/secret-id", "approle", false),
+            ("auth/approle/role/app/custom-secret-id", "approle", false),
+            ("auth/approle/role/a/b/secret-id", "approle", false),
+            ("auth/approle/role//secret-id", "approle", false),
+            ("auth/approle/role/app/role-id", "approle", false),
+            ("sys/wrapping/wrap", "approle", false),
+            ("secret/auth/approle/role/app/secret-id", "approle", false),
+            ("", "approle", false),
+        ];
+        for (path, mount, expected) in table {
+            assert_eq!(makes_secret_ids(path, mount), expected, "{path}");
+        }
+    }
 }

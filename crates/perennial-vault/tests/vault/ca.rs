@@ -63,6 +63,9 @@ impl Ca {
         if request.is_login() || request.is_renewal() {
             return login(TOKEN, 3_600);
         }
+        if request.is_lookup() {
+            return made_by("auth/approle/role/app/secret-id");
+        }
         if request.is_unwrapping() {
             return unwrapped(SECRET_ID);
         }
@@ -143,6 +146,11 @@ pub(crate) fn login(token: &str, lease: u64) -> Reply {
         })
         .to_string(),
     )
+}
+
+pub(crate) fn made_by(path: &str) -> Reply {
+    let data = json!({ "creation_path": path, "creation_time": "2026-01-01T00:00:00Z" });
+    Reply::json(200, json!({ "data": data, "auth": null }).to_string())
 }
 
 pub(crate) fn unwrapped(secret_id: &str) -> Reply {

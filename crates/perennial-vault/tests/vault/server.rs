@@ -47,11 +47,16 @@ impl Request {
         self.path == "/v1/sys/wrapping/unwrap"
     }
 
+    pub(crate) fn is_lookup(&self) -> bool {
+        self.path == "/v1/sys/wrapping/lookup"
+    }
+
     /// What was asked, in a word.
     pub(crate) fn step(&self) -> &'static str {
         match self {
             _ if self.is_login() => "login",
             _ if self.is_renewal() => "renew",
+            _ if self.is_lookup() => "look up",
             _ if self.is_unwrapping() => "unwrap",
             _ => "sign",
         }

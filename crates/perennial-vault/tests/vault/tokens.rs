@@ -1,15 +1,15 @@
 //! One life of every token, and credentials that are files.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perennial::{CertSource, SourceErrorKind};
 use perennial_vault::{Auth, CREDENTIAL_POLL, Secret, VaultPki};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::ca::{Ca, SECRET_ID, TOKEN, login};
+use crate::ca::{Ca, SECRET_ID, TOKEN, login, made_by};
 use crate::logins::pass;
 use crate::once::{fetch, told, with, with_approle, with_token};
 use crate::server::{Reply, Request, Server};
@@ -130,6 +130,68 @@ async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
 }
 
 #[tokio::test]
+async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
+    let renewed = AtomicUsize::new(0);
+    let server = server(move |request| {
+        let so_many = || renewed.fetch_add(1, Ordering::SeqCst) as u64;
+        // Half of the hour before, each time.
+        request
+            .is_renewal()
+            .then(|| login(TOKEN, 3_600 >> so_many()))
+    })
+    .await;
+    let source = with_token(&server.url());
+    fetch(&source).await.unwrap();
+    let upkeep = between_fetches(&source);
+    until("renewed", || server.requests().len() == 2).await;
+    pass(TWO_THIRDS).await;
+    until("shrunk", || server.requests().len() == 3).await;
+    for _fetch in 0..3 {
+        pass(Duration::from_secs(600)).await;
+        fetch(&source).await.unwrap();
+    }
+    assert_eq!(
+        server.steps(),
+        ["sign", "renew", "renew", "sign", "sign", "sign"]
+    );
+    upkeep.abort();
+}
+
+#[tokio::test]
+async fn concurrent_fetches_cause_one_login() {
+    let ca = Ca::new("root");
+    let logins = AtomicUsize::new(0);
+    let revoked = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&revoked);
+    let server = Server::start(move |request| {
+        if request.is_login() {
+            let n = logins.fetch_add(1, Ordering::SeqCst);
+            return login(&format!("s.{n}"), 3_600);
+        }
+        let is_first = request.header("x-vault-token") == Some("s.0");
+        if is_first && state.load(Ordering::SeqCst) {
+            return Reply::errors(403, &["permission denied"]);
+        }
+        ca.vault(request)
+    })
+    .await;
+    let source = with_approle(&server.url());
+    // When there is no token yet, and when the one that all use has been revoked.
+    for logins in [1, 2] {
+        let mut fetches = JoinSet::new();
+        for _fetch in 0..20 {
+            let source = Arc::clone(&source);
+            fetches.spawn(async move { fetch(&source).await.map(drop) });
+        }
+        for outcome in fetches.join_all().await {
+            outcome.unwrap();
+        }
+        assert_eq!(server.logins(), logins);
+        revoked.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
 async fn token_that_died_in_a_sleep_costs_one_login() {
     let server = server(|_| None).await;
     let source = with_approle(&server.url());
@@ -229,33 +291,54 @@ async fn wrapping_token_is_unwrapped_once_and_never_shown_elsewhere() {
     fetch(&source).await.unwrap();
     assert_eq!(
         server.steps(),
-        ["unwrap", "login", "sign", "login", "sign", "login", "sign"]
+        [
+            "look up", "unwrap", "login", "sign", "login", "sign", "login", "sign"
+        ]
     );
     for request in server.requests() {
         let token = request.header("x-vault-token").unwrap_or_default();
         assert_eq!(token == "s.WRAPPING", request.is_unwrapping());
-        assert!(!request.body.contains("s.WRAPPING"));
+        assert_eq!(request.body.contains("s.WRAPPING"), request.is_lookup());
         assert_eq!(request.body.contains(SECRET_ID), request.is_login());
     }
 }
 
 #[tokio::test]
 async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
-    let server = server(|request| {
-        let words = "wrapping token is not valid or does not exist";
-        request
-            .is_unwrapping()
-            .then(|| Reply::errors(400, &[words]))
-    })
-    .await;
-    let source = with(&server.url(), Auth::approle_wrapped("role", "s.spent"));
+    // Used long ago, or by somebody who was quicker after our look at it.
+    for step in ["look up", "unwrap"] {
+        let server = server(move |request| {
+            let words = "wrapping token is not valid or does not exist";
+            (request.step() == step).then(|| Reply::errors(400, &[words]))
+        })
+        .await;
+        let source = with(&server.url(), Auth::approle_wrapped("role", "s.spent"));
+        for _hour in 0..3 {
+            let error = fetch(&source).await.unwrap_err();
+            assert_eq!(error.kind(), SourceErrorKind::Denied);
+            assert!(told(&error).contains("was intercepted"), "{}", told(&error));
+            pass(Duration::from_secs(3_600)).await;
+        }
+        assert_eq!(server.steps().iter().filter(|s| **s == step).count(), 1);
+        assert_eq!(server.logins(), 0);
+    }
+}
+
+#[tokio::test]
+async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
+    let server = server(|request| request.is_lookup().then(|| made_by("sys/wrapping/wrap"))).await;
+    let source = with(&server.url(), Auth::approle_wrapped("role", "s.forged"));
     for _hour in 0..3 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        assert!(told(&error).contains("was intercepted"), "{}", told(&error));
+        assert!(
+            told(&error).contains("made by \"sys/wrapping/wrap\""),
+            "{}",
+            told(&error)
+        );
         pass(Duration::from_secs(3_600)).await;
     }
-    assert_eq!(server.steps(), ["unwrap"]);
+    assert_eq!(server.steps(), ["look up"]);
 }
 
 #[tokio::test]
