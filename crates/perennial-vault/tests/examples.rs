@@ -1,0 +1,99 @@
+//! The examples, run as a reader runs them, at a real OpenBao which says who logged in.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "vault/signed.rs"]
+mod signed;
+
+use std::path::Path;
+
+use perennial_testbed::OpenBao;
+use serde_json::{Value, json};
+
+use signed::Platform;
+
+async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
+    bao.api("POST", path, body).await.unwrap()
+}
+
+async fn enable(bao: &OpenBao, method: &str) {
+    let path = format!("sys/auth/{method}");
+    post(bao, &path, json!({ "type": method })).await;
+}
+
+/// Runs one, and gives what it printed: the certificate that it got.
+async fn run(bao: &OpenBao, ca: &Path, name: &str, arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--locked", "-p", "perennial-vault"])
+        .args(["--example", name, "--"])
+        .args(arguments)
+        .env("BAO_ADDR", bao.address())
+        .env("BAO_CACERT", ca)
+        .env_remove("VAULT_TOKEN")
+        .output()
+        .await
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {told}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+#[ignore = "runs cargo: .ci/run examples"]
+async fn each_example_logs_in_and_gets_its_certificate() {
+    let bao = &OpenBao::alone().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ca = file("ca", bao.ca_pem());
+
+    let token = file("token", &bao.app_token().await.unwrap());
+
+    let path = "auth/approle/role/app/secret-id";
+    let wrapping = bao.api_wrapped("POST", path, json!({})).await.unwrap();
+    let wrapping = file("wrapping", &wrapping);
+
+    enable(bao, "jwt").await;
+    let platform = Platform::new();
+    let keys = json!({ "jwt_validation_pubkeys": [platform.public_key_pem()] });
+    post(bao, "auth/jwt/config", keys).await;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        "token_policies": ["app"],
+    });
+    post(bao, "auth/jwt/role/app", role).await;
+    let jwt = platform.token(json!({ "sub": "app", "aud": "vault" }));
+    let jwt = file("jwt", &jwt);
+
+    enable(bao, "cert").await;
+    let role = json!({ "certificate": bao.roots_pem(), "token_policies": ["app"] });
+    post(bao, "auth/cert/certs/app", role).await;
+    let issue = format!("{}/issue/{}", bao.mount(), bao.client_role());
+    let ask = json!({ "common_name": "app-1", "format": "pem_bundle" });
+    // Key and chain in one text: it serves as both files.
+    let issued = post(bao, &issue, ask).await;
+    let pair = file("pair", issued["data"]["certificate"].as_str().unwrap());
+
+    enable(bao, "userpass").await;
+    let user = json!({ "password": "pass word", "token_policies": ["app"] });
+    post(bao, "auth/userpass/users/ann", user).await;
+    let password = file("password", "pass word\n");
+
+    let role_id = &bao.approle().role_id;
+    let runs: [(&str, &[&str]); 5] = [
+        ("token", &[&token]),
+        ("approle", &[role_id, &wrapping]),
+        ("jwt", &[&jwt]),
+        ("tls_certificate", &[&pair, &pair]),
+        ("userpass", &["ann", &password]),
+    ];
+    let before = bao.issued().await.unwrap();
+    for (n, (name, arguments)) in (1..).zip(runs) {
+        let printed = run(bao, Path::new(&ca), name, arguments).await;
+        assert!(printed.contains("Snapshot"), "{name}: {printed}");
+        assert_eq!(bao.issued().await.unwrap(), before + n, "{name}");
+    }
+}
