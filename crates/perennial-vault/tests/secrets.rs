@@ -7,6 +7,8 @@
 #[path = "vault/ca.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod ca;
+#[path = "vault/log.rs"]
+mod log;
 #[path = "vault/once.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod once;
@@ -14,16 +16,15 @@ mod once;
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod server;
 
-use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::CertSource;
 use perennial_vault::{Auth, Secret, VaultPki};
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use ca::{Ca, SECRET_ID, TOKEN};
+use log::{KEY_BEGINS, capture, quoted};
 use once::{builder, fetch, told, with_approle};
 use server::{Reply, Request, Server};
 
@@ -32,61 +33,6 @@ const JWT: &str = "JWTJWTJWT.JWTJWTJWT.JWTJWTJWT";
 const PASSWORD: &str = "PASSWORDPASSWORD";
 /// Every secret that a login sends or brings.
 const SECRETS: [&str; 5] = [TOKEN, SECRET_ID, WRAPPING, JWT, PASSWORD];
-
-/// How each P-256 key in PKCS#8 begins: in base64, in hex, and as `Debug` prints bytes.
-const KEY_BEGINS: [&str; 3] = [
-    "MIGHAgEAMBMGByqGSM49",
-    "308187020100301306",
-    "48, 129, 135, 2, 1, 0, 48",
-];
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Crates that log through `log` instead of `tracing`, such as rustls.
-impl log::Log for Log {
-    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let line = format!("log {} {}\n", record.target(), record.args());
-        self.0.lock().unwrap().extend_from_slice(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
-
-fn capture() -> Log {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(FmtSpan::FULL)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log::set_boxed_logger(Box::new(log.clone())).unwrap();
-    log::set_max_level(log::LevelFilter::Trace);
-    log
-}
 
 type Script = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 
@@ -225,10 +171,7 @@ async fn nothing_secret_is_logged_or_told() {
     assert!(log.contains("renewed the vault token"));
     for text in [&log, &errors] {
         for secret in SECRETS.into_iter().chain(KEY_BEGINS) {
-            if let Some(at) = text.find(secret) {
-                let from = text[..at].rfind('\n').map_or(0, |i| i + 1);
-                panic!("{secret} in: {}", &text[from..at + secret.len()]);
-            }
+            assert_eq!(quoted(text, secret), None, "{secret}");
         }
     }
     // A refusal is an answer and no fault of this program: it makes no error of its own, save one.

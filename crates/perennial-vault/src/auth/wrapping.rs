@@ -92,8 +92,10 @@ async fn made_by(wrapping: &str, transport: &Transport) -> Result<String, Failur
 fn makes_secret_ids(path: &str, mount: &str) -> bool {
     path.strip_prefix("auth/")
         .and_then(|rest| rest.strip_prefix(mount)?.strip_prefix("/role/"))
-        .and_then(|rest| rest.strip_suffix("/secret-id"))
-        .is_some_and(|role| !role.is_empty() && !role.contains('/'))
+        .and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(role, what)| {
+            !role.is_empty() && matches!(what, "secret-id" | "custom-secret-id")
+        })
 }
 
 /// The wrapping token authenticates its own unwrapping.
@@ -165,7 +167,7 @@ mod tests {
             ("auth/a/b/role/app/secret-id", "a/b", true),
             ("auth/other/role/app/secret-id", "approle", false),
             ("auth/approle2/role/app/secret-id", "approle", false),
-            ("auth/approle/role/app/custom-secret-id", "approle", false),
+            ("auth/approle/role/app/custom-secret-id", "approle", true),
             ("auth/approle/role/a/b/secret-id", "approle", false),
             ("auth/approle/role//secret-id", "approle", false),
             ("auth/approle/role/app/role-id", "approle", false),

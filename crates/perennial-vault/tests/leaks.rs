@@ -1,0 +1,198 @@
+//! H1 at a real OpenBao: each secret that a login sends or brings is looked for wherever words go.
+//!
+//! In a process of its own: the log of a process can be taken only once.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "vault/ca.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod ca;
+#[path = "vault/log.rs"]
+mod log;
+#[path = "vault/once.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod once;
+#[path = "vault/server.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod server;
+#[path = "vault/signed.rs"]
+mod signed;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_util::debugging::DebuggingRecorder;
+use perennial::{CertSource, LiveCert};
+use perennial_testbed::OpenBao;
+use perennial_vault::{Auth, Secret, VaultPki};
+use serde_json::{Value, json};
+
+use log::{KEY_BEGINS, capture, quoted};
+use once::{fetch, told};
+use signed::Platform;
+
+const PASSWORD: &str = "the-password-of-ann";
+const WRAPPED: &str = "the-secret-id-that-is-wrapped";
+const WRONG: &str = "a-secret-that-is-wrong";
+
+fn source(bao: &OpenBao, auth: &Auth) -> VaultPki {
+    VaultPki::builder(bao.address())
+        .ca_pem(bao.ca_pem())
+        .auth(auth.clone())
+        .mount(bao.mount())
+        .role(bao.client_role())
+        .common_name("app")
+        .build()
+        .unwrap()
+}
+
+async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
+    bao.api("POST", path, body).await.unwrap()
+}
+
+/// The second line of a PEM block: the first is the same for all keys of a kind.
+fn within(pem: &str) -> String {
+    let key = pem.split("PRIVATE KEY-----").nth(1).unwrap();
+    key.lines().nth(2).unwrap().to_owned()
+}
+
+/// Whether a word looks as OpenBao's tokens do: those of logins are known to nobody but `VaultPki`.
+fn is_token(word: &str) -> bool {
+    let tail = word.strip_prefix("s.").or(word.strip_prefix("b."));
+    tail.is_some_and(|tail| tail.len() >= 20 && tail.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
+fn tokens(text: &str) -> Option<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.')
+        .find(|word| is_token(word))
+}
+
+/// Gets a certificate, renews it, keeps it in a file, and tells all that a program can ask.
+async fn live(bao: &OpenBao, auth: &Auth, saved: &Path) -> String {
+    let live = LiveCert::start(source(bao, auth).saved_at(saved))
+        .await
+        .unwrap();
+    let mut told = format!("{auth:?} {live:?} {:?}", live.renew_now().await);
+    told += &format!("{:?} {:?}", live.status(), live.current());
+    live.shutdown(Duration::from_secs(5)).await.unwrap();
+    told
+}
+
+#[tokio::test]
+async fn no_secret_of_any_login_is_left_behind() {
+    let log = capture();
+    let metrics = DebuggingRecorder::new();
+    let snapshotter = metrics.snapshotter();
+    metrics.install().unwrap();
+    let bao = &OpenBao::alone().await.unwrap();
+    for method in ["jwt", "cert", "userpass"] {
+        post(
+            bao,
+            &format!("sys/auth/{method}"),
+            json!({ "type": method }),
+        )
+        .await;
+    }
+    let platform = Platform::new();
+    let keys = json!({ "jwt_validation_pubkeys": [platform.public_key_pem()] });
+    post(bao, "auth/jwt/config", keys).await;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        "token_policies": ["app"],
+    });
+    post(bao, "auth/jwt/role/app", role).await;
+    let role = json!({ "certificate": bao.roots_pem(), "token_policies": ["app"] });
+    post(bao, "auth/cert/certs/app", role).await;
+    let user = json!({ "password": PASSWORD, "token_policies": ["app"] });
+    post(bao, "auth/userpass/users/ann", user).await;
+
+    let token = bao.app_token().await.unwrap();
+    let jwt = platform.token(json!({ "sub": "app", "aud": "vault" }));
+    let other_jwt = platform.token(json!({ "sub": "app", "aud": "elsewhere" }));
+    let path = "auth/approle/role/app/custom-secret-id";
+    let wrapped = json!({ "secret_id": WRAPPED });
+    let wrapping = bao.api_wrapped("POST", path, wrapped).await.unwrap();
+    let forged = json!({ "secret_id": WRAPPED });
+    let forged = bao
+        .api_wrapped("POST", "sys/wrapping/wrap", forged)
+        .await
+        .unwrap();
+    let issue = format!("{}/issue/{}", bao.mount(), bao.client_role());
+    let ask = json!({
+        "common_name": "app", "format": "pem_bundle", "private_key_format": "pkcs8",
+    });
+    let issued = post(bao, &issue, ask).await;
+    let pair = issued["data"]["certificate"].as_str().unwrap().to_owned();
+
+    let role_id = &bao.approle().role_id;
+    let secret_id = &bao.approle().secret_id;
+    let good = [
+        Auth::token(&token),
+        Auth::approle(role_id, secret_id),
+        Auth::approle_wrapped(role_id, &wrapping),
+        Auth::jwt("app", &jwt),
+        Auth::userpass("ann", PASSWORD),
+        Auth::tls_certificate("app", &pair, &pair),
+    ];
+    let bad = [
+        // It has been used.
+        Auth::approle_wrapped(role_id, &wrapping),
+        Auth::approle_wrapped(role_id, &forged),
+        Auth::approle_wrapped(role_id, WRONG),
+        Auth::approle(role_id, WRONG),
+        Auth::token(WRONG),
+        Auth::jwt("app", &other_jwt),
+        Auth::jwt("app", WRONG),
+        Auth::userpass("ann", WRONG),
+        Auth::tls_certificate("nobody", &pair, &pair),
+        Auth::tls_certificate("app", WRONG, WRONG),
+        Auth::token(Secret::file("/nonexistent")),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut secrets = vec![within(&pair)];
+    let mut words = String::new();
+    let mut saved = Vec::new();
+    for (n, auth) in good.iter().enumerate() {
+        let path = folder.path().join(n.to_string());
+        words += &live(bao, auth, &path).await;
+        secrets.push(within(&std::fs::read_to_string(&path).unwrap()));
+        saved.push(path);
+    }
+    for auth in &bad {
+        let error = fetch(&Arc::new(source(bao, auth))).await.unwrap_err();
+        words += &told(&error);
+    }
+    words += &format!("{:?}", snapshotter.snapshot().into_vec());
+
+    // What was opted for is there, and nothing beside it.
+    let mut left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    left.sort();
+    assert_eq!(left, saved);
+
+    let log = log.text();
+    let file = |name| std::fs::read_to_string(bao.folder().join(name)).unwrap();
+    // OpenBao's audit log has bodies as digests, and all else in plain: paths above all.
+    let (audit, servers) = (file("audit.log"), bao.log());
+    let known = [&token, secret_id, &jwt, &other_jwt, &wrapping, &forged];
+    secrets.extend(known.map(String::clone));
+    secrets.extend([PASSWORD, WRAPPED, WRONG].map(str::to_owned));
+    for text in [&words, &log, &audit, &servers] {
+        for secret in &secrets {
+            assert_eq!(quoted(text, secret), None, "{secret}");
+        }
+        assert_eq!(tokens(text), None);
+        for begin in KEY_BEGINS {
+            assert_eq!(quoted(text, begin), None);
+        }
+    }
+    // Else they would be no witnesses.
+    assert!(tokens(&token).is_some() && tokens(&wrapping).is_some());
+    assert!(log.contains("logged in to vault") && log.contains("hyper_util"));
+    assert!(words.contains("invalid role or secret ID") && words.contains("was intercepted"));
+    assert!(words.contains("perennial_"), "no metrics: {words}");
+    assert!(audit.contains("auth/userpass/login/ann"));
+}
