@@ -44,10 +44,13 @@
 //! | [`tls_certificate`](Auth::tls_certificate) | one to begin with, then the live certificate |
 //! | [`userpass`](Auth::userpass) | a password, as text or in a file |
 //!
-//! Whatever the login, the token has one life: it is kept between fetches and renewed at two
-//! thirds of its lease. Once a renewal is refused or grants less than before, the next fetch logs
+//! Whatever the login, the token has one life: it is kept between fetches and renewed by two
+//! thirds of its lease, [a little earlier](RENEWAL_SPREAD) by a draw of its own. Once a renewal is refused or grants less than before, the next fetch logs
 //! in again, and until that succeeds the token serves as long as it lives. Of a refused token
-//! nothing is kept. A token that was given to the program is renewed at once, to learn its lease.
+//! nothing is kept. A token that was given to the program is renewed at once, to learn its lease,
+//! and serves until Vault refuses it.
+//!
+//! The folder `examples` has one for each login.
 //!
 //! # On the server
 //! The role needs `key_type` `ec` (or `any`), and `use_csr_sans` and `use_csr_common_name` on, as

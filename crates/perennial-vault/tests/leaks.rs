@@ -59,7 +59,7 @@ fn within(pem: &str) -> String {
 
 /// Whether a word looks as OpenBao's tokens do: those of logins are known to nobody but `VaultPki`.
 fn is_token(word: &str) -> bool {
-    let tail = word.strip_prefix("s.").or(word.strip_prefix("b."));
+    let tail = ["s.", "b."].iter().find_map(|kind| word.strip_prefix(kind));
     tail.is_some_and(|tail| tail.len() >= 20 && tail.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
