@@ -88,6 +88,11 @@ impl OpenBao {
         self.server.folder().path()
     }
 
+    /// The `bao` that runs, which is its command line too.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The process's number, or `None` while it is stopped.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
