@@ -22,6 +22,9 @@ const MEMORY: f64 = 0.25;
 /// Seconds from a server's return to a fresh certificate: one cap of the backoff at 60 s.
 const RECOVERY: f64 = 3.0;
 
+/// By how much each outage is longer than the one before: a backoff meets its end elsewhere.
+const LONGER: Duration = Duration::from_secs(15);
+
 /// Measure how certificates are got and kept, on a real OpenBao.
 #[derive(Parser)]
 #[command(name = "vault")]
@@ -70,20 +73,20 @@ enum What {
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
         ttl: Duration,
 
-        /// How long the server is away
+        /// How long the server is away at first; each time some seconds longer
         #[arg(long = "for", value_name = "TIME", default_value = "150s", value_parser = humantime::parse_duration)]
         away: Duration,
 
         /// Outages
-        #[arg(long, value_name = "N", default_value_t = 3)]
-        rounds: usize,
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        rounds: u32,
     },
     /// Said by this program to itself
     #[command(hide = true)]
     Keep,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let command = Command::parse();
     let mut bars = Bars::default();
@@ -172,16 +175,18 @@ async fn hundred(
 async fn outages(
     ttl: Duration,
     away: Duration,
-    rounds: usize,
+    rounds: u32,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
     let testbed = Testbed::start().await?;
     testbed.postgres.stop().await?;
     let (mut ours, mut agents, mut tries) = (vec![], vec![], vec![]);
-    for round in 1..=rounds {
-        let outage = outage(&testbed.bao, ttl, away).await?;
+    let mut longest = away;
+    for round in 0..rounds {
+        longest = away + LONGER * round;
+        let outage = outage(&testbed.bao, ttl, longest).await?;
         say(format_args!(
-            "outage {round} of {away:?}, certificates of {ttl:?}: ours {:.2} s after the return, \
+            "outage of {longest:?}, certificates of {ttl:?}: ours {:.2} s after the return, \
              {} tries meanwhile; agent {:.2} s",
             outage.ours, outage.tries, outage.agent,
         ))?;
@@ -191,7 +196,7 @@ async fn outages(
     }
     // From the schedule's own rule: each wait is at least half the cap, once it has been reached.
     let cap = 0.05 * ttl.as_secs_f64();
-    let bound = away.as_secs_f64() / (cap / 2.0) + 5.0;
+    let bound = longest.as_secs_f64() / (cap / 2.0) + 5.0;
     bars.at_most("slowest recovery, s", quantile(&ours, 1.0), RECOVERY)?;
     bars.at_most("tries in an outage", quantile(&tries, 1.0), bound)?;
     say(format_args!(
