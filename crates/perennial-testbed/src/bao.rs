@@ -1,5 +1,6 @@
 //! OpenBao as a child process, with a PKI, an AppRole and an audit device.
 
+mod agent;
 mod api;
 mod audit;
 mod life;
@@ -16,6 +17,7 @@ use crate::error::TestbedError;
 use crate::folder::Folder;
 use crate::locate;
 use crate::server::Server;
+pub use agent::BaoAgent;
 use api::{Api, text};
 use audit::Tally;
 use listener::Listener;
@@ -102,6 +104,11 @@ impl OpenBao {
     /// The folder with `server.log` and `audit.log`.
     pub fn folder(&self) -> &Path {
         self.server.folder().path()
+    }
+
+    /// The `bao` that runs, which is its command line too.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The process's number, or `None` while it is stopped.

@@ -31,7 +31,7 @@ impl Holds {
         let Verdict::CredentialRefused { hold } = failure.verdict else {
             return failure;
         };
-        let refusal = Arc::new(failure.cause);
+        let refusal = Arc::from(failure.cause);
         let told = held(hold, &refusal);
         self.0.push(Hold {
             credential,
@@ -45,10 +45,10 @@ impl Holds {
 fn held(wait: Duration, refusal: &Arc<VaultError>) -> Failure {
     Failure {
         verdict: Verdict::CredentialRefused { hold: wait },
-        cause: VaultError::HeldBack {
+        cause: Box::new(VaultError::HeldBack {
             wait,
             refusal: Arc::clone(refusal),
-        },
+        }),
         retry_after: Some(wait),
     }
 }

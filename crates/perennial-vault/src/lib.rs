@@ -22,7 +22,8 @@
 //! ```
 //!
 //! # What it promises
-//! - The private key is made here and never leaves the process: only a signing request travels.
+//! - The private key is made here, anew each time, and never leaves the process: only a signing
+//!   request travels. Not so with [`issue`](VaultPkiBuilder::issue), which is to be asked for.
 //! - A token or credential is sent to the configured origin alone. A redirect to any other is not
 //!   followed, and no proxy is used.
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
@@ -45,16 +46,17 @@
 //! | [`userpass`](Auth::userpass) | a password, as text or in a file |
 //!
 //! Whatever the login, the token has one life: it is kept between fetches and renewed by two
-//! thirds of its lease, [a little earlier](RENEWAL_SPREAD) by a draw of its own. Once a renewal is refused or grants less than before, the next fetch logs
-//! in again, and until that succeeds the token serves as long as it lives. Of a refused token
-//! nothing is kept. A token that was given to the program is renewed at once, to learn its lease,
+//! thirds of its lease, [a little earlier](RENEWAL_SPREAD) by a draw of its own. Once a renewal is
+//! refused or grants less than before, the next fetch logs in again, and until that succeeds the
+//! token serves as long as it lives. Of a refused token nothing is kept. A token that was given to the program is renewed at once, to learn its lease,
 //! and serves until Vault refuses it.
 //!
 //! The folder `examples` has one for each login.
 //!
 //! # On the server
-//! The role needs `key_type` `ec` (or `any`), and `use_csr_sans` and `use_csr_common_name` on, as
-//! they are by default: names travel in the signing request. Set `no_store=true` for short lives,
+//! The role's `key_type` must fit [`KeyType`], by default `ec` (or `any`), and `use_csr_sans` and
+//! `use_csr_common_name` must be on, as they are by default: names travel in the signing request.
+//! Set `no_store=true` for short lives,
 //! and leave `generate_lease` off: with it, a certificate is revoked when the token that asked for
 //! it ends.
 
@@ -67,9 +69,11 @@ mod builder;
 mod error;
 mod from_env;
 mod holds;
+mod key;
 mod outcome;
 mod pki;
 mod request;
+mod skew;
 mod token;
 mod token_life;
 mod transport;
@@ -78,6 +82,7 @@ pub use answer::SHORTEST_SHARE;
 pub use auth::{Auth, SERVICE_ACCOUNT_TOKEN, Secret};
 pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
+pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 pub use pki::VaultPki;
 pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};

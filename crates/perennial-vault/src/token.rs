@@ -75,7 +75,7 @@ impl Tokens {
         };
         match state.kept.clone() {
             Some(token) if token.facts().is_alive() => {
-                let error = with_causes(&failure.cause);
+                let error = with_causes(&*failure.cause);
                 tracing::warn!(%error, "no new vault token, the old one serves as long as it lives");
                 // Nothing is missing yet: another credential can wait for the next fetch.
                 state.stuck = false;
@@ -259,7 +259,7 @@ impl Tokens {
 }
 
 fn log_failure(failure: &Failure, what: &str) {
-    tracing::debug!(error = %with_causes(&failure.cause), "{what}");
+    tracing::debug!(error = %with_causes(&*failure.cause), "{what}");
 }
 
 async fn attempt(

@@ -133,7 +133,7 @@ pub(crate) fn after_renewal(before: Lease, granted: Lease, renewable: Renewal) -
 /// Vault says with 500 that a lease is past its longest, so of an answer only what speaks of the
 /// server's state (sealed, throttled, without a leader) is waited for.
 pub(crate) fn after_failure(failure: &Failure) -> Renewal {
-    match (failure.verdict, &failure.cause) {
+    match (failure.verdict, &*failure.cause) {
         (Verdict::Transient, VaultError::Refused { status: 500, .. }) => Renewal::Over,
         (Verdict::Transient, _) => Renewal::Possible,
         _ => Renewal::Over,
@@ -232,8 +232,10 @@ mod tests {
         let answered = |verdict, status| {
             let cause = VaultError::Refused {
                 step: Step::RenewToken,
+                path: String::new(),
                 status,
                 messages: Vec::new(),
+                remedy: "",
             };
             after_failure(&Failure::new(verdict, cause))
         };

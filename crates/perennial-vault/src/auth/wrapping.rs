@@ -112,15 +112,13 @@ async fn unwrap(
 
 /// OpenBao and Vault answer 400 to a wrapping token that was used, expired or never was.
 fn spent(failure: Failure) -> Result<Alarm, Failure> {
+    // A proxy's refusal, not in Vault's words, says nothing about the token.
     let unknown = matches!(
-        failure.cause,
-        VaultError::Refused {
-            status: 400 | 403,
-            ..
-        }
+        &*failure.cause,
+        VaultError::Refused { status: 400 | 403, messages, .. } if !messages.is_empty()
     );
     match failure.verdict {
-        Verdict::Refused if unknown => Ok(Alarm::Spent(Arc::new(failure.cause))),
+        Verdict::Refused if unknown => Ok(Alarm::Spent(Arc::from(failure.cause))),
         _ => Err(failure),
     }
 }
