@@ -147,8 +147,13 @@ impl Signals {
         crate::metrics::fetched(&self.name, outcome, took, failures);
     }
 
-    pub(crate) fn still_in_use(&self, snapshot: &Snapshot, now: SystemTime) {
-        crate::metrics::in_use(&self.name, snapshot, now);
+    pub(crate) fn still_in_use(
+        &self,
+        snapshot: &Snapshot,
+        renewal_point: Option<SystemTime>,
+        now: SystemTime,
+    ) {
+        crate::metrics::in_use(&self.name, snapshot, renewal_point, now);
     }
 
     fn tell(&self, event: Event) {

@@ -149,6 +149,11 @@ async fn metrics_tell_what_new_connections_use() {
         first("perennial_certificate_remaining_seconds", None),
         Some(60.0)
     );
+    let due = live.status().next_fetch.map(unix);
+    assert_eq!(
+        first("perennial_certificate_renewal_timestamp_seconds", None),
+        due
+    );
     assert_eq!(first("perennial_certificate_generation", None), Some(1.0));
     assert_eq!(
         first("perennial_renewals_total", Some("rotated")),
@@ -164,6 +169,11 @@ async fn metrics_tell_what_new_connections_use() {
     tokio::time::sleep(std::time::Duration::from_secs(15)).await;
     let last = read();
     assert!(last("perennial_certificate_remaining_seconds", None).unwrap() < 0.0);
+    // Retries move the next fetch, not the point at which it became due.
+    assert_eq!(
+        last("perennial_certificate_renewal_timestamp_seconds", None),
+        due
+    );
     assert_eq!(
         last("perennial_renewal_failures", None),
         Some(f64::from(live.status().consecutive_failures))
