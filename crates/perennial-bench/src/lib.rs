@@ -12,3 +12,4 @@ pub mod process;
 pub mod soak;
 pub mod stage;
 pub mod statistics;
+pub mod vault;

@@ -1,31 +1,40 @@
-//! What the kernel says of this process.
+//! What the kernel says of this process, and of others.
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Memory that is resident now, in bytes.
+/// Memory of this process that is resident now, in bytes.
 ///
 /// # Errors
 /// `/proc` is not there, or not as proc(5) describes.
 pub fn resident() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes: u64 = number(line.and_then(|line| line.split_whitespace().next()))?;
-    Ok(kibibytes * 1_024)
+    resident_in(Path::new("/proc/self"))
 }
 
-/// Time that all threads have spent on a core, to the nanosecond.
+/// As [`resident`], of another process.
+///
+/// # Errors
+/// As [`resident`], and where there is no such process.
+pub fn resident_of(pid: u32) -> io::Result<u64> {
+    resident_in(&other(pid))
+}
+
+/// Time that all threads of this process have spent on a core, to the nanosecond.
 ///
 /// # Errors
 /// As [`resident`].
 pub fn cpu_time() -> io::Result<Duration> {
-    let mut spent = Duration::ZERO;
-    for thread in fs::read_dir("/proc/self/task")? {
-        let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
-        spent += Duration::from_nanos(number(schedstat.split_whitespace().next())?);
-    }
-    Ok(spent)
+    cpu_time_in(Path::new("/proc/self"))
+}
+
+/// As [`cpu_time`], of another process; threads that have ended are left out.
+///
+/// # Errors
+/// As [`resident_of`].
+pub fn cpu_time_of(pid: u32) -> io::Result<Duration> {
+    cpu_time_in(&other(pid))
 }
 
 /// File descriptors that are open now.
@@ -35,6 +44,26 @@ pub fn cpu_time() -> io::Result<Duration> {
 pub fn open_files() -> io::Result<usize> {
     // One more is open while we look.
     Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
+fn other(pid: u32) -> PathBuf {
+    format!("/proc/{pid}").into()
+}
+
+fn resident_in(process: &Path) -> io::Result<u64> {
+    let status = fs::read_to_string(process.join("status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes: u64 = number(line.and_then(|line| line.split_whitespace().next()))?;
+    Ok(kibibytes * 1_024)
+}
+
+fn cpu_time_in(process: &Path) -> io::Result<Duration> {
+    let mut spent = Duration::ZERO;
+    for thread in fs::read_dir(process.join("task"))? {
+        let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        spent += Duration::from_nanos(number(schedstat.split_whitespace().next())?);
+    }
+    Ok(spent)
 }
 
 fn number(text: Option<&str>) -> io::Result<u64> {

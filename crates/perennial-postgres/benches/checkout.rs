@@ -1,4 +1,4 @@
-//! Warm check-outs: our pool beside stock `bb8-postgres`, which pings at each.
+//! Warm check-outs: our pool beside stock `bb8-postgres`, which pings at each, and beside no pool.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -52,8 +52,10 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
         client: |client| client,
     };
 
+    let held = ours.pool.get().await?;
+
     let (mut our_gets, mut stock_gets) = (vec![], vec![]);
-    let (mut our_queries, mut stock_queries) = (vec![], vec![]);
+    let (mut our_queries, mut stock_queries, mut bare_queries) = (vec![], vec![], vec![]);
     for _ in 0..arguments.rounds(TURNS, 3) {
         let (gets, queries) = ours.turn().await?;
         our_gets.extend(gets);
@@ -61,22 +63,43 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
         let (gets, queries) = stock.turn().await?;
         stock_gets.extend(gets);
         stock_queries.push(median(&queries));
+        bare_queries.push(median(&without_a_pool(&held).await?));
     }
     writeln!(
         io::stdout(),
         "PostgreSQL {}, warm check-outs, µs (medians)\n  \
-         ours  {:.2}, with `select 1` {:.1}\n  stock {:.2}, with `select 1` {:.1}",
+         ours  {:.2}, with `select 1` {:.1}\n  stock {:.2}, with `select 1` {:.1}\n  \
+         no pool, `select 1` {:.1}",
         stage.postgres().version(),
         median(&our_gets),
         median(&our_queries),
         median(&stock_gets),
         median(&stock_queries),
+        median(&bare_queries),
     )?;
     bars.at_most("check-out, µs", median(&our_gets), MEDIAN)?;
     let (over, sure) = ratio(&our_queries, &stock_queries);
     let what = format_args!("check-out and `select 1` over stock ({})", tell(sure));
     bars.at_most(what, over, QUERY)?;
+    // A check-out that took no time at all would come to this.
+    let (floor, sure) = ratio(&bare_queries, &stock_queries);
+    writeln!(
+        io::stdout(),
+        "  without a pool: {floor:.3} ({})",
+        tell(sure)
+    )?;
     Ok(())
+}
+
+/// Microseconds for one round trip on a connection that is kept.
+async fn without_a_pool(client: &Client) -> anyhow::Result<Vec<f64>> {
+    let mut queries = Vec::new();
+    for _ in 0..CHECKOUTS {
+        let began = Instant::now();
+        client.simple_query("select 1").await?;
+        queries.push(1e6 * began.elapsed().as_secs_f64());
+    }
+    Ok(queries)
 }
 
 /// A pool, and the client in what it hands out.

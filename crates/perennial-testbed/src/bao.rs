@@ -1,5 +1,6 @@
 //! OpenBao as a child process, with a PKI, an AppRole and an audit device.
 
+mod agent;
 mod api;
 mod audit;
 mod life;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use crate::error::TestbedError;
 use crate::folder::Folder;
 use crate::server::Server;
+pub use agent::BaoAgent;
 use api::{Api, text};
 use audit::Tally;
 use listener::Listener;
@@ -86,6 +88,11 @@ impl OpenBao {
     /// The folder with `server.log` and `audit.log`.
     pub fn folder(&self) -> &Path {
         self.server.folder().path()
+    }
+
+    /// The `bao` that runs, which is its command line too.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The process's number, or `None` while it is stopped.

@@ -47,7 +47,7 @@ mod proxy;
 mod server;
 mod testbed;
 
-pub use bao::{AppRole, OpenBao, ServerCertificate};
+pub use bao::{AppRole, BaoAgent, OpenBao, ServerCertificate};
 pub use error::{BoxError, TestbedError};
 pub use folder::KEEP;
 pub use locate::{OPENBAO_VARIABLE, POSTGRES_VARIABLE};

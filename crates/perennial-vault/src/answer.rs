@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 use perennial::CertMaterial;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use vaultrs::api::pki::responses::SignCertificateResponse;
+use serde::Deserialize;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::error::{Step, VaultError};
 use crate::request::CertRequest;
+use crate::skew;
 
 /// A certificate that lives for a smaller share of the asked `ttl` is refused.
 ///
@@ -20,30 +21,66 @@ use crate::request::CertRequest;
 /// own end: with `leaf_not_after_behavior=truncate` it issues certificates that have expired.
 pub const SHORTEST_SHARE: f64 = 0.01;
 
+/// What Vault answers with.
+///
+/// Not vaultrs' own type: its `Debug` prints the key, which it does not wipe either.
+#[derive(Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) data: Option<Issued>,
+    pub(crate) warnings: Option<Vec<String>>,
+}
+
+/// The certificate in PEM, as all of it.
+#[derive(Deserialize)]
+pub(crate) struct Issued {
+    certificate: String,
+    issuing_ca: String,
+    ca_chain: Option<Vec<String>>,
+    /// Of `issue` alone.
+    private_key: Option<Zeroizing<String>>,
+}
+
+impl Issued {
+    /// The key that Vault made.
+    pub(crate) fn key(&self) -> Result<Zeroizing<PrivateKeyDer<'static>>, VaultError> {
+        let Some(pem) = &self.private_key else {
+            return Err(unusable("it holds no private key"));
+        };
+        PrivateKeyDer::from_pem_slice(pem.as_bytes())
+            .map(Zeroizing::new)
+            .map_err(|_may_quote_the_key| unusable("its private key is not PEM"))
+    }
+}
+
 /// What the answer is held against.
 pub(crate) struct Asked<'a> {
     pub(crate) request: &'a CertRequest,
+    /// What was asked for last; `None` leaves it to the role.
+    pub(crate) ttl: Option<Duration>,
     /// Trust roots for servers, if they are set; else those in the answer are taken.
     pub(crate) server_roots: Option<&'a [CertificateDer<'static>]>,
-    /// The server's clock at the answer, so that ours plays no part.
+    /// The server's clock at the answer.
     pub(crate) server_now: Option<SystemTime>,
+    /// Ours.
+    pub(crate) now: SystemTime,
 }
 
 /// Makes material of an answer, unless it is not what was asked for.
 ///
-/// That the chain links up and belongs to the key is checked by the core.
+/// With it comes a warning where the clocks differ too much. That the chain links up and belongs
+/// to the key is checked by the core.
 pub(crate) fn material(
-    answer: &SignCertificateResponse,
-    key: Zeroizing<PrivateKeyDer<'static>>,
+    answer: &Issued,
+    key: &PrivateKeyDer<'static>,
     asked: &Asked<'_>,
-) -> Result<CertMaterial, VaultError> {
+) -> Result<(CertMaterial, Option<&'static str>), VaultError> {
     let mut chain = certificates(&answer.certificate)?;
     let leaf = chain
         .first()
         .ok_or_else(|| unusable("it holds no certificate"))?;
     let leaf = parsed(leaf)?;
     names_are_as_asked(&leaf, asked.request)?;
-    life_is_as_asked(&leaf, asked)?;
+    let skew = life_is_as_asked(&leaf, asked)?;
 
     let mut issuers = Vec::new();
     match answer.ca_chain.as_deref() {
@@ -68,12 +105,13 @@ pub(crate) fn material(
     chain.extend(issuers);
     let material =
         CertMaterial::from_der(chain, key.clone_key(), roots).map_err(VaultError::Material)?;
-    Ok(if from_answer {
+    let material = if from_answer {
         // These roots came as the leaf's own issuers.
         material.roots_issue_leaf()
     } else {
         material
-    })
+    };
+    Ok((material, skew))
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, VaultError> {
@@ -140,27 +178,31 @@ fn names_are_as_asked(leaf: &X509Certificate<'_>, request: &CertRequest) -> Resu
     Ok(())
 }
 
-fn life_is_as_asked(leaf: &X509Certificate<'_>, asked: &Asked<'_>) -> Result<(), VaultError> {
-    let Some(ttl) = asked.request.ttl else {
-        return Ok(());
-    };
-    let not_after = seconds(leaf.validity().not_after.timestamp());
-    let begins = match asked.server_now {
-        Some(now) => now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
-        None => seconds(leaf.validity().not_before.timestamp()),
-    };
-    let got = not_after.saturating_sub(begins);
-    if got < ttl.mul_f64(SHORTEST_SHARE) {
-        return Err(VaultError::ShortLife { asked: ttl, got });
+/// By the server's clock, so that ours plays no part; the core checks by ours.
+fn life_is_as_asked(
+    leaf: &X509Certificate<'_>,
+    asked: &Asked<'_>,
+) -> Result<Option<&'static str>, VaultError> {
+    let not_after = time(leaf.validity().not_after.timestamp());
+    let not_before = time(leaf.validity().not_before.timestamp());
+    let begins = asked.server_now.unwrap_or(not_before);
+    let got = not_after.duration_since(begins).unwrap_or_default();
+    if got.is_zero() {
+        return Err(VaultError::Expired);
     }
-    Ok(())
+    match asked.ttl {
+        Some(ttl) if got < ttl.mul_f64(SHORTEST_SHARE) => {
+            return Err(VaultError::ShortLife { asked: ttl, got });
+        }
+        _ => {}
+    }
+    let skew = |theirs| skew::warning(asked.now, theirs, not_before, not_after);
+    Ok(asked.server_now.and_then(skew))
 }
 
-/// Since 1970; what lies before is as good as 1970 here.
-fn seconds(timestamp: i64) -> Duration {
-    Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
+/// What lies before 1970 is as good as 1970 here.
+fn time(timestamp: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {

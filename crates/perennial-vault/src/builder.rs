@@ -13,8 +13,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::auth::Auth;
+use crate::key::KeyType;
 use crate::pki::{VaultPki, Warnings};
-use crate::request::CertRequest;
+use crate::request::{CertRequest, KeyFrom};
 use crate::token::Tokens;
 use crate::transport::{
     CONNECT_TIMEOUT, REQUEST_TIMEOUT, Settings, Transport, client_config, default_provider,
@@ -24,7 +25,7 @@ use crate::transport::{
 ///
 /// # Defaults
 /// The platform's trust roots; no namespace; no names (at least one must be set); the role's own
-/// `ttl`; server roots from Vault's answers; [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`]; the crypto
+/// `ttl` and issuer; `sign`, with a key of [`KeyType::EcP256`]; server roots from Vault's answers; [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`]; the crypto
 /// provider of the feature that is on. `auth`, `mount` and `role` have none and must be set.
 #[must_use]
 pub struct VaultPkiBuilder {
@@ -33,6 +34,8 @@ pub struct VaultPkiBuilder {
     namespace: Option<String>,
     auth: Option<Auth>,
     request: CertRequest,
+    key_type: Option<KeyType>,
+    issue: bool,
     server_roots_pem: Option<Vec<u8>>,
     connect_timeout: Duration,
     request_timeout: Duration,
@@ -47,6 +50,8 @@ impl VaultPkiBuilder {
             namespace: None,
             auth: None,
             request: CertRequest::default(),
+            key_type: None,
+            issue: false,
             server_roots_pem: None,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
@@ -85,6 +90,28 @@ impl VaultPkiBuilder {
     /// The PKI engine's role, which decides what may be asked for.
     pub fn role(mut self, name: impl Into<String>) -> Self {
         self.request.role = name.into();
+        self
+    }
+
+    /// Which of the mount's issuers shall issue: its name or id; without it, the role's.
+    ///
+    /// The path is then `MOUNT/issuer/ISSUER/sign/ROLE`, which the token's policy must name.
+    pub fn issuer(mut self, reference: impl Into<String>) -> Self {
+        self.request.issuer = Some(reference.into());
+        self
+    }
+
+    /// The kind of key that is made for each certificate; the role must allow it.
+    pub fn key_type(mut self, kind: KeyType) -> Self {
+        self.key_type = Some(kind);
+        self
+    }
+
+    /// Has Vault make the key too: `issue` in place of `sign`, where nothing else is allowed.
+    ///
+    /// The key is of the role's type, and travels: from Vault's memory, over TLS, into ours.
+    pub fn issue(mut self) -> Self {
+        self.issue = true;
         self
     }
 
@@ -157,7 +184,10 @@ impl VaultPkiBuilder {
     pub fn build(self) -> Result<VaultPki, BuildError> {
         let base = address(&self.address)?;
         let auth = self.auth.ok_or(BuildError::Missing { field: "auth" })?;
-        let request = checked(self.request)?;
+        let request = checked(CertRequest {
+            key_from: key_from(self.key_type, self.issue)?,
+            ..self.request
+        })?;
         let params = request.params()?;
         let namespace = self.namespace.as_deref().map(namespace).transpose()?;
         let roots = self.ca_pem.as_deref().map(|pem| trusted("ca_pem", pem));
@@ -326,11 +356,38 @@ fn checked(request: CertRequest) -> Result<CertRequest, BuildError> {
     if request.role.contains('/') {
         return Err(setting("role", request.role, "a name without a slash"));
     }
+    if let Some(issuer) = &request.issuer
+        && issuer.contains('/')
+    {
+        return Err(setting("issuer", issuer, "a name or id without a slash"));
+    }
+    if request.key_from == KeyFrom::Vault {
+        request.no_comma()?;
+    }
     Ok(CertRequest {
+        issuer: request
+            .issuer
+            .map(|issuer| path("issuer", issuer))
+            .transpose()?,
         mount: path("mount", request.mount)?,
         role: path("role", request.role)?,
         ..request
     })
+}
+
+fn key_from(kind: Option<KeyType>, issue: bool) -> Result<KeyFrom, BuildError> {
+    match kind {
+        Some(kind) if issue => {
+            let takes = "nothing with issue: there the role decides";
+            Err(setting("key_type", format!("{kind:?}"), takes))
+        }
+        Some(kind) if kind.is_rsa() && !cfg!(feature = "aws-lc-rs") => {
+            let takes = "RSA only with the feature aws-lc-rs";
+            Err(setting("key_type", format!("{kind:?}"), takes))
+        }
+        None if issue => Ok(KeyFrom::Vault),
+        kind => Ok(KeyFrom::Here(kind.unwrap_or_default())),
+    }
 }
 
 fn namespace(text: &str) -> Result<HeaderValue, BuildError> {

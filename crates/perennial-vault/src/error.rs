@@ -14,14 +14,21 @@ use crate::outcome::Verdict;
 #[non_exhaustive]
 pub enum VaultError {
     /// Vault refused, or could not do it.
-    #[error("vault answered {step} with status {status}{}", Quoted(messages))]
+    #[error(
+        "vault answered {step} to {path} with status {status}{} ({remedy})",
+        Quoted(messages)
+    )]
     Refused {
         /// What was asked.
         step: Step,
+        /// What was asked for it: mount and role, or the login's mount.
+        path: String,
         /// The HTTP status.
         status: u16,
         /// Vault's own `errors`, each on one line and bounded; empty if it gave none.
         messages: Vec<String>,
+        /// What a person can do about it.
+        remedy: &'static str,
     },
     /// The credential was refused a short while ago, and is not sent again yet.
     #[error("the refused credential is not sent again for {wait:?}")]
@@ -41,19 +48,32 @@ pub enum VaultError {
         after: Duration,
     },
     /// The connection could not be made, or broke.
-    #[error("vault could not be reached for {step}")]
+    #[error("vault could not be reached for {step} at {origin}")]
     Unreachable {
         /// What was asked.
         step: Step,
+        /// Scheme, host and port.
+        origin: String,
         /// What the HTTP stack said.
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
     /// The TLS handshake failed for good: most often, another CA issued the server's certificate.
-    #[error("the TLS handshake with vault failed")]
-    Tls(#[source] rustls::Error),
+    #[error("the TLS handshake with vault at {origin} failed ({remedy})")]
+    Tls {
+        /// Scheme, host and port.
+        origin: String,
+        /// What a person can do about it.
+        remedy: &'static str,
+        /// What rustls said.
+        #[source]
+        cause: rustls::Error,
+    },
     /// Vault redirects to an origin that is not configured; nothing was sent there.
-    #[error("vault redirects {step} to {origin}, which is not configured")]
+    #[error(
+        "vault redirects {step} to {origin}, which is not configured \
+         (nothing was sent there: give its address, or let standbys forward)"
+    )]
     RedirectedElsewhere {
         /// What was asked.
         step: Step,
@@ -61,7 +81,7 @@ pub enum VaultError {
         origin: String,
     },
     /// More redirects than are followed: the cluster has no leader, most likely.
-    #[error("vault redirects {step} more than {limit} times")]
+    #[error("vault redirects {step} more than {limit} times (has the cluster a leader?)")]
     RedirectedTooOften {
         /// What was asked.
         step: Step,
@@ -98,6 +118,9 @@ pub enum VaultError {
         /// The name asked for.
         name: String,
     },
+    /// The certificate had ended when it was issued.
+    #[error("the certificate has expired already (has its CA? then renew that)")]
+    Expired,
     /// The certificate ends (almost) at once.
     #[error("the certificate lives {got:?}, {asked:?} was asked for (does its CA expire?)")]
     ShortLife {
@@ -117,6 +140,19 @@ pub enum VaultError {
     Material(#[source] MaterialError),
 }
 
+impl VaultError {
+    /// The same of an answer to `asked`.
+    pub(crate) fn about(self, asked: Step) -> Self {
+        match self {
+            Self::Unusable { problem, .. } => Self::Unusable {
+                step: asked,
+                problem,
+            },
+            other => other,
+        }
+    }
+}
+
 /// What was asked of Vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -125,6 +161,8 @@ pub enum Step {
     Login,
     /// A certificate, for a signing request.
     Sign,
+    /// A certificate and its key.
+    Issue,
 }
 
 impl fmt::Display for Step {
@@ -132,6 +170,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Login => "the login",
             Self::Sign => "the signing request",
+            Self::Issue => "the request to issue",
         })
     }
 }
@@ -151,7 +190,8 @@ impl fmt::Display for Quoted<'_> {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) verdict: Verdict,
-    pub(crate) cause: VaultError,
+    /// Boxed: it is far larger than what a success returns.
+    pub(crate) cause: Box<VaultError>,
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -167,7 +207,7 @@ impl Failure {
     fn new(verdict: Verdict, cause: VaultError) -> Self {
         Self {
             verdict,
-            cause,
+            cause: Box::new(cause),
             retry_after: None,
         }
     }
@@ -179,9 +219,10 @@ impl From<Failure> for SourceError {
             Verdict::TokenRefused
             | Verdict::PolicyRefused
             | Verdict::CredentialRefused { .. }
-            | Verdict::Refused => Self::denied(failure.cause),
-            Verdict::Unusable => Self::invalid(failure.cause),
-            Verdict::Transient => Self::unavailable(failure.cause),
+            | Verdict::BeyondCa { .. }
+            | Verdict::Refused => Self::denied(*failure.cause),
+            Verdict::Unusable => Self::invalid(*failure.cause),
+            Verdict::Transient => Self::unavailable(*failure.cause),
         };
         match failure.retry_after {
             Some(wait) => error.retry_after(wait),

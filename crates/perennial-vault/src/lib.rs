@@ -22,7 +22,8 @@
 //! ```
 //!
 //! # What it promises
-//! - The private key is made here and never leaves the process: only a signing request travels.
+//! - The private key is made here, anew each time, and never leaves the process: only a signing
+//!   request travels. Not so with [`issue`](VaultPkiBuilder::issue), which is to be asked for.
 //! - A token or credential is sent to the configured origin alone. A redirect to any other is not
 //!   followed, and no proxy is used.
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
@@ -34,8 +35,9 @@
 //!   the HTTP stack's own buffers are not wiped.
 //!
 //! # On the server
-//! The role needs `key_type` `ec` (or `any`), and `use_csr_sans` and `use_csr_common_name` on, as
-//! they are by default: names travel in the signing request. Set `no_store=true` for short lives,
+//! The role's `key_type` must fit [`KeyType`], by default `ec` (or `any`), and `use_csr_sans` and
+//! `use_csr_common_name` must be on, as they are by default: names travel in the signing request.
+//! Set `no_store=true` for short lives,
 //! and leave `generate_lease` off: with it, a certificate is revoked when the token that asked for
 //! it ends.
 
@@ -46,9 +48,11 @@ mod answer;
 mod auth;
 mod builder;
 mod error;
+mod key;
 mod outcome;
 mod pki;
 mod request;
+mod skew;
 mod token;
 mod transport;
 
@@ -56,6 +60,7 @@ pub use answer::SHORTEST_SHARE;
 pub use auth::Auth;
 pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
+pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 pub use pki::VaultPki;
 pub use token::{POLICY_TOKEN_AGE, SHORT_LEASE};

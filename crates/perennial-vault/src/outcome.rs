@@ -1,10 +1,12 @@
-//! Reply → verdict: one pure table, so that every line of it is a row in a test.
+//! Reply → verdict and remedy: one pure table, so that every line of it is a row in a test.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
 use crate::error::Step;
+
+mod table;
 
 /// How long a credential that Vault refused is not sent again.
 ///
@@ -26,6 +28,8 @@ pub(crate) enum Verdict {
     PolicyRefused,
     /// The credential is refused: send nothing like it before `hold` is over.
     CredentialRefused { hold: Duration },
+    /// The CA ends before the certificate would: `left` is what it can give.
+    BeyondCa { ends: SystemTime, left: Duration },
     /// Role, mount or CA need an operator.
     Refused,
     /// Not an answer that Vault gives.
@@ -34,55 +38,42 @@ pub(crate) enum Verdict {
     Transient,
 }
 
-/// `messages` are the reply's `errors`; `None` if its body is not of Vault's form.
-pub(crate) fn verdict(step: Step, status: StatusCode, messages: Option<&[String]>) -> Verdict {
-    match (status.as_u16(), step) {
-        // A standby that does not forward, or has lost its leader.
-        (307 | 308, _) => Verdict::Transient,
-        // Go's own HTTP server answers a plain request to a TLS port with 400 and no JSON.
-        (400, _) if messages.is_none() => Verdict::Unusable,
-        (400, Step::Login) => Verdict::CredentialRefused {
-            hold: CREDENTIAL_HOLD,
+/// A verdict, and what a person can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) remedy: &'static str,
+}
+
+/// `messages` are the reply's `errors`; `None` if its body is not of Vault's form. `date` is the
+/// server's clock.
+pub(crate) fn outcome(
+    step: Step,
+    status: StatusCode,
+    messages: Option<&[String]>,
+    date: Option<SystemTime>,
+) -> Outcome {
+    let row = table::row(step, status.as_u16(), messages);
+    let ca_ends = messages.and_then(ca_ends);
+    let verdict = match (row.verdict, ca_ends, date) {
+        (Verdict::Refused, Some(ends), Some(now)) => Verdict::BeyondCa {
+            ends,
+            left: ends.duration_since(now).unwrap_or_default(),
         },
-        (403, Step::Login) => Verdict::CredentialRefused {
-            hold: LOGIN_DENIED_HOLD,
-        },
-        (403, Step::Sign) => match messages {
-            Some(messages) if says_bad_token(messages) => Verdict::TokenRefused,
-            Some(_) => Verdict::PolicyRefused,
-            None => Verdict::Refused,
-        },
-        // 412 and some 429 mean a standby that lags behind, other 429 a quota.
-        (408 | 412 | 429, _) => Verdict::Transient,
-        (500, _) if messages.is_some_and(says_misconfigured) => Verdict::Refused,
-        // 501 is a server not yet initialised, 503 a sealed one.
-        (500..=599, _) => Verdict::Transient,
-        (400..=499, _) => Verdict::Refused,
-        _ => Verdict::Unusable,
+        (verdict, ..) => verdict,
+    };
+    Outcome {
+        verdict,
+        remedy: row.remedy,
     }
 }
 
-/// A bad token is refused in bare words, a policy's refusal comes as a list of errors.
-///
-/// OpenBao says `permission denied` alone, Vault since 1.17 `invalid token` with it. Only the
-/// policy's text begins with `1 error occurred`.
-fn says_bad_token(messages: &[String]) -> bool {
-    messages
+/// When the CA ends, if that is why it refuses.
+fn ca_ends(messages: &[String]) -> Option<SystemTime> {
+    let (_, ends) = messages
         .iter()
-        .any(|text| text.contains("invalid token") || text.trim() == "permission denied")
-}
-
-/// Some of what Vault answers with 500 is cured by an operator alone.
-fn says_misconfigured(messages: &[String]) -> bool {
-    const TEXTS: [&str; 4] = [
-        "no default issuer",
-        "requested usage",
-        "unable to find PKI issuer",
-        "could not load backend configuration",
-    ];
-    messages
-        .iter()
-        .any(|message| TEXTS.iter().any(|text| message.contains(text)))
+        .find_map(|text| text.split_once(table::BEYOND_CA))?;
+    humantime::parse_rfc3339(ends.trim().strip_prefix("at ")?).ok()
 }
 
 #[cfg(test)]

@@ -1,30 +1,37 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use perennial::{Ask, CertMaterial, CertSource, Fingerprint, SourceError};
-use rcgen::{CertificateParams, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use vaultrs::api::EndpointResult;
-use vaultrs::api::pki::responses::SignCertificateResponse;
-use zeroize::Zeroizing;
+use rcgen::CertificateParams;
+use rustls_pki_types::CertificateDer;
 
-use crate::answer::{self, Asked};
+use crate::answer::{self, Answer, Asked};
 use crate::builder::VaultPkiBuilder;
 use crate::error::{Failure, Step, VaultError};
+use crate::key::NewKey;
 use crate::outcome::Verdict;
-use crate::request::CertRequest;
+use crate::request::{CertRequest, KeyFrom};
+use crate::skew;
 use crate::token::{POLICY_TOKEN_AGE, Token, Tokens};
-use crate::transport::{Reply, Transport};
+use crate::transport::{Reply, Transport, presentable};
+
+/// What is left of a CA is asked for but for this: the answer takes its time.
+const CA_MARGIN: Duration = Duration::from_secs(5);
 
 /// The PKI secrets engine of Vault or OpenBao, as a certificate source.
 ///
-/// Each fetch makes a new P-256 key and has a role sign a request for it. The crate's front page
+/// Each fetch makes a new key and has a role sign a request for it. The crate's front page
 /// has an example.
 ///
 /// A fetch fails with a [`SourceError`] whose cause is a [`VaultError`]: *denied* where role,
 /// policy, credential or CA refuse, *invalid* where the answer or the server's certificate
 /// cannot be used, *unavailable* where waiting alone can cure it: server unreachable, sealed,
 /// without a leader, or throttling (its `Retry-After` is kept).
+///
+/// What Vault warns of (a shortened life, names that a role ignores), a CA that ends before the
+/// certificate would, and clocks that differ too much are logged once, and stand in
+/// [`CertStatus::warnings`](perennial::CertStatus::warnings).
 pub struct VaultPki {
     pub(crate) transport: Transport,
     pub(crate) tokens: Tokens,
@@ -46,55 +53,113 @@ impl VaultPki {
 
     /// One certificate, with at most one login on the way.
     async fn ask(&self) -> Result<CertMaterial, Failure> {
-        let key = CertRequest::new_key().map_err(request_error)?;
-        let (reply, answer) = match self.tokens.kept() {
+        let key = match self.request.key_from {
+            KeyFrom::Vault => None,
+            KeyFrom::Here(kind) => {
+                let made = NewKey::make(kind, &self.params).await;
+                Some(made.map_err(|e| Failure::unusable(VaultError::Request(e)))?)
+            }
+        };
+        let key = key.as_ref();
+        match self.tokens.kept() {
             None => {
                 let token = self.tokens.log_in(&self.transport).await?;
-                self.sign(&key, &token).await?
+                self.certificate(key, &token).await
             }
-            Some(token) => match self.sign(&key, &token).await {
+            Some(token) => match self.certificate(key, &token).await {
                 Err(failure)
                     if failure.verdict == Verdict::TokenRefused && self.tokens.can_log_in() =>
                 {
                     tracing::debug!("vault refuses the token, logging in again");
                     let token = self.tokens.log_in(&self.transport).await?;
-                    self.sign(&key, &token).await?
+                    self.certificate(key, &token).await
                 }
-                outcome => outcome?,
+                outcome => outcome,
             },
-        };
-        let asked = Asked {
-            request: &self.request,
-            server_roots: self.server_roots.as_deref(),
-            server_now: reply.date(),
-        };
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        answer::material(&answer, Zeroizing::new(key.into()), &asked).map_err(Failure::unusable)
+        }
     }
 
-    async fn sign(
+    /// Asks with this token; once more, for less, where the CA ends before the certificate would.
+    async fn certificate(
         &self,
-        key: &KeyPair,
-        token: &Arc<Token>,
-    ) -> Result<(Reply, SignCertificateResponse), Failure> {
-        let endpoint = self
-            .request
-            .endpoint(&self.params, key)
-            .map_err(request_error)?;
-        let reply = self
-            .transport
-            .send(Step::Sign, &endpoint, Some(token))
-            .await
-            .inspect_err(|failure| self.judge_token(failure, token))?;
-        let parsed: EndpointResult<SignCertificateResponse> = reply.json(Step::Sign)?;
-        self.warnings.report(parsed.warnings.unwrap_or_default());
-        let answer = parsed.data.ok_or_else(|| {
-            Failure::unusable(VaultError::Unusable {
-                step: Step::Sign,
-                problem: "it holds no data",
-            })
+        key: Option<&NewKey>,
+        token: &Token,
+    ) -> Result<CertMaterial, Failure> {
+        let asked = self.request.ttl;
+        let failure = match self.send(key, asked, token).await {
+            Ok(reply) => return self.material(key, &reply, asked, None),
+            Err(failure) => failure,
+        };
+        match failure.verdict {
+            Verdict::BeyondCa { ends, left } if left > CA_MARGIN => {
+                let less = Some(left - CA_MARGIN);
+                let reply = self.send(key, less, token).await?;
+                let told = format!(
+                    "the CA expires at {}, so the certificate lives less long than asked: renew the CA",
+                    httpdate::fmt_http_date(ends)
+                );
+                self.material(key, &reply, less, Some(told))
+            }
+            _ => Err(failure),
+        }
+    }
+
+    async fn send(
+        &self,
+        key: Option<&NewKey>,
+        ttl: Option<Duration>,
+        token: &Token,
+    ) -> Result<Reply, Failure> {
+        let transport = &self.transport;
+        let outcome = match key {
+            Some(key) => {
+                let endpoint = self.request.sign(&key.request, ttl);
+                transport.send(Step::Sign, &endpoint, Some(token)).await
+            }
+            None => {
+                let endpoint = self.request.issue(ttl);
+                transport.send(Step::Issue, &endpoint, Some(token)).await
+            }
+        };
+        outcome.inspect_err(|failure| self.judge_token(failure, token))
+    }
+
+    fn material(
+        &self,
+        key: Option<&NewKey>,
+        reply: &Reply,
+        ttl: Option<Duration>,
+        told: Option<String>,
+    ) -> Result<CertMaterial, Failure> {
+        let step = if key.is_some() {
+            Step::Sign
+        } else {
+            Step::Issue
+        };
+        let answer: Answer = reply.json(step)?;
+        let issued = answer.data.ok_or_else(|| {
+            let problem = "it holds no data";
+            Failure::unusable(VaultError::Unusable { step, problem })
         })?;
-        Ok((reply, answer))
+        let asked = Asked {
+            request: &self.request,
+            ttl,
+            server_roots: self.server_roots.as_deref(),
+            server_now: reply.date(),
+            now: skew::now(),
+        };
+        let (material, skew) = match key {
+            Some(key) => answer::material(&issued, &key.key, &asked),
+            None => issued
+                .key()
+                .and_then(|key| answer::material(&issued, &key, &asked)),
+        }
+        .map_err(|error| Failure::unusable(error.about(step)))?;
+        let mut warnings = presentable(&answer.warnings.unwrap_or_default());
+        warnings.extend(told);
+        warnings.extend(skew.map(str::to_owned));
+        self.warnings.report(&warnings);
+        Ok(material.with_warnings(warnings))
     }
 
     fn judge_token(&self, failure: &Failure, token: &Token) {
@@ -125,30 +190,27 @@ impl fmt::Debug for VaultPki {
     }
 }
 
-fn request_error(error: rcgen::Error) -> Failure {
-    Failure::unusable(VaultError::Request(error.into()))
-}
-
-/// Vault's warnings, told when they change and not with each renewal.
+/// The warnings, told when they change and not with each renewal.
 #[derive(Default)]
 pub(crate) struct Warnings(Mutex<Vec<String>>);
 
 impl Warnings {
-    fn report(&self, warnings: Vec<String>) {
+    fn report(&self, warnings: &[String]) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == warnings {
             return;
         }
         if !warnings.is_empty() {
-            tracing::warn!(?warnings, "vault signed the certificate with warnings");
+            tracing::warn!(?warnings, "vault gave the certificate with warnings");
         }
-        *last = warnings;
+        *last = warnings.to_vec();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -177,7 +239,8 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             for round in ["", "clamped", "clamped", "", "clamped", "ignored"] {
                 let list = Some(round).filter(|r| !r.is_empty());
-                warnings.report(list.map(str::to_owned).into_iter().collect());
+                let list: Vec<String> = list.map(str::to_owned).into_iter().collect();
+                warnings.report(&list);
             }
         });
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -3,16 +3,20 @@ use std::time::Duration;
 
 use perennial::Fingerprint;
 use rcgen::string::Ia5String;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
-use vaultrs::api::pki::requests::SignCertificateRequest;
+use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
+use vaultrs::api::pki::requests::{GenerateCertificateRequest, SignCertificateRequest};
 
 use crate::builder::BuildError;
+use crate::key::KeyType;
 
 /// Which certificate is asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CertRequest {
     pub(crate) mount: String,
     pub(crate) role: String,
+    /// Of the mount's issuers, which; `None` leaves it to the role.
+    pub(crate) issuer: Option<String>,
+    pub(crate) key_from: KeyFrom,
     pub(crate) common_name: Option<String>,
     pub(crate) dns: Vec<String>,
     pub(crate) ip: Vec<IpAddr>,
@@ -21,12 +25,22 @@ pub(crate) struct CertRequest {
     pub(crate) ttl: Option<Duration>,
 }
 
-impl CertRequest {
-    /// A new P-256 key: some 30 µs, where RSA takes 50 ms and more.
-    pub(crate) fn new_key() -> Result<KeyPair, rcgen::Error> {
-        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-    }
+/// Who makes the private key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyFrom {
+    /// This process: only a signing request travels.
+    Here(KeyType),
+    /// Vault, of the type that the role says: the key travels.
+    Vault,
+}
 
+impl Default for KeyFrom {
+    fn default() -> Self {
+        Self::Here(KeyType::default())
+    }
+}
+
+impl CertRequest {
     /// The names in the form that a signing request holds them.
     pub(crate) fn params(&self) -> Result<CertificateParams, BuildError> {
         let mut params = CertificateParams::default();
@@ -51,21 +65,54 @@ impl CertRequest {
         Ok(params)
     }
 
-    /// The signing request for `key`: vaultrs' typed endpoint.
-    pub(crate) fn endpoint(
-        &self,
-        params: &CertificateParams,
-        key: &KeyPair,
-    ) -> Result<SignCertificateRequest, rcgen::Error> {
-        Ok(SignCertificateRequest {
-            mount: self.mount.clone(),
+    /// The names that have to be apart: with `issue` they travel joined by commas.
+    pub(crate) fn no_comma(&self) -> Result<(), BuildError> {
+        let dns = self.dns.iter().map(|name| ("dns_name", name));
+        let uri = self.uri.iter().map(|name| ("uri", name));
+        match dns.chain(uri).find(|(_, name)| name.contains(',')) {
+            None => Ok(()),
+            Some((field, name)) => Err(BuildError::Setting {
+                field,
+                got: name.clone(),
+                takes: "with issue, a name without a comma",
+            }),
+        }
+    }
+
+    /// vaultrs' typed endpoint for a signing request (PEM).
+    pub(crate) fn sign(&self, csr: &str, ttl: Option<Duration>) -> SignCertificateRequest {
+        SignCertificateRequest {
+            mount: self.engine(),
             role: self.role.clone(),
-            csr: Some(params.serialize_request(key)?.pem()?),
-            // Read only by a role with use_csr_common_name off; ignored in silence otherwise.
-            common_name: self.common_name.clone(),
-            ttl: self.ttl.map(|ttl| format!("{}s", ttl.as_secs())),
+            // All names are in there: a role that takes them from it warns of any beside it.
+            csr: Some(csr.to_owned()),
+            ttl: ttl.map(seconds),
             ..SignCertificateRequest::default()
-        })
+        }
+    }
+
+    /// vaultrs' typed endpoint for a certificate with its key.
+    pub(crate) fn issue(&self, ttl: Option<Duration>) -> GenerateCertificateRequest {
+        let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+        let ip: Vec<String> = self.ip.iter().map(ToString::to_string).collect();
+        GenerateCertificateRequest {
+            mount: self.engine(),
+            role: self.role.clone(),
+            common_name: self.common_name.clone(),
+            alt_names: joined(&self.dns),
+            ip_sans: joined(&ip),
+            uri_sans: joined(&self.uri),
+            ttl: ttl.map(seconds),
+            ..GenerateCertificateRequest::default()
+        }
+    }
+
+    /// Mount and issuer: what the paths of `sign` and `issue` begin with.
+    fn engine(&self) -> String {
+        match &self.issuer {
+            None => self.mount.clone(),
+            Some(issuer) => format!("{}/issuer/{issuer}", self.mount),
+        }
     }
 
     /// A digest over all that decides which certificate comes back.
@@ -74,12 +121,14 @@ impl CertRequest {
         let ip: Vec<String> = self.ip.iter().map(ToString::to_string).collect();
         // Counts first, so that a name cannot move from one list to the next unseen.
         let counts = [self.dns.len(), ip.len(), self.uri.len()].map(usize::to_be_bytes);
+        let key_from = format!("vault {:?}", self.key_from);
         let fixed = [
-            "vault sign ec-p256",
+            key_from.as_str(),
             address,
             namespace,
             &self.mount,
             &self.role,
+            self.issuer.as_deref().unwrap_or_default(),
             self.common_name.as_deref().unwrap_or_default(),
         ];
         Fingerprint::of(
@@ -96,6 +145,10 @@ impl CertRequest {
                 ),
         )
     }
+}
+
+fn seconds(ttl: Duration) -> String {
+    format!("{}s", ttl.as_secs())
 }
 
 fn ia5(field: &'static str, name: &str) -> Result<Ia5String, BuildError> {
@@ -138,6 +191,9 @@ mod tests {
             base.fingerprint("https://v", "team1"),
             with(|r| r.mount = "pki2".to_owned()),
             with(|r| r.role = "web".to_owned()),
+            with(|r| r.issuer = Some("next".to_owned())),
+            with(|r| r.key_from = KeyFrom::Vault),
+            with(|r| r.key_from = KeyFrom::Here(KeyType::Ed25519)),
             with(|r| r.common_name = None),
             with(|r| r.ttl = Some(Duration::from_secs(60))),
             with(|r| r.dns.push("a.example".to_owned())),

@@ -122,7 +122,7 @@ impl Tokens {
         let Verdict::CredentialRefused { hold } = failure.verdict else {
             return failure;
         };
-        let refusal = Arc::new(failure.cause);
+        let refusal = Arc::from(failure.cause);
         self.state().hold = Some(Hold {
             until: Instant::now() + hold,
             refusal: Arc::clone(&refusal),
@@ -144,10 +144,10 @@ impl fmt::Debug for Tokens {
 fn held(wait: Duration, refusal: &Arc<VaultError>) -> Failure {
     Failure {
         verdict: Verdict::CredentialRefused { hold: wait },
-        cause: VaultError::HeldBack {
+        cause: Box::new(VaultError::HeldBack {
             wait,
             refusal: Arc::clone(refusal),
-        },
+        }),
         retry_after: Some(wait),
     }
 }

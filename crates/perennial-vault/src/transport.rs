@@ -22,7 +22,7 @@ use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
 use redirect::Hop;
 
-pub(crate) use reply::Reply;
+pub(crate) use reply::{Reply, presentable};
 pub(crate) use tls::{client_config, default_provider};
 
 /// How long making a connection, TLS included, may take.
@@ -30,7 +30,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one request may take, from connecting to the last byte, redirects included.
 ///
-/// One fetch makes at most three (sign, login, sign again), so it ends within the renewer's 30 s.
+/// One fetch makes at most five (sign, and once more for less where the CA is near its end; login,
+/// and both again), so it ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.
@@ -120,7 +121,8 @@ impl Transport {
         // It may hold a credential: one copy for every hop, wiped after the last.
         let body = Bytes::from_owner(Zeroizing::new(body.unwrap_or_default()));
         let method: Method = endpoint.method().into();
-        let mut url = self.url(&endpoint.path());
+        let path = endpoint.path();
+        let mut url = self.url(&path);
         for _hop in 0..=MAX_REDIRECTS {
             let response = self
                 .http
@@ -129,9 +131,9 @@ impl Transport {
                 .body(body.clone())
                 .send()
                 .await
-                .map_err(|error| broken(step, error))?;
+                .map_err(|error| self.broken(step, error))?;
             if !redirect::is_one(response.status()) {
-                return read(step, response).await;
+                return self.read(step, &path, response).await;
             }
             let location = response.headers().get(header::LOCATION);
             match redirect::hop(&self.base, &url, location) {
@@ -154,6 +156,43 @@ impl Transport {
             step,
             limit: MAX_REDIRECTS,
         }))
+    }
+
+    /// Reads an answer up to [`MAX_REPLY`] bytes.
+    async fn read(&self, step: Step, path: &str, mut response: Response) -> Result<Reply, Failure> {
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        let mut body = Zeroizing::new(Vec::new());
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if chunk.len() > MAX_REPLY - body.len() => {
+                    return cut_off(step, path, status, &headers);
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                // Go refuses plain HTTP on a TLS port so: no header, and a reset in place of an end.
+                Err(_reset) if !status.is_success() && headers.is_empty() => break,
+                Err(error) => return Err(self.broken(step, error)),
+            }
+        }
+        Reply::of(step, path, status, headers, body)
+    }
+
+    fn broken(&self, step: Step, error: reqwest::Error) -> Failure {
+        let origin = self.base.origin().ascii_serialization();
+        match tls::lasting_error(&error) {
+            Some(cause) => Failure::unusable(VaultError::Tls {
+                origin,
+                remedy: tls::remedy(&cause),
+                cause,
+            }),
+            None => Failure::transient(VaultError::Unreachable {
+                step,
+                origin,
+                // Its URL has the same origin, and a path that the message has no use for.
+                cause: error.without_url().into(),
+            }),
+        }
     }
 
     fn headers(&self, token: Option<&Token>) -> Result<HeaderMap, Failure> {
@@ -194,45 +233,20 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Reads an answer up to [`MAX_REPLY`] bytes.
-async fn read(step: Step, mut response: Response) -> Result<Reply, Failure> {
-    let status = response.status();
-    let headers = std::mem::take(response.headers_mut());
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| broken(step, error))?
-    {
-        let room = MAX_REPLY - body.len();
-        if chunk.len() > room {
-            return cut_off(step, status, &headers);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Reply::of(step, status, headers, body)
-}
-
 /// An answer without end: of a refusal the status says enough, of a success it does not.
-fn cut_off(step: Step, status: StatusCode, headers: &HeaderMap) -> Result<Reply, Failure> {
+fn cut_off(
+    step: Step,
+    path: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Reply, Failure> {
     if status.is_success() {
         return Err(Failure::unusable(VaultError::TooLarge {
             step,
             limit: MAX_REPLY,
         }));
     }
-    Reply::of(step, status, headers.clone(), Zeroizing::default())
-}
-
-fn broken(step: Step, error: reqwest::Error) -> Failure {
-    match tls::lasting_error(&error) {
-        Some(lasting) => Failure::unusable(VaultError::Tls(lasting)),
-        None => Failure::transient(VaultError::Unreachable {
-            step,
-            // The URL says where the PKI is mounted, which the message has no use for.
-            cause: error.without_url().into(),
-        }),
-    }
+    Reply::of(step, path, status, headers.clone(), Zeroizing::default())
 }
 
 /// rustify's error is not passed on: some of its variants hold what was sent or received.

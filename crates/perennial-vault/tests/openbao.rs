@@ -164,7 +164,7 @@ async fn sealed_hung_and_stopped_servers_are_waited_for() {
     fetch(&source).await.unwrap();
 
     bao.seal().await.unwrap();
-    words("status 503: Vault is sealed").await;
+    words("status 503: Vault is sealed (unseal it").await;
     bao.unseal().await.unwrap();
     fetch(&source).await.unwrap();
 

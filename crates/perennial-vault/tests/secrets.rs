@@ -108,6 +108,11 @@ async fn nothing_secret_is_logged_or_told() {
     let source = Arc::new(builder(&good.url()).ca_pem(ca.pem()).build().unwrap());
     let material = fetch(&source).await.unwrap();
     errors.push_str(&format!("{source:?} {material:?}"));
+    // With `issue` the key travels.
+    let issuing = builder(&good.url()).ca_pem(ca.pem()).issue();
+    let source = Arc::new(issuing.build().unwrap());
+    let material = fetch(&source).await.unwrap();
+    errors.push_str(&format!("{source:?} {material:?}"));
     // A handshake that fails.
     errors.push_str(&told(&fetch(&with_approle(&good.url())).await.unwrap_err()));
 

@@ -26,6 +26,7 @@ pub struct CertMaterial {
     roots: Vec<CertificateDer<'static>>,
     anchoring: Anchoring,
     obtained_at: Option<SystemTime>,
+    warnings: Vec<String>,
 }
 
 /// Whether the roots are meant to issue the leaf too.
@@ -136,6 +137,7 @@ impl CertMaterial {
             roots,
             anchoring: Anchoring::ServersOnly,
             obtained_at: None,
+            warnings: Vec::new(),
         })
     }
 
@@ -156,6 +158,16 @@ impl CertMaterial {
         self
     }
 
+    /// Keeps what the CA said beside the certificate, such as that it shortened its life.
+    ///
+    /// For people to read, in [`CertStatus::warnings`](crate::CertStatus::warnings). Must hold no
+    /// secret. Not part of the material: other warnings alone publish nothing.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings = warnings;
+        self
+    }
+
     /// The certificates, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
@@ -164,6 +176,11 @@ impl CertMaterial {
     /// The trust roots for verifying servers.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// What [`CertMaterial::with_warnings`] said.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What [`CertMaterial::obtained_at`] said.
@@ -206,6 +223,7 @@ impl CertMaterial {
             key: self.key,
             roots: self.roots,
             anchoring: self.anchoring,
+            warnings: self.warnings,
         }
     }
 }
@@ -224,4 +242,5 @@ pub(crate) struct Parts {
     pub(crate) key: Key,
     pub(crate) roots: Vec<CertificateDer<'static>>,
     pub(crate) anchoring: Anchoring,
+    pub(crate) warnings: Vec<String>,
 }

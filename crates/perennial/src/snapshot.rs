@@ -27,6 +27,7 @@ pub struct Snapshot {
     material_digest: [u8; 32],
     anchors: Anchors,
     server_name: Option<ServerName<'static>>,
+    warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
 }
 
@@ -94,6 +95,7 @@ impl Snapshot {
             material_digest,
             anchors,
             server_name: tls.server_name().cloned(),
+            warnings: parts.warnings,
             client_config: Arc::new(client_config),
         })
     }
@@ -171,6 +173,11 @@ impl Snapshot {
     /// [`TlsSettings::server_name`]: crate::TlsSettings::server_name
     pub fn server_name(&self) -> Option<&ServerName<'static>> {
         self.server_name.as_ref()
+    }
+
+    /// What the CA said beside the certificate, for people to read; most often nothing.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     pub(crate) fn usable_life(&self) -> UsableLife {

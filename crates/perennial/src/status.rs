@@ -19,6 +19,8 @@ pub struct CertStatus {
     pub not_after: Option<SystemTime>,
     /// The issuer that ends its life: see [`Snapshot::limited_by`].
     pub limited_by: Option<String>,
+    /// What the CA said beside the certificate in use: see [`Snapshot::warnings`].
+    pub warnings: Vec<String>,
     /// When the source is asked next, wall clock; `None` if never (a fixed certificate).
     pub next_fetch: Option<SystemTime>,
     /// Failed fetches since the last one that succeeded.
@@ -80,6 +82,9 @@ impl CertStatus {
             serial: current.map(|snapshot| snapshot.serial().clone()),
             not_after: current.map(Snapshot::not_after),
             limited_by: current.and_then(Snapshot::limited_by).map(str::to_owned),
+            warnings: current
+                .map(|snapshot| snapshot.warnings().to_vec())
+                .unwrap_or_default(),
             next_fetch: progress.next_fetch,
             consecutive_failures: progress.consecutive_failures,
             last_error: progress.last_error.clone(),

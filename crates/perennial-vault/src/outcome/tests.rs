@@ -1,5 +1,5 @@
 use super::*;
-use Step::{Login, Sign};
+use Step::{Issue, Login, Sign};
 use Verdict::{PolicyRefused, Refused, TokenRefused, Transient, Unusable};
 
 const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
@@ -19,6 +19,9 @@ fn every_reply_has_one_verdict() {
     let table: &[Row] = &[
         (Sign, 307, None, Transient),
         (Sign, 308, None, Transient),
+        (Issue, 400, Some(&["the common_name field is required, or"]), Refused),
+        (Issue, 403, Some(&["permission denied"]), TokenRefused),
+        (Issue, 403, Some(&[POLICY]), PolicyRefused),
         (Sign, 302, None, Unusable),
         (Login, 307, None, Transient),
         (Sign, 400, Some(&["common name evil.org not allowed by this role"]), Refused),
@@ -64,10 +67,46 @@ fn every_reply_has_one_verdict() {
             messages.map(|texts| texts.iter().map(ToString::to_string).collect());
         let status = StatusCode::from_u16(status).expect("a status of the table");
         assert_eq!(
-            verdict(step, status, messages.as_deref()),
+            outcome(step, status, messages.as_deref(), None).verdict,
             expected,
             "{step:?} {status} {messages:?}"
         );
+    }
+}
+
+#[test]
+fn what_is_left_of_the_ca_is_read_from_the_refusal() {
+    let text = |ends: &str| {
+        format!(
+            "cannot satisfy request, as TTL would result in notAfter of \
+             2026-11-22T23:50:27.361125245Z that is beyond the expiration of the CA certificate{ends}"
+        )
+    };
+    let date = humantime::parse_rfc3339("2026-11-22T22:50:27Z").ok();
+    let of = |ends: &str, date| {
+        let messages = [text(ends)];
+        outcome(Sign, StatusCode::BAD_REQUEST, Some(&messages), date).verdict
+    };
+    let Verdict::BeyondCa { left, .. } = of(" at 2026-11-22T23:00:27Z", date) else {
+        panic!("the end is not read");
+    };
+    assert_eq!(left, Duration::from_secs(600));
+    let Verdict::BeyondCa { left, .. } = of(" at 2026-11-22T22:00:00Z", date) else {
+        panic!("the end is not read");
+    };
+    assert_eq!(left, Duration::ZERO);
+    // Other words, or nothing to count from: an operator's matter.
+    assert_eq!(of(" at noon", date), Refused);
+    assert_eq!(of("", date), Refused);
+    assert_eq!(of(" at 2026-11-22T23:00:27Z", None), Refused);
+}
+
+#[test]
+fn every_remedy_stands_on_the_page_for_operators() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/vault.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    for remedy in table::remedies() {
+        assert!(page.contains(remedy), "not on the page: {remedy}");
     }
 }
 

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::error::{Failure, Step, VaultError};
-use crate::outcome::verdict;
+use crate::outcome::{Outcome, outcome};
 
 /// Of a refusal, how many of Vault's `errors` are kept, and how many characters of each.
 const KEPT_MESSAGES: usize = 4;
@@ -24,6 +24,7 @@ impl Reply {
     /// Sorts an answer; all but 2xx is a failure, with the verdict on it.
     pub(super) fn of(
         step: Step,
+        path: &str,
         status: StatusCode,
         headers: HeaderMap,
         body: Zeroizing<Vec<u8>>,
@@ -32,16 +33,20 @@ impl Reply {
             return Ok(Self { headers, body });
         }
         let messages = messages(&body);
+        let Outcome { verdict, remedy } =
+            outcome(step, status, messages.as_deref(), date(&headers));
         Err(Failure {
-            verdict: verdict(step, status, messages.as_deref()),
+            verdict,
             retry_after: retry_after(&headers),
-            cause: VaultError::Refused {
+            cause: Box::new(VaultError::Refused {
                 step,
+                path: path.trim_matches('/').to_owned(),
                 status: status.as_u16(),
                 messages: messages
                     .map(|texts| presentable(&texts))
                     .unwrap_or_default(),
-            },
+                remedy,
+            }),
         })
     }
 
@@ -51,7 +56,8 @@ impl Reply {
         serde_json::from_slice(&self.body).map_err(|_may_quote| {
             Failure::unusable(VaultError::Unusable {
                 step,
-                problem: "it is not of the form that Vault's has",
+                problem: "it is not the JSON that vault sends (is the address vault's own, and no \
+                          page's of a proxy or portal?)",
             })
         })
     }
@@ -88,7 +94,7 @@ fn messages(body: &[u8]) -> Option<Vec<String>> {
 }
 
 /// Each on one line, bounded, and without what could forge a line in a log.
-fn presentable(messages: &[String]) -> Vec<String> {
+pub(crate) fn presentable(messages: &[String]) -> Vec<String> {
     messages
         .iter()
         .take(KEPT_MESSAGES)

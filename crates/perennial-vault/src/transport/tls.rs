@@ -35,6 +35,24 @@ pub(super) fn lasting_error(error: &(dyn Error + 'static)) -> Option<rustls::Err
     find_cause(error).filter(|error| lasts(error)).cloned()
 }
 
+/// What a person can do about an error that lasts.
+pub(super) fn remedy(error: &rustls::Error) -> &'static str {
+    use CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "another CA issued its certificate: set ca_pem to that CA"
+        }
+        rustls::Error::InvalidCertificate(
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. },
+        ) => "its certificate names other hosts: correct the address, or its certificate",
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has expired: renew it, or set this machine's clock"
+        }
+        rustls::Error::InvalidMessage(_) => "this port speaks no TLS: correct the address",
+        _ => "see the log of vault",
+    }
+}
+
 fn lasts(error: &rustls::Error) -> bool {
     match error {
         // Two clocks that differ a little: the certificate becomes valid by waiting.

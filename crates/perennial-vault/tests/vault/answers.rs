@@ -40,7 +40,7 @@ async fn all_names_travel_in_the_signing_request() {
     let body: Value = serde_json::from_str(&server.requests()[1].body).unwrap();
     let mut fields: Vec<&String> = body.as_object().unwrap().keys().collect();
     fields.sort();
-    assert_eq!(fields, ["common_name", "csr", "ttl"]);
+    assert_eq!(fields, ["csr", "ttl"]);
     assert_eq!(body["ttl"], "1800s");
     assert!(!server.requests()[1].body.contains("PRIVATE KEY"));
 }
@@ -143,6 +143,65 @@ async fn certificate_that_ends_at_once_is_refused() {
         let outcome = fetch(&source.unwrap().into()).await;
         assert_eq!(outcome.is_ok(), is_taken, "{outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn certificate_that_had_expired_when_it_was_issued_is_refused() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| {
+        ca.sign(request, |_| ())
+            .with("Date", crate::ca::date_ahead(3_700))
+    })
+    .await;
+    let error = fetch(&with_token(&server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    assert!(told(&error).contains("expired already"), "{}", told(&error));
+}
+
+#[tokio::test]
+async fn clocks_that_differ_are_told_with_the_certificate() {
+    for (ahead, words) in [(600, Some("behind")), (-600, Some("ahead")), (0, None)] {
+        let ca = Ca::new("root");
+        let server = Server::start(move |request| {
+            ca.sign(request, |_| ())
+                .with("Date", crate::ca::date_ahead(ahead))
+        })
+        .await;
+        let material = fetch(&with_token(&server.url())).await.unwrap();
+        match words {
+            Some(words) => assert!(material.warnings()[0].contains(words)),
+            None => assert!(material.warnings().is_empty()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn certificate_for_another_key_is_never_published() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.swap_keys(request)).await;
+    let source = builder(&server.url()).auth(perennial_vault::Auth::token("s.t"));
+    let error = LiveCert::start(source.build().unwrap()).await.unwrap_err();
+    assert!(told(&error).contains("key"), "{}", told(&error));
+}
+
+#[tokio::test]
+async fn issued_certificate_without_a_key_is_refused() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| {
+        ca.sign(request, |data| {
+            data.as_object_mut().unwrap().remove("private_key");
+        })
+    })
+    .await;
+    let source = builder(&server.url())
+        .auth(perennial_vault::Auth::token("s.t"))
+        .issue()
+        .build();
+    let error = fetch(&source.unwrap().into()).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    assert!(told(&error).contains("no private key"), "{}", told(&error));
+    assert_eq!(server.requests()[0].path, "/v1/pki/issue/app");
+    assert!(!server.requests()[0].body.contains("csr"));
 }
 
 #[tokio::test]

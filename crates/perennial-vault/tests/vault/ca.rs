@@ -75,6 +75,15 @@ impl Ca {
         self.sign(request, |data| data["certificate"] = json!(nameless.pem()))
     }
 
+    /// Signs for `app`, but not the key that asks.
+    pub(crate) fn swap_keys(&self, request: &Request) -> Reply {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named("app");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let another = params.signed_by(&key, &self.issuer).unwrap();
+        self.sign(request, |data| data["certificate"] = json!(another.pem()))
+    }
+
     /// Signs, and lets `change` have a say in the answer's `data`.
     pub(crate) fn sign(&self, request: &Request, change: impl FnOnce(&mut Value)) -> Reply {
         self.sign_until(request, Duration::from_secs(3_600), change)
@@ -88,13 +97,26 @@ impl Ca {
         change: impl FnOnce(&mut Value),
     ) -> Reply {
         let asked: Value = serde_json::from_str(&request.body).unwrap();
-        let csr = asked["csr"].as_str().unwrap();
-        let mut csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let now = SystemTime::now();
-        csr.params.not_before = (now - Duration::from_secs(30)).into();
-        csr.params.not_after = (now + life).into();
-        csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = csr.signed_by(&self.issuer).unwrap();
+        let valid = |params: &mut CertificateParams| {
+            params.not_before = (now - Duration::from_secs(30)).into();
+            params.not_after = (now + life).into();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        };
+        let (leaf, made) = match asked["csr"].as_str() {
+            Some(csr) => {
+                let mut csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
+                valid(&mut csr.params);
+                (csr.signed_by(&self.issuer).unwrap(), None)
+            }
+            // `issue`: the key is made here.
+            None => {
+                let key = KeyPair::generate().unwrap();
+                let mut params = named(asked["common_name"].as_str().unwrap());
+                valid(&mut params);
+                (params.signed_by(&key, &self.issuer).unwrap(), Some(key))
+            }
+        };
         let mut data = json!({
             "certificate": leaf.pem().trim_end(),
             "issuing_ca": self.pem().trim_end(),
@@ -102,6 +124,9 @@ impl Ca {
             "serial_number": "1c:13:66:95",
             "expiration": 1,
         });
+        if let Some(key) = made {
+            data["private_key"] = json!(key.serialize_pem().trim_end());
+        }
         change(&mut data);
         Reply::json(
             200,
@@ -115,6 +140,15 @@ impl Ca {
     }
 }
 
+fn named(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params
+}
+
 fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -124,9 +158,16 @@ fn ca_params(name: &str) -> CertificateParams {
 }
 
 /// Now, as a `Date` header.
-#[expect(clippy::disallowed_methods, reason = "a server has a clock of its own")]
 pub(crate) fn date() -> String {
-    httpdate::fmt_http_date(SystemTime::now())
+    date_ahead(0)
+}
+
+/// The `Date` of a server whose clock is ahead by so many seconds.
+#[expect(clippy::disallowed_methods, reason = "a server has a clock of its own")]
+pub(crate) fn date_ahead(seconds: i64) -> String {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    let now = SystemTime::now();
+    httpdate::fmt_http_date(if seconds < 0 { now - by } else { now + by })
 }
 
 pub(crate) fn login(token: &str, lease: u64) -> Reply {

@@ -133,13 +133,13 @@ async fn only_the_given_ca_is_trusted() {
     let error = fetch(&source.into()).await.unwrap_err();
     // Waiting does not cure it, so a start fails at once.
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(matches!(cause(&error), VaultError::Tls(_)));
+    assert!(matches!(cause(&error), VaultError::Tls { .. }));
     assert!(server.requests().is_empty());
 
     // The platform's roots do not know it either.
     let error = fetch(&with_token(&server.url())).await.unwrap_err();
     assert!(
-        matches!(cause(&error), VaultError::Tls(_)),
+        matches!(cause(&error), VaultError::Tls { .. }),
         "{}",
         told(&error)
     );
@@ -158,7 +158,7 @@ async fn server_without_tls_is_told_apart_from_one_that_is_down() {
     });
     let error = fetch(&with_token(&address)).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(matches!(cause(&error), VaultError::Tls(_)));
+    assert!(matches!(cause(&error), VaultError::Tls { .. }));
 }
 
 #[tokio::test]

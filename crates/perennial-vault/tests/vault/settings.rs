@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perennial::CertSource;
-use perennial_vault::{Auth, BuildError, VaultPkiBuilder};
+use perennial_vault::{Auth, BuildError, KeyType, VaultPkiBuilder};
 
 use crate::ca::{Ca, SECRET_ID, TOKEN};
 use crate::once::{builder, told};
@@ -37,6 +37,15 @@ fn unusable_settings_are_refused_with_their_field() {
         (base().common_name("a\nb"), "common_name is"),
         (base().dns_name("a b"), "dns_name is"),
         (base().uri(""), "uri is"),
+        (base().issuer("a/b"), "issuer is"),
+        (base().issuer(".."), "issuer is"),
+        (base().issuer(""), "issuer is"),
+        (
+            base().issue().key_type(KeyType::EcP256),
+            "key_type is \"EcP256\"",
+        ),
+        (base().issue().dns_name("a,b"), "dns_name is"),
+        (base().issue().uri("spiffe://a,b"), "uri is"),
         (base().ttl(Duration::ZERO), "ttl is"),
         (base().ttl(Duration::from_millis(1_500)), "ttl is"),
         (base().namespace(""), "namespace is"),

@@ -69,6 +69,25 @@ async fn unchanged_material_publishes_nothing_and_makes_no_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn warnings_reach_the_status_and_publish_nothing_alone() {
+    let wall = TestClock::starting_at(noon());
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf(noon(), 60 * MINUTE);
+    let with = |warning: &str| {
+        let (chain, roots) = (vec![leaf.clone()], vec![ca.root_der()]);
+        let material = CertMaterial::from_der(chain, key.clone_key(), roots).unwrap();
+        Step::Deliver(material.with_warnings(vec![warning.to_owned()]))
+    };
+    let source = ScriptedSource::new(&wall, [with("clamped"), with("ignored")]);
+    let live = started(&wall, &source).await;
+    assert_eq!(live.status().warnings, ["clamped"]);
+    until("the second is fetched", || source.fetches().len() > 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(live.current().unwrap().generation(), 1);
+    assert_eq!(live.status().warnings, ["clamped"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);

@@ -1,0 +1,111 @@
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{OpenBao, pki};
+use crate::error::TestbedError;
+use crate::folder::Folder;
+use crate::server::{Launch, Server};
+
+/// A real OpenBao Agent that logs in by AppRole and keeps certificates in files, one `pkiCert` template each.
+///
+/// What many teams run beside a service today. It is given the address, not the process: it goes on while OpenBao is
+/// stopped.
+#[derive(Debug)]
+pub struct BaoAgent {
+    server: Server,
+    certificates: Vec<PathBuf>,
+}
+
+impl OpenBao {
+    /// Starts an agent that keeps a client certificate for each of `names` (`app` or `app-*`), valid for whole
+    /// seconds of `life`. It returns at once: each file is there once its certificate is.
+    ///
+    /// # Errors
+    /// [`TestbedError::Folder`] or [`TestbedError::Run`] where it cannot be set up or launched.
+    pub fn agent(&self, names: &[String], life: Duration) -> Result<BaoAgent, TestbedError> {
+        let folder = Folder::create("agent", None)?;
+        let private = folder.private();
+        let certificates: Vec<_> = names
+            .iter()
+            .map(|name| private.join(format!("{name}.pem")))
+            .collect();
+        let files = [
+            ("ca.pem", self.ca_pem().to_owned()),
+            ("role-id", self.approle().role_id.clone()),
+            ("secret-id", self.approle().secret_id.clone()),
+            ("agent.hcl", self.agent_config(&folder, names, life)),
+        ];
+        for (name, content) in &files {
+            folder.write(&private.join(name), content, None)?;
+        }
+        let server = Server::new("OpenBao Agent", Signal::KILL, folder)?;
+        server.launch(&Launch {
+            program: &self.program,
+            arguments: vec![
+                "agent".into(),
+                "-config".into(),
+                private.join("agent.hcl").into(),
+            ],
+            user: None,
+        })?;
+        Ok(BaoAgent {
+            server,
+            certificates,
+        })
+    }
+
+    fn agent_config(&self, folder: &Folder, names: &[String], life: Duration) -> String {
+        let (address, private) = (self.address(), folder.private());
+        let private = private.display();
+        let mut config = format!(
+            r#"vault {{
+  address = "{address}"
+  ca_cert = "{private}/ca.pem"
+}}
+auto_auth {{
+  method "approle" {{
+    config = {{
+      role_id_file_path = "{private}/role-id"
+      secret_id_file_path = "{private}/secret-id"
+      remove_secret_id_file_after_reading = false
+    }}
+  }}
+}}
+"#
+        );
+        let path = format!("{}/issue/{}", pki::MOUNT, pki::CLIENT_ROLE);
+        let seconds = life.as_secs();
+        for name in names {
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                config,
+                r#"template {{
+  destination = "{private}/{name}.pem"
+  perms = "0600"
+  contents = "{{{{ with pkiCert \"{path}\" \"common_name={name}\" \"ttl={seconds}s\" }}}}{{{{ .Cert }}}}{{{{ .CA }}}}{{{{ .Key }}}}{{{{ end }}}}"
+}}"#
+            );
+        }
+        config
+    }
+}
+
+impl BaoAgent {
+    /// The files, in the order of the names.
+    pub fn certificates(&self) -> &[PathBuf] {
+        &self.certificates
+    }
+
+    /// The process's number, or `None` where it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+}

@@ -1,0 +1,87 @@
+use std::error::Error;
+
+use rcgen::{CertificateParams, KeyPair};
+#[cfg(feature = "aws-lc-rs")]
+use rcgen::{PKCS_RSA_SHA256, RsaKeySize};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+/// The kind of key that is made in the process, anew for each certificate.
+///
+/// The role's `key_type` and `key_bits` must allow it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyType {
+    /// ECDSA on P-256: made in some 30 µs.
+    #[default]
+    EcP256,
+    /// ECDSA on P-384.
+    EcP384,
+    /// Ed25519: see whether the servers that shall take it do.
+    Ed25519,
+    /// RSA with 2048 bits, made in some 50 ms and more; only with the feature `aws-lc-rs`.
+    Rsa2048,
+    /// RSA with 3072 bits; only with the feature `aws-lc-rs`.
+    Rsa3072,
+    /// RSA with 4096 bits, made in up to seconds; only with the feature `aws-lc-rs`.
+    Rsa4096,
+}
+
+impl KeyType {
+    pub(crate) fn is_rsa(self) -> bool {
+        matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
+    }
+
+    fn generate(self) -> Result<KeyPair, rcgen::Error> {
+        match self {
+            Self::EcP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+            Self::EcP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            #[cfg(feature = "aws-lc-rs")]
+            Self::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
+            #[cfg(feature = "aws-lc-rs")]
+            Self::Rsa3072 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_3072),
+            #[cfg(feature = "aws-lc-rs")]
+            Self::Rsa4096 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_4096),
+            #[cfg(not(feature = "aws-lc-rs"))]
+            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => {
+                Err(rcgen::Error::KeyGenerationUnavailable)
+            }
+        }
+    }
+}
+
+/// A new key, and the signing request that it made.
+pub(crate) struct NewKey {
+    pub(crate) key: Zeroizing<PrivateKeyDer<'static>>,
+    /// PEM.
+    pub(crate) request: String,
+}
+
+impl NewKey {
+    /// Makes an RSA key on a thread that may block, so that no other task waits for it.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, an RSA key is finished all the same, and wiped.
+    pub(crate) async fn make(
+        kind: KeyType,
+        names: &CertificateParams,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        if kind.is_rsa() {
+            let names = names.clone();
+            let made = tokio::task::spawn_blocking(move || Self::make_here(kind, &names)).await?;
+            return Ok(made?);
+        }
+        Ok(Self::make_here(kind, names)?)
+    }
+
+    fn make_here(kind: KeyType, names: &CertificateParams) -> Result<Self, rcgen::Error> {
+        let pair = kind.generate()?;
+        let request = names.serialize_request(&pair)?.pem()?;
+        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
+        Ok(Self {
+            key: Zeroizing::new(key.into()),
+            request,
+        })
+    }
+}

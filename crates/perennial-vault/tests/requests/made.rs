@@ -1,0 +1,148 @@
+//! Keys, names and lives, as asked for and as got.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial::{CertMaterial, LiveCert};
+use perennial_vault::KeyType;
+use serde_json::json;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use crate::once::fetch;
+use crate::{asking, bao, role};
+
+/// Type and size of the leaf's key, and the key.
+fn public_key(material: &CertMaterial) -> (String, Vec<u8>) {
+    let (_, leaf) = X509Certificate::from_der(&material.chain()[0]).unwrap();
+    let key = leaf.public_key();
+    let kind = match key.parsed().unwrap() {
+        PublicKey::EC(point) => format!("ec {}", point.key_size()),
+        PublicKey::RSA(rsa) => format!("rsa {}", rsa.key_size()),
+        _ => key.algorithm.algorithm.to_id_string(),
+    };
+    (kind, key.raw.to_vec())
+}
+
+#[tokio::test]
+async fn every_key_type_is_signed_with_a_new_key_each_time() {
+    let bao = bao().await;
+    let table = [
+        (KeyType::EcP256, "ec", 256, "ec 256"),
+        (KeyType::EcP384, "ec", 384, "ec 384"),
+        (KeyType::Ed25519, "ed25519", 0, "1.3.101.112"),
+        (KeyType::Rsa2048, "rsa", 2_048, "rsa 2048"),
+        (KeyType::Rsa3072, "rsa", 3_072, "rsa 3072"),
+        (KeyType::Rsa4096, "rsa", 4_096, "rsa 4096"),
+    ];
+    for (key_type, role_type, bits, expected) in table {
+        let fields = json!({ "key_type": role_type, "key_bits": bits });
+        role(bao, "keys", fields).await;
+        let builder = asking(bao, "keys").await.key_type(key_type);
+        let source = Arc::new(builder.build().unwrap());
+        let material = fetch(&source).await.unwrap();
+        let (kind, key) = public_key(&material);
+        assert_eq!(kind, expected);
+        // The longer RSA keys take a second or two each.
+        if bits <= 2_048 {
+            let next = fetch(&source).await.unwrap();
+            assert_ne!(key, public_key(&next).1, "{key_type:?}");
+        }
+        // The core finds that key and certificate belong together, and rustls can use them.
+        drop(LiveCert::fixed(material).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn issue_brings_a_key_of_the_roles_type() {
+    let bao = bao().await;
+    let table = [
+        ("ec", 256, "ec 256"),
+        ("ed25519", 0, "1.3.101.112"),
+        ("rsa", 2_048, "rsa 2048"),
+    ];
+    for (key_type, bits, expected) in table {
+        let fields = json!({ "key_type": key_type, "key_bits": bits });
+        role(bao, "issued-keys", fields).await;
+        let builder = asking(bao, "issued-keys").await.issue();
+        let source = Arc::new(builder.build().unwrap());
+        let material = fetch(&source).await.unwrap();
+        assert_eq!(public_key(&material).0, expected);
+        drop(LiveCert::fixed(material).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn all_kinds_of_names_come_back_from_sign_and_issue_by_a_chosen_issuer() {
+    let bao = bao().await;
+    role(bao, "names", json!({})).await;
+    for issue in [false, true] {
+        let mut builder = asking(bao, "names")
+            .await
+            .issuer("default")
+            .dns_name("a.example")
+            .dns_name("b.example")
+            .ip(Ipv4Addr::LOCALHOST)
+            .uri("spiffe://example/app")
+            .uri("spiffe://example/app-2");
+        if issue {
+            builder = builder.issue();
+        }
+        let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
+        let snapshot = live.current().unwrap();
+        let names = snapshot.names();
+        assert_eq!(names.common_name.as_deref(), Some("app"));
+        for name in ["a.example", "b.example"] {
+            assert!(names.dns.iter().any(|n| n == name), "{names:?}");
+        }
+        assert_eq!(names.ip, [Ipv4Addr::LOCALHOST]);
+        let uris = ["spiffe://example/app", "spiffe://example/app-2"];
+        assert_eq!(names.uri, uris);
+        assert_eq!(live.status().warnings, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn shortened_life_reaches_the_status() {
+    let bao = bao().await;
+    role(bao, "short", json!({})).await;
+    let builder = asking(bao, "short").await.ttl(Duration::from_secs(90_000));
+    let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
+    let warnings = live.status().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("maxTTL"), "{warnings:?}");
+    assert_eq!(live.current().unwrap().warnings(), warnings);
+}
+
+#[tokio::test]
+async fn ca_near_its_end_gives_what_is_left_and_that_is_told() {
+    let bao = bao().await;
+    let mount = json!({ "type": "pki" });
+    bao.api("POST", "sys/mounts/ending", mount).await.unwrap();
+    let root = json!({ "common_name": "ending", "ttl": "600s", "key_type": "ec" });
+    bao.api("POST", "ending/root/generate/internal", root)
+        .await
+        .unwrap();
+    let role = json!({ "key_type": "ec", "allow_any_name": true, "ttl": "1h" });
+    bao.api("POST", "ending/roles/app", role).await.unwrap();
+    // The role's own `ttl` is too long, and so is one that is asked for.
+    for ttl in [None, Some(Duration::from_secs(3_600))] {
+        let mut builder = asking(bao, "app").await.mount("ending");
+        if let Some(ttl) = ttl {
+            builder = builder.ttl(ttl);
+        }
+        let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
+        let warnings = live.status().warnings;
+        assert!(
+            warnings[0].starts_with("the CA expires at "),
+            "{warnings:?}"
+        );
+        let snapshot = live.current().unwrap();
+        let life = snapshot
+            .not_after()
+            .duration_since(snapshot.obtained_at())
+            .unwrap();
+        assert!(life > Duration::from_secs(500), "{life:?}");
+    }
+}
