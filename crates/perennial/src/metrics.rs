@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::error::SourceErrorKind;
 use crate::signals::Outcome;
 use crate::snapshot::Snapshot;
 
@@ -15,7 +16,7 @@ pub(crate) const REFRESH: Option<Duration> = None;
 
 #[cfg(feature = "metrics")]
 mod facade {
-    use super::{Duration, Outcome, Snapshot, SystemTime};
+    use super::{Duration, Outcome, Snapshot, SourceErrorKind, SystemTime};
 
     pub(crate) fn in_use(
         name: &str,
@@ -49,6 +50,17 @@ mod facade {
         since.unwrap_or_default().as_secs_f64()
     }
 
+    pub(crate) fn source_failed(name: &str, kind: SourceErrorKind) {
+        let kind = match kind {
+            SourceErrorKind::Denied => "denied",
+            SourceErrorKind::Invalid => "invalid",
+            SourceErrorKind::NotConfigured => "not_configured",
+            SourceErrorKind::Unavailable => "unavailable",
+        };
+        metrics::counter!("perennial_source_errors_total", "certificate" => name.to_owned(), "kind" => kind)
+            .increment(1);
+    }
+
     pub(crate) fn fetched(name: &str, outcome: Outcome, took: Duration, failures: u32) {
         let result = match outcome {
             Outcome::Rotated => "rotated",
@@ -68,7 +80,7 @@ mod facade {
 
 #[cfg(not(feature = "metrics"))]
 mod facade {
-    use super::{Duration, Outcome, Snapshot, SystemTime};
+    use super::{Duration, Outcome, Snapshot, SourceErrorKind, SystemTime};
 
     pub(crate) fn in_use(
         _name: &str,
@@ -77,7 +89,8 @@ mod facade {
         _now: SystemTime,
     ) {
     }
+    pub(crate) fn source_failed(_name: &str, _kind: SourceErrorKind) {}
     pub(crate) fn fetched(_name: &str, _outcome: Outcome, _took: Duration, _failures: u32) {}
 }
 
-pub(crate) use facade::{fetched, in_use};
+pub(crate) use facade::{fetched, in_use, source_failed};

@@ -84,6 +84,9 @@ impl Signals {
         } = *failure;
         let certificate = &*self.name;
         let causes = with_causes(&**error);
+        if let RenewError::Source(error) = &**error {
+            crate::metrics::source_failed(certificate, error.kind());
+        }
         if has_expired {
             tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "no valid certificate is left");
         } else if in_a_row <= LOUD_FAILURES {
