@@ -155,6 +155,48 @@ async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn failed_login_is_counted_while_the_old_token_still_serves() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    // Logins since the last look: that succeeded, that failed.
+    let logins = || {
+        let all = snapshotter.snapshot().into_vec();
+        let count = |result| {
+            let it = all.iter().find(|(key, ..)| {
+                let key = key.key();
+                key.name() == "perennial_vault_logins_total"
+                    && key.labels().any(|label| label.value() == result)
+            });
+            it.map(|(.., value)| match value {
+                DebugValue::Counter(count) => *count,
+                other => panic!("a counter, not {other:?}"),
+            })
+        };
+        (count("ok"), count("failed"))
+    };
+    let down = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&down);
+    let server = server(move |request| {
+        let refuse = state.load(Ordering::SeqCst) && request.step() != "sign";
+        refuse.then(|| Reply::errors(400, &["invalid secret id"]))
+    })
+    .await;
+    let source = with_approle(&server.url());
+    // Known before the first of either.
+    assert_eq!(logins(), (Some(0), Some(0)));
+    fetch(&source).await.unwrap();
+    assert_eq!(logins(), (Some(1), Some(0)));
+    down.store(true, Ordering::SeqCst);
+    pass(TWO_THIRDS).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(logins(), (Some(0), Some(1)));
+}
+
 #[tokio::test]
 async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
     let so_often = AtomicUsize::new(0);
