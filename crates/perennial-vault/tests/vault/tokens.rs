@@ -414,18 +414,21 @@ async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
 }
 
 #[tokio::test]
-async fn unwrapping_at_a_sealed_server_is_tried_again() {
-    let sealed = Arc::new(AtomicBool::new(true));
-    let state = Arc::clone(&sealed);
-    let server = server(move |_| {
-        let is_sealed = state.load(Ordering::SeqCst);
-        is_sealed.then(|| Reply::errors(503, &["Vault is sealed"]))
-    })
-    .await;
-    let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
-    assert!(fetch(&source).await.unwrap_err().is_transient());
-    sealed.store(false, Ordering::SeqCst);
-    fetch(&source).await.unwrap();
+async fn unwrapping_that_a_sealed_server_or_a_proxy_refuses_is_tried_again() {
+    let refusals: [fn() -> Reply; 2] = [
+        || Reply::errors(503, &["Vault is sealed"]),
+        || Reply::json(403, "<html>Forbidden</html>"),
+    ];
+    for refusal in refusals {
+        let refuses = Arc::new(AtomicBool::new(true));
+        let state = Arc::clone(&refuses);
+        let server = server(move |_| state.load(Ordering::SeqCst).then(refusal)).await;
+        let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
+        let error = fetch(&source).await.unwrap_err();
+        assert!(!told(&error).contains("intercepted"), "{}", told(&error));
+        refuses.store(false, Ordering::SeqCst);
+        fetch(&source).await.unwrap();
+    }
 }
 
 #[tokio::test]
