@@ -187,7 +187,5 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     assert!(in_time.is_ok(), "did not happen within {SOON:?}: {what}");
 }
 
-/// The README's example compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod book;

@@ -1,8 +1,13 @@
 //! `cargo demo`: certificates rotating under load, on a real PKI and a real Postgres.
 
+mod faults;
 mod load;
+mod network;
 mod report;
 mod rotations;
+mod screen;
+mod view;
+mod watch;
 mod witness;
 
 use std::io::{self, Write};
@@ -12,19 +17,24 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use perennial::LiveCert;
+use perennial::{LiveCert, TlsSettings};
 use perennial_postgres::CertConnectionManager;
 use perennial_testbed::Testbed;
 use perennial_vault::{Auth, VaultPki};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::faults::Faults;
 use crate::load::Load;
+use crate::network::Network;
 use crate::report::{Line, Summary};
 use crate::rotations::Log;
+use crate::watch::Watched;
 use crate::witness::{Sight, Witness};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// How long the roots of before are trusted after the CA has changed: until the servers have too.
+const ANCHOR_OVERLAP: Duration = Duration::from_secs(60);
 
 /// Watch short-lived certificates rotate under load, without a failed query.
 ///
@@ -100,8 +110,17 @@ async fn run(
     stop: impl Future<Output = io::Result<()>>,
 ) -> anyhow::Result<Summary> {
     let (bao, postgres) = (&testbed.bao, &testbed.postgres);
+    // For the live view the way to the servers can be stalled.
+    let network = match out.is_watched() {
+        true => Some(Network::start(testbed).await?),
+        false => None,
+    };
+    let (address, config) = match &network {
+        Some(network) => (network.openbao(), network.postgres(testbed)),
+        None => (bao.address(), postgres.config()),
+    };
     let approle = bao.approle();
-    let source = VaultPki::builder(bao.address())
+    let source = VaultPki::builder(address)
         .ca_pem(bao.ca_pem())
         .auth(Auth::approle(&approle.role_id, &approle.secret_id))
         .mount(bao.mount())
@@ -109,10 +128,12 @@ async fn run(
         .common_name("app")
         .ttl(args.ttl)
         .build()?;
-    let live = LiveCert::start(source)
+    let live = LiveCert::builder()
+        .tls(TlsSettings::new().anchor_overlap(ANCHOR_OVERLAP))
+        .start(source)
         .await
         .context("the first certificate")?;
-    let manager = CertConnectionManager::new(live.clone(), postgres.config())?;
+    let manager = CertConnectionManager::new(live.clone(), config)?;
     let log = Log::follow(&live, &manager);
     let pool = manager
         .pool_builder()
@@ -122,42 +143,43 @@ async fn run(
         .await
         .context("filling the pool")?;
     let mut witness = Witness::new(postgres.admin().await?);
-    out.line(format_args!(
-        "OpenBao at {}, PostgreSQL {} at {}:{}; {} connections, {} queries/s, certificates of {}\n",
+    let servers = format!(
+        "OpenBao at {}, PostgreSQL {} at {}:{}",
         bao.address(),
         postgres.version(),
         postgres.host(),
         postgres.port(),
+    );
+    out.line(format_args!(
+        "{servers}; {} connections, {} queries/s, certificates of {}\n",
         args.pool,
         args.rate,
         humantime::format_duration(args.ttl),
     ));
 
-    let load = Load::start(pool, manager, args.rate, log.rotating())?;
-    let began = Instant::now();
+    let load = Load::start(pool.clone(), manager.clone(), args.rate, log.rotating())?;
     let end = async {
         match args.run_for {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
+            Some(time) => tokio::select! {
+                () = tokio::time::sleep(time) => Ok(()),
+                stopped = stop => stopped,
+            },
+            None => stop.await,
         }
     };
-    tokio::pin!(end, stop);
-    let mut seconds = tokio::time::interval_at(began + SECOND, SECOND);
-    loop {
-        tokio::select! {
-            () = &mut end => break,
-            signal = &mut stop => {
-                signal?;
-                break;
-            }
-            _ = seconds.tick() => {
-                for event in log.take_events() {
-                    out.line(format_args!("       {event}"));
-                }
-                let sight = witness.look(&log).await?;
-                out.line(second(args, &live, &load, &log, &sight, began.elapsed()));
-            }
+    match &network {
+        Some(network) => {
+            log.hear_failures(&live, &manager);
+            let faults = Faults::new(testbed, network, &live, &manager, &pool);
+            let watched = Watched {
+                live: &live,
+                log: &log,
+                load: &load,
+                faults: &faults,
+            };
+            watch::watch(&watched, &mut witness, servers, end).await?;
         }
+        None => print_lines(args, out, &live, &log, &load, &mut witness, end).await?,
     }
     let sight = witness.look(&log).await?;
     let tally = load.finish().await;
@@ -180,6 +202,33 @@ async fn run(
         p99_ms_during_rotation: tally.rotation_latency_ms(0.99),
         issued_by_ca: bao.issued().await?,
     })
+}
+
+/// A line for each second, until `end` comes.
+async fn print_lines(
+    args: &Args,
+    out: Out,
+    live: &LiveCert,
+    log: &Log,
+    load: &Load,
+    witness: &mut Witness,
+    end: impl Future<Output = io::Result<()>>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut seconds = tokio::time::interval_at(began + SECOND, SECOND);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            ended = &mut end => return Ok(ended?),
+            _ = seconds.tick() => {
+                for event in log.take_events() {
+                    out.line(format_args!("       {event}"));
+                }
+                let sight = witness.look(log).await?;
+                out.line(second(args, live, load, log, &sight, began.elapsed()));
+            }
+        }
+    }
 }
 
 fn second<'a>(
@@ -216,6 +265,11 @@ struct Out {
 }
 
 impl Out {
+    /// Whether somebody sits before a terminal; others get lines.
+    fn is_watched(self) -> bool {
+        !self.json && screen::is_there()
+    }
+
     fn line(self, line: impl std::fmt::Display) {
         // A reader that went away (`| head`) is no reason to fail.
         let _gone = if self.json {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::{LiveCert, Rotations};
-use perennial_postgres::CertConnectionManager;
+use perennial::{Event, Events, LiveCert, Rotations, with_causes};
+use perennial_postgres::{CertConnectionManager, PoolEvent, PoolEvents};
 use tokio::time::Instant;
 
 /// How finely the end of a rotation is timed.
@@ -64,6 +64,39 @@ impl Log {
         }
     }
 
+    /// Notes failures too, from here on.
+    pub(crate) fn hear_failures(&self, live: &LiveCert, manager: &CertConnectionManager) {
+        tokio::spawn(self.clone().renewals(live.events()));
+        tokio::spawn(self.clone().connects(manager.events()));
+    }
+
+    async fn renewals(self, mut events: Events) {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::RenewalFailed { error, .. } => {
+                    self.say(format!("renewal failed: {}", with_causes(&*error)));
+                }
+                Event::Expired { generation, .. } => {
+                    self.say(format!("generation {generation} has expired"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn connects(self, mut events: PoolEvents) {
+        while let Some(event) = events.next().await {
+            match event {
+                PoolEvent::CertificateRefused { generation, error } => {
+                    let error = with_causes(&error);
+                    self.say(format!("generation {generation} is refused: {error}"));
+                }
+                PoolEvent::ConnectFailed { error } => self.say(with_causes(&error).to_string()),
+                _ => {}
+            }
+        }
+    }
+
     /// Whether the pool is moving now.
     pub(crate) fn rotating(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.rotating)
@@ -90,7 +123,8 @@ impl Log {
     }
 }
 
-fn all_on(manager: &CertConnectionManager, generation: u64) -> bool {
+/// Whether no connection of the pool is older than this generation.
+pub(crate) fn all_on(manager: &CertConnectionManager, generation: u64) -> bool {
     manager
         .status()
         .by_generation

@@ -53,6 +53,11 @@
 //!
 //! The folder `examples` has one for each login.
 //!
+//! # Features
+//! - `aws-lc-rs` (default), `ring`: what makes keys and speaks TLS.
+//! - `metrics`: `perennial_vault_logins_total`, a counter with the label `result` (`ok`, `failed`), through
+//!   the `metrics` facade: logins that were sent, of every source in the process.
+//!
 //! # On the server
 //! The role's `key_type` must fit [`KeyType`], by default `ec` (or `any`), and `use_csr_sans` and
 //! `use_csr_common_name` must be on, as they are by default: names travel in the signing request.
@@ -70,6 +75,7 @@ mod error;
 mod from_env;
 mod holds;
 mod key;
+mod metrics;
 mod outcome;
 mod pki;
 mod request;

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::auth::{self, Granted, Method, Opened, Proof};
 use crate::error::Failure;
 use crate::holds::Holds;
+use crate::metrics;
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token_life::{Decision, Facts, Lease, Renewal, after_failure, after_renewal};
 use crate::transport::Transport;
@@ -51,6 +52,7 @@ pub(crate) enum Login {
 
 impl Tokens {
     pub(crate) fn new(method: Method) -> Self {
+        metrics::started();
         Self {
             method,
             state: Mutex::default(),
@@ -274,12 +276,16 @@ async fn attempt(
     match proof.log_in(transport, &mut state.opened).await {
         Ok(granted) => {
             tracing::debug!(lease = ?granted.lease, "logged in to vault");
+            metrics::logged_in();
             let token = Arc::new(Token::of(granted, made_of));
             state.kept = Some(Arc::clone(&token));
             state.tried = None;
             Ok(token)
         }
-        Err(failure) => Err(state.holds.note(made_of, failure)),
+        Err(failure) => {
+            metrics::login_failed();
+            Err(state.holds.note(made_of, failure))
+        }
     }
 }
 

@@ -282,7 +282,9 @@ impl Attempts {
     /// Tells again what runs with the clock.
     pub(crate) fn refresh(&self) {
         if let Some(current) = self.current() {
-            self.signals.still_in_use(&current, self.clock.now());
+            let renewal_point = self.progress.borrow().renewal_point;
+            self.signals
+                .still_in_use(&current, renewal_point, self.clock.now());
         }
     }
 

@@ -59,8 +59,10 @@
 //! |---|---|---|
 //! | `perennial_certificate_expiry_timestamp_seconds` | gauge | Unix time at which the certificate in use expires |
 //! | `perennial_certificate_remaining_seconds` | gauge | seconds until then, negative once it is past |
+//! | `perennial_certificate_renewal_timestamp_seconds` | gauge | Unix time from which its renewal is due |
 //! | `perennial_certificate_generation` | gauge | the generation in use |
 //! | `perennial_renewals_total` | counter, label `result`: `rotated`, `unchanged`, `refused`, `failed` | attempts that have ended |
+//! | `perennial_source_errors_total` | counter, label `kind`: `denied`, `invalid`, `not_configured`, `unavailable` | attempts that the source failed |
 //! | `perennial_renewal_failures` | gauge | failures in a row |
 //! | `perennial_fetch_duration_seconds` | histogram | one attempt, checks and gate included |
 

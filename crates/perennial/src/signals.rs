@@ -84,6 +84,9 @@ impl Signals {
         } = *failure;
         let certificate = &*self.name;
         let causes = with_causes(&**error);
+        if let RenewError::Source(error) = &**error {
+            crate::metrics::source_failed(certificate, error.kind());
+        }
         if has_expired {
             tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "no valid certificate is left");
         } else if in_a_row <= LOUD_FAILURES {
@@ -147,8 +150,13 @@ impl Signals {
         crate::metrics::fetched(&self.name, outcome, took, failures);
     }
 
-    pub(crate) fn still_in_use(&self, snapshot: &Snapshot, now: SystemTime) {
-        crate::metrics::in_use(&self.name, snapshot, now);
+    pub(crate) fn still_in_use(
+        &self,
+        snapshot: &Snapshot,
+        renewal_point: Option<SystemTime>,
+        now: SystemTime,
+    ) {
+        crate::metrics::in_use(&self.name, snapshot, renewal_point, now);
     }
 
     fn tell(&self, event: Event) {

@@ -107,16 +107,17 @@ async fn metrics_tell_what_new_connections_use() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
+    // A metric by its name, and by the value of its second label where it has one.
     let read = || {
         let all = snapshotter.snapshot().into_vec();
-        move |name: &str, result: Option<&str>| {
+        move |name: &str, label: Option<&str>| {
             all.iter()
                 .find(|(key, ..)| {
                     let key = key.key();
                     let labels: Vec<_> = key.labels().map(|l| (l.key(), l.value())).collect();
                     key.name() == name
                         && labels.contains(&("certificate", "orders"))
-                        && result.is_none_or(|result| labels.contains(&("result", result)))
+                        && label.is_none_or(|label| labels.iter().any(|(_, value)| *value == label))
                 })
                 .map(|(.., value)| match value {
                     DebugValue::Counter(count) => *count as f64,
@@ -149,6 +150,11 @@ async fn metrics_tell_what_new_connections_use() {
         first("perennial_certificate_remaining_seconds", None),
         Some(60.0)
     );
+    let due = live.status().next_fetch.map(unix);
+    assert_eq!(
+        first("perennial_certificate_renewal_timestamp_seconds", None),
+        due
+    );
     assert_eq!(first("perennial_certificate_generation", None), Some(1.0));
     assert_eq!(
         first("perennial_renewals_total", Some("rotated")),
@@ -164,10 +170,21 @@ async fn metrics_tell_what_new_connections_use() {
     tokio::time::sleep(std::time::Duration::from_secs(15)).await;
     let last = read();
     assert!(last("perennial_certificate_remaining_seconds", None).unwrap() < 0.0);
+    // Retries move the next fetch, not the point at which it became due.
+    assert_eq!(
+        last("perennial_certificate_renewal_timestamp_seconds", None),
+        due
+    );
     assert_eq!(
         last("perennial_renewal_failures", None),
         Some(f64::from(live.status().consecutive_failures))
     );
+
+    assert_eq!(
+        last("perennial_source_errors_total", Some("unavailable")),
+        last("perennial_renewals_total", Some("failed"))
+    );
+    assert!(last("perennial_source_errors_total", Some("denied")).is_none());
 
     // A source that has nothing newer has not failed.
     let (one, key) = crate::testing::TestCa::new().leaf(wall.now(), 60 * MINUTE);

@@ -1,0 +1,333 @@
+//! What the live view shows, and how it is drawn: pure, from facts to cells.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use perennial::CertState;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Paragraph, Sparkline};
+
+use crate::faults::{Broken, OpenBao, Way};
+use crate::witness::Sight;
+
+/// Seconds of load that are kept: as many as the widest sparkline shows.
+const HISTORY: usize = 300;
+/// Events that are kept.
+const EVENTS: usize = 100;
+/// As wide as the time before an event.
+const TIME: &str = "       ";
+/// Colours of generations, in turn. None is red, which is for trouble.
+const COLOURS: [Color; 5] = [
+    Color::Green,
+    Color::Cyan,
+    Color::Yellow,
+    Color::Magenta,
+    Color::Blue,
+];
+
+/// Everything that is shown at one moment.
+#[derive(Default)]
+pub(crate) struct View {
+    /// What runs where.
+    pub(crate) servers: String,
+    pub(crate) elapsed: Duration,
+    pub(crate) certificate: Option<Certificate>,
+    pub(crate) sight: Sight,
+    pub(crate) load: VecDeque<Second>,
+    pub(crate) failed: u64,
+    /// The newest last, each with when it was seen.
+    pub(crate) events: VecDeque<(Duration, String)>,
+    pub(crate) broken: Broken,
+    /// What a key has begun and not finished.
+    pub(crate) busy: bool,
+}
+
+/// The certificate in use.
+pub(crate) struct Certificate {
+    pub(crate) generation: u64,
+    pub(crate) serial: String,
+    pub(crate) state: CertState,
+    /// Its whole usable life.
+    pub(crate) life: Duration,
+    pub(crate) remaining: Duration,
+    /// Until the source is asked next.
+    pub(crate) next_fetch: Option<Duration>,
+    pub(crate) failures: u32,
+}
+
+/// One second of load.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Second {
+    pub(crate) queries: u64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+impl View {
+    pub(crate) fn add_second(&mut self, second: Second) {
+        self.load.push_back(second);
+        if self.load.len() > HISTORY {
+            self.load.pop_front();
+        }
+    }
+
+    /// Adds it, unless it was said a moment ago: two failures may alternate for long.
+    pub(crate) fn add_event(&mut self, event: String) {
+        if self
+            .events
+            .iter()
+            .rev()
+            .take(3)
+            .any(|(_, last)| *last == event)
+        {
+            return;
+        }
+        self.events.push_back((self.elapsed, event));
+        if self.events.len() > EVENTS {
+            self.events.pop_front();
+        }
+    }
+}
+
+pub(crate) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let title = format!(" Perennial · {} ", view.servers);
+    let outer = Block::bordered()
+        .title(title.bold())
+        .title(Line::from(format!(" {} ", clock(view.elapsed))).right_aligned());
+    let area = outer.inner(frame.area());
+    frame.render_widget(outer, frame.area());
+    let pool_rows = draw_pool(view, area.width.saturating_sub(2));
+    let [certificate, pool, load, events, keys] = Layout::vertical([
+        Constraint::Length(4),
+        Constraint::Length(u16::try_from(pool_rows.len()).unwrap_or(u16::MAX) + 1),
+        Constraint::Length(5),
+        Constraint::Min(0),
+        Constraint::Length(2),
+    ])
+    .horizontal_margin(1)
+    .areas(area);
+    frame.render_widget(draw_certificate(view, certificate.width), certificate);
+    frame.render_widget(Paragraph::new(pool_rows), pool);
+    draw_load(frame, view, load);
+    frame.render_widget(draw_events(view, events), events);
+    frame.render_widget(Paragraph::new(draw_keys(view)), keys);
+}
+
+fn draw_certificate(view: &View, width: u16) -> Paragraph<'static> {
+    let Some(certificate) = &view.certificate else {
+        return Paragraph::new("no certificate".red().bold());
+    };
+    let colour = colour(certificate.generation);
+    let (state, mood) = match certificate.state {
+        CertState::Fresh => ("fresh", Color::Green),
+        CertState::Due => ("due", Color::Yellow),
+        CertState::Failing => ("renewal fails", Color::Red),
+        CertState::Expired => ("expired", Color::Red),
+        _ => ("starting", Color::Gray),
+    };
+    let mut facts = format!(
+        "{} of {} left",
+        seconds(certificate.remaining),
+        seconds(certificate.life)
+    );
+    if let Some(wait) = certificate.next_fetch {
+        let what = if certificate.failures == 0 {
+            "renewed".to_owned()
+        } else {
+            format!("failed {} times, tried again", certificate.failures)
+        };
+        facts += &format!(" · {what} in {}", seconds(wait));
+    }
+    Paragraph::new(vec![
+        Line::from(vec![
+            "certificate  ".bold(),
+            format!(" #{} ", certificate.generation)
+                .fg(Color::Black)
+                .bg(colour),
+            format!("  {state}  ").fg(mood).bold(),
+            format!("serial {}", certificate.serial).dark_gray(),
+        ]),
+        Line::from(life(certificate, width)),
+        Line::from(facts),
+    ])
+}
+
+/// The life from left to right: what is gone, what is left, and where the source is asked next.
+fn life(certificate: &Certificate, width: u16) -> Vec<Span<'static>> {
+    let width = usize::from(width);
+    let gone = certificate.life.saturating_sub(certificate.remaining);
+    let at = |moment: Duration| {
+        let part = moment.as_secs_f64() / certificate.life.as_secs_f64().max(f64::MIN_POSITIVE);
+        ((part * width as f64) as usize).min(width)
+    };
+    let now = at(gone);
+    let asked = certificate.next_fetch.map(|wait| at(gone + wait));
+    let colour = colour(certificate.generation);
+    let cell = |column: usize| match asked {
+        Some(asked) if column == asked => "◆".fg(Color::White).bold(),
+        _ if column < now => "─".dark_gray(),
+        _ => "█".fg(colour),
+    };
+    (0..width).map(cell).collect()
+}
+
+/// One for each connection that Postgres sees, the oldest generation first; `None` is a stranger.
+fn cells(sight: &Sight) -> Vec<Option<u64>> {
+    let ours = sight.by_generation.iter();
+    let ours = ours.flat_map(|(generation, count)| repeat(Some(*generation), *count));
+    ours.chain(repeat(None, sight.strangers)).collect()
+}
+
+fn repeat(cell: Option<u64>, count: i64) -> impl Iterator<Item = Option<u64>> {
+    std::iter::repeat_n(cell, usize::try_from(count).unwrap_or(0))
+}
+
+fn draw_pool(view: &View, width: u16) -> Vec<Line<'static>> {
+    let (cells, width) = (cells(&view.sight), usize::from(width).max(1));
+    let mut lines = vec![Line::from(vec![
+        "pool, as Postgres sees it  ".bold(),
+        format!("{} connections", cells.len()).into(),
+    ])];
+    // With its number where four rows hold them all, else in colour alone.
+    let wide = (width / 4).max(1);
+    let (label, gap, per_row): (fn(&Option<u64>) -> String, _, _) = if cells.len() <= 4 * wide {
+        (numbered, " ", wide)
+    } else {
+        (|_cell| " ".to_owned(), "", width)
+    };
+    for row in cells.chunks(per_row) {
+        let spans = row.iter().flat_map(|cell| {
+            let colour = cell.map_or(Color::Red, colour);
+            [label(cell).fg(Color::Black).bg(colour), gap.into()]
+        });
+        lines.push(Line::from(spans.collect::<Vec<_>>()));
+    }
+    lines
+}
+
+fn numbered(cell: &Option<u64>) -> String {
+    cell.map_or_else(
+        || " ? ".to_owned(),
+        |generation| format!("{:^3}", generation % 100),
+    )
+}
+
+fn draw_load(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let [head, bars] = Layout::vertical([Constraint::Length(1), Constraint::Length(3)]).areas(area);
+    let [left, right] = halves(bars);
+    let failed = format!("{} failed", view.failed);
+    let failed = match view.failed {
+        0 => failed.green(),
+        _ => failed.red().bold(),
+    };
+    let last = view.load.back().copied().unwrap_or_default();
+    let queries_head = vec![
+        "load  ".bold(),
+        format!("{} queries/s · ", last.queries).into(),
+        failed,
+    ];
+    let p99_head = format!("p50 {:.1} ms · p99 {:.1} ms", last.p50_ms, last.p99_ms);
+    frame.render_widget(Line::from(queries_head), halves(head)[0]);
+    frame.render_widget(Line::from(p99_head), halves(head)[1]);
+    let newest = |area: Rect, value: fn(&Second) -> u64| {
+        let skipped = view.load.len().saturating_sub(usize::from(area.width));
+        view.load
+            .iter()
+            .skip(skipped)
+            .map(value)
+            .collect::<Vec<_>>()
+    };
+    let queries = newest(left, |second| second.queries);
+    frame.render_widget(Sparkline::default().data(queries).style(Color::Green), left);
+    // In tenths of a millisecond: whole ones are too coarse.
+    let p99 = newest(right, |second| (second.p99_ms * 10.0) as u64);
+    frame.render_widget(Sparkline::default().data(p99).style(Color::Yellow), right);
+}
+
+fn halves(area: Rect) -> [Rect; 2] {
+    let halves = Layout::horizontal([Constraint::Ratio(1, 2); 2]);
+    halves.spacing(2).areas(area)
+}
+
+/// The newest events that there is room for, whole.
+fn draw_events(view: &View, area: Rect) -> Paragraph<'static> {
+    let width = usize::from(area.width).saturating_sub(TIME.len()).max(1);
+    let mut lines: Vec<_> = (view.events.iter())
+        .flat_map(|(at, event)| {
+            let text: Vec<char> = event.chars().collect();
+            let time = format!("{}  ", clock(*at));
+            let parts = text.chunks(width).enumerate().map(|(part, text)| {
+                let margin = if part == 0 { time.as_str() } else { TIME };
+                Line::from(vec![
+                    margin.to_owned().dark_gray(),
+                    text.iter().collect::<String>().into(),
+                ])
+            });
+            parts.collect::<Vec<_>>()
+        })
+        .collect();
+    let room = usize::from(area.height).saturating_sub(1);
+    lines.drain(..lines.len().saturating_sub(room));
+    lines.insert(0, Line::from("events".bold()));
+    Paragraph::new(lines)
+}
+
+/// What the keys do now; in red what they would mend.
+fn draw_keys(view: &View) -> Vec<Line<'static>> {
+    let broken = view.broken;
+    let (breaks, mends) = (Style::new(), Style::new().red().bold());
+    let stalls = |way: Way| match way {
+        Way::Open => ("stall", breaks),
+        Way::Stalled => ("unstall", mends),
+    };
+    let (stop, seal) = match broken.openbao {
+        OpenBao::Up => (("stop", breaks), ("seal", breaks)),
+        OpenBao::Stopped => (("start", mends), ("seal", breaks)),
+        OpenBao::Sealed => (("stop", breaks), ("unseal", mends)),
+    };
+    let line = |keys: [(&'static str, (&'static str, Style), &'static str); 4]| {
+        let key = |(key, (verb, style), what)| {
+            [
+                format!(" {key} ").bold().reversed(),
+                Span::styled(format!(" {verb}{what}  "), style),
+            ]
+        };
+        keys.into_iter().flat_map(key).collect::<Vec<_>>()
+    };
+    let first = line([
+        ("o", stop, " OpenBao"),
+        ("s", seal, " OpenBao"),
+        ("n", stalls(broken.way_to_openbao), " OpenBao"),
+        ("p", stalls(broken.way_to_postgres), " Postgres"),
+    ]);
+    let mut second = line([
+        ("v", ("revoke", breaks), ""),
+        ("r", ("renew", breaks), " now"),
+        ("c", ("new CA", breaks), ""),
+        ("q", ("quit", breaks), ""),
+    ]);
+    if view.busy {
+        second.push("…".yellow().bold());
+    }
+    vec![first.into(), second.into()]
+}
+
+fn colour(generation: u64) -> Color {
+    // The remainder of five fits any integer.
+    COLOURS[(generation % COLOURS.len() as u64) as usize]
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.0} s", time.as_secs_f64())
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{:02}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests;
