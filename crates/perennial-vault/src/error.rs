@@ -81,10 +81,12 @@ pub enum VaultError {
         made_by: String,
     },
     /// No complete answer within the request timeout.
-    #[error("vault did not answer {step} within {after:?}")]
+    #[error("vault did not answer {step} within {after:?} at {origin}")]
     TimedOut {
         /// What was asked.
         step: Step,
+        /// Scheme, host and port that were asked first; a redirect may have led on.
+        origin: String,
         /// The request timeout in force.
         after: Duration,
     },

@@ -24,8 +24,10 @@
 //! # What it promises
 //! - The private key is made here, anew each time, and never leaves the process: only a signing
 //!   request travels. Not so with [`issue`](VaultPkiBuilder::issue), which is to be asked for.
-//! - A token or credential is sent to the configured origin alone. A redirect to any other is not
+//! - A token or credential is sent to the configured origins alone. A redirect to any other is not
 //!   followed, and no proxy is used.
+//! - Of [several addresses](VaultPkiBuilder::address) a fetch asks each at most once, and stays with
+//!   the one that serves.
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
 //!   `*_PROXY` variable is read, save by [`VaultPki::from_env`], which says which; see
 //!   [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.

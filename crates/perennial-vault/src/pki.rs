@@ -53,6 +53,7 @@ impl VaultPki {
 
     /// One certificate, with at most one login on the way.
     async fn ask(&self, current: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
+        self.transport.begin();
         let key = match self.request.key_from {
             KeyFrom::Vault => None,
             KeyFrom::Here(kind) => {

@@ -148,6 +148,7 @@ impl Tokens {
             };
             tokio::time::sleep_until(next).await;
             let mut state = self.state.lock().await;
+            transport.begin();
             self.renew(&mut state, transport).await;
         }
     }
