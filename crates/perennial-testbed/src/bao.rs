@@ -209,6 +209,19 @@ impl OpenBao {
         pki::authorities(self, name).await
     }
 
+    /// Makes a new intermediate of the same root, by which everything is issued from now on.
+    ///
+    /// It bears `name` at the end of its common name. The one before still may issue, where it is asked for by name.
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// The new intermediate may issue nevertheless.
+    pub async fn change_intermediate(&self, name: &str) -> Result<(), TestbedError> {
+        pki::intermediate(self, name).await
+    }
+
     /// Fresh revocation lists (PEM) of the root and the intermediate that issue now, in whole seconds of `life`.
     ///
     /// `revoke` takes a certificate that the CA has not stored if it is given whole: `{"certificate": pem}`.

@@ -13,9 +13,11 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::auth::Auth;
+use crate::issuers::Issuers;
 use crate::key::KeyType;
-use crate::pki::{VaultPki, Warnings};
+use crate::pki::{Roots, VaultPki, Warnings};
 use crate::request::{CertRequest, KeyFrom};
+use crate::revocation::Revocations;
 use crate::token::Tokens;
 use crate::transport::{
     Addresses, CONNECT_TIMEOUT, REQUEST_TIMEOUT, Settings, Transport, client_config,
@@ -38,6 +40,7 @@ pub struct VaultPkiBuilder {
     key_type: Option<KeyType>,
     issue: bool,
     server_roots_pem: Option<Vec<u8>>,
+    revoke: bool,
     connect_timeout: Duration,
     request_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
@@ -54,6 +57,7 @@ impl VaultPkiBuilder {
             key_type: None,
             issue: false,
             server_roots_pem: None,
+            revoke: false,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             provider: None,
@@ -156,12 +160,25 @@ impl VaultPkiBuilder {
         self
     }
 
-    /// The roots for verifying servers, where they are not those of Vault's answers.
+    /// The roots for verifying servers, where they are not those of the mount's issuers.
     ///
-    /// Without it they are the self-signed certificates of the answer's `ca_chain`. Needed where
-    /// it holds none, as with an intermediate that was imported without its root.
+    /// Without it they are the self-signed certificates to which the mount's issuers lead that may
+    /// issue, [read again](crate::ISSUERS_POLL) while the certificate lives; the token needs `read`
+    /// on `MOUNT/issuer/+` for it. Without that right they are those of the answer's `ca_chain`.
+    /// Needed where there is none, as with an intermediate that was imported without its root.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.server_roots_pem = Some(pem.as_ref().to_vec());
+        self
+    }
+
+    /// Revokes each certificate once a newer one is in use and no snapshot of it is held.
+    ///
+    /// The pool's connections hold theirs; a connection that was made with a config taken out of a
+    /// snapshot does not. It is revoked by what it is and not by its number, so that it need not
+    /// be stored; the token needs `update` on `MOUNT/revoke`. The last one is revoked only by
+    /// [`Revocations::finish`].
+    pub fn revoke_superseded(mut self) -> Self {
+        self.revoke = true;
         self
     }
 
@@ -222,12 +239,22 @@ impl VaultPkiBuilder {
             request_timeout: positive("request_timeout", self.request_timeout)?,
         })
         .map_err(|error| BuildError::Client(error.into()))?;
+        let transport = Arc::new(transport);
+        let tokens = Arc::new(Tokens::new(auth.checked()?));
+        let revocations = self.revoke.then(|| {
+            let (transport, tokens) = (Arc::clone(&transport), Arc::clone(&tokens));
+            Revocations::new(transport, tokens, request.mount.clone())
+        });
         Ok(VaultPki {
             transport,
-            tokens: Tokens::new(auth.checked()?),
+            tokens,
             request,
             params,
-            server_roots: server_roots.transpose()?.map(|(_, list)| list),
+            roots: match server_roots.transpose()? {
+                Some((_, list)) => Roots::Fixed(list),
+                None => Roots::Followed(Issuers::default()),
+            },
+            revocations,
             fingerprint,
             warnings: Warnings::default(),
         })

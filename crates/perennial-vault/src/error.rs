@@ -212,6 +212,10 @@ pub enum Step {
     LookUpWrapping,
     /// The secret_id within a wrapping token.
     Unwrap,
+    /// The issuers of the mount, and what each of them may do.
+    ReadIssuers,
+    /// The revocation of a certificate that nobody uses any more.
+    Revoke,
 }
 
 impl fmt::Display for Step {
@@ -223,6 +227,8 @@ impl fmt::Display for Step {
             Self::RenewToken => "the token's renewal",
             Self::LookUpWrapping => "the look at the wrapping token",
             Self::Unwrap => "the unwrapping of the secret_id",
+            Self::ReadIssuers => "the reading of the issuers",
+            Self::Revoke => "the revocation",
         })
     }
 }

@@ -108,7 +108,12 @@ pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, Tes
         .await?;
     let root = text(&reply["data"]["certificate"], "certificate")?;
     issue_by(bao, ROOT, &text(&reply["data"]["issuer_id"], "issuer_id")?).await?;
+    intermediate(bao, name).await?;
+    Ok(root + "\n")
+}
 
+/// Makes an intermediate of the root that issues now, which issues for apps and servers from then on.
+pub(super) async fn intermediate(bao: &OpenBao, name: &str) -> Result<(), TestbedError> {
     let ask = json!({
         "common_name": format!("Perennial testbed intermediate {name}"), "key_type": "ec", "key_bits": 256,
     });
@@ -127,8 +132,7 @@ pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, Tes
     let issuer = issuers
         .and_then(|issuers| issuers.iter().find(|(_, key)| *key != ""))
         .ok_or(TestbedError::Incomplete("an issuer with a key"))?;
-    issue_by(bao, MOUNT, issuer.0).await?;
-    Ok(root + "\n")
+    issue_by(bao, MOUNT, issuer.0).await
 }
 
 async fn issue_by(bao: &OpenBao, mount: &str, issuer: &str) -> Result<(), TestbedError> {
