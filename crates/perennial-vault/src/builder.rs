@@ -13,7 +13,6 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::auth::Auth;
-use crate::issuers::Issuers;
 use crate::key::KeyType;
 use crate::pki::{Roots, VaultPki, Warnings};
 use crate::request::{CertRequest, KeyFrom};
@@ -252,7 +251,7 @@ impl VaultPkiBuilder {
             params,
             roots: match server_roots.transpose()? {
                 Some((_, list)) => Roots::Fixed(list),
-                None => Roots::Followed(Issuers::default()),
+                None => Roots::Followed(Box::default()),
             },
             revocations,
             fingerprint,

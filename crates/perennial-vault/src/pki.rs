@@ -50,7 +50,7 @@ pub struct VaultPki {
 /// Where the trust roots for servers come from.
 pub(crate) enum Roots {
     Fixed(Vec<CertificateDer<'static>>),
-    Followed(Issuers),
+    Followed(Box<Issuers>),
 }
 
 impl VaultPki {
