@@ -16,6 +16,7 @@ use crate::tls::{Anchors, TlsPolicy};
 /// Chain, key, roots and config all come from one fetch.
 pub struct Snapshot {
     generation: u64,
+    leaf_since: u64,
     serial: Serial,
     issuer: String,
     limited_by: Option<String>,
@@ -84,8 +85,11 @@ impl Snapshot {
             .client_config(roots, &anchors, certified)
             .map_err(MaterialError::Chain)?;
 
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         Ok(Self {
-            generation: previous.map_or(1, |previous| previous.generation + 1),
+            generation,
+            leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
             serial: leaf.serial,
             issuer: leaf.issuer_name,
             limited_by,
@@ -106,6 +110,11 @@ impl Snapshot {
     /// The number of this snapshot: starts at 1 and grows by one with each rotation.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The generation that this leaf came with: an earlier one if only roots have changed since.
+    pub(crate) fn leaf_since(&self) -> u64 {
+        self.leaf_since
     }
 
     /// The leaf's serial number.
