@@ -87,6 +87,11 @@ impl Tokens {
         }
     }
 
+    /// The token that there is, for what can be done without as well.
+    pub(crate) async fn kept(&self) -> Option<Arc<Token>> {
+        self.state.lock().await.kept.clone()
+    }
+
     /// Another token, after Vault refused one that was kept.
     pub(crate) async fn another(
         &self,
@@ -148,6 +153,7 @@ impl Tokens {
             };
             tokio::time::sleep_until(next).await;
             let mut state = self.state.lock().await;
+            transport.begin();
             self.renew(&mut state, transport).await;
         }
     }
