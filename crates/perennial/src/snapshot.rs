@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, MaterialError, Part};
+use crate::material::{CertMaterial, Guard, MaterialError, Part};
 use crate::schedule::UsableLife;
 use crate::tls::{Anchors, TlsPolicy};
 
@@ -29,6 +29,8 @@ pub struct Snapshot {
     server_name: Option<ServerName<'static>>,
     warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
+    /// Held, not looked at.
+    _guard: Option<Guard>,
 }
 
 impl Snapshot {
@@ -97,6 +99,7 @@ impl Snapshot {
             server_name: tls.server_name().cloned(),
             warnings: parts.warnings,
             client_config: Arc::new(client_config),
+            _guard: parts.guard,
         })
     }
 

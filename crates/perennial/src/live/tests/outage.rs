@@ -70,6 +70,48 @@ async fn fetches_in_an_outage_stay_within_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ten_minutes_without_the_source_are_survived_within_the_bound() {
+    // T6, long past expiry: ten lives of 60 s in vain, the wait's cap 3 s all the while.
+    const CAP: Duration = Duration::from_secs(3);
+    let wall = TestClock::starting_at(noon());
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE)]);
+    source.then(down);
+    let live = started(&wall, &source).await;
+    let busy = live.clone();
+    let pool = tokio::spawn(async move {
+        loop {
+            let _may_fail = busy.valid().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    until("the outage is met", || {
+        live.status().consecutive_failures == 1
+    })
+    .await;
+    tokio::time::sleep(10 * MINUTE).await;
+    assert_eq!(live.status().state, CertState::Expired);
+
+    // The first try, one more for the one doubling up to the cap, then one in each half a cap at most.
+    let fetches = source.fetches();
+    let tries = fetches.len() - 1;
+    assert!((200..=402).contains(&tries), "{tries} fetches");
+    for pair in fetches[1..].windows(2) {
+        let wait = pair[1].0 - pair[0].0;
+        assert!(wait >= Duration::from_millis(750), "{wait:?}");
+        assert!(wait <= CAP + Duration::from_millis(1), "{wait:?}");
+    }
+
+    let back = tokio::time::Instant::now();
+    source.then(|| Step::Issue(MINUTE));
+    until("it recovers by itself", || live.current().is_ok()).await;
+    // Looked for every 50 ms.
+    assert!(back.elapsed() <= CAP + Duration::from_millis(50));
+    assert_eq!(live.current().unwrap().generation(), 2);
+    assert_eq!(source.fetches().len(), fetches.len() + 1);
+    pool.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn hung_source_is_given_up_at_the_fetch_timeout() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Hang, Step::Issue(MINUTE)]);
