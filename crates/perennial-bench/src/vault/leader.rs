@@ -8,6 +8,8 @@ use perennial_testbed::{OpenBao, OpenBaoCluster};
 use perennial_vault::{Auth, VaultPki};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::memory_ca::wall_clock;
+
 const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -95,7 +97,7 @@ pub async fn lost_by_agent(cluster: &OpenBaoCluster, life: Duration) -> anyhow::
     while !file.exists() {
         sleep(LOOK).await;
     }
-    let (obtained, old) = (SystemTime::now(), std::fs::read(file)?);
+    let (obtained, old) = (wall_clock(), std::fs::read(file)?);
     let ends = obtained + life;
     sleep(until(obtained + life.mul_f64(AGENTS_SHARE)).saturating_sub(BEFORE)).await;
     let (killed_one, killed) = kill(cluster).await?;
@@ -154,11 +156,11 @@ async fn both<A, B>(
 }
 
 fn until(moment: SystemTime) -> Duration {
-    moment.duration_since(SystemTime::now()).unwrap_or_default()
+    moment.duration_since(wall_clock()).unwrap_or_default()
 }
 
 fn left(ends: SystemTime) -> f64 {
-    match ends.duration_since(SystemTime::now()) {
+    match ends.duration_since(wall_clock()) {
         Ok(left) => left.as_secs_f64(),
         Err(over) => -over.duration().as_secs_f64(),
     }
