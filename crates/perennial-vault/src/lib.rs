@@ -84,6 +84,9 @@ pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
 pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use pki::Reader;
 pub use pki::VaultPki;
 pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};
 pub use token_life::{RENEWAL_SHARE, RENEWAL_SPACING, RENEWAL_SPREAD, SHORT_LEASE};
