@@ -2,7 +2,8 @@
 
     .ci/terminal.py COMMAND...
 
-Fails unless the command ends with 0, three keys were a rotation each, and the terminal is as it was before.
+Fails unless each key does what it says, three of them were a rotation each, the command ends with 0, and the
+terminal is as it was before.
 """
 
 import fcntl
@@ -10,47 +11,72 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
 
-# Renew, revoke, change the CA, stop OpenBao and start it again, stall each network and heal it, seal, unseal, quit.
-# A dot is a key that means nothing: it gives what came before it time to end.
-KEYS = "r..v..c....o..o..n.n.p.p.s..s..q"
-BETWEEN_KEYS = 1.0
-DEADLINE = 600
-TAKEN, GIVEN_BACK = b"\x1b[?1049h", b"\x1b[?1049l"
+# Each key is typed once the word of the one before has been drawn. Words are whole on the screen: it is so large
+# that nothing is drawn over.
+KEYS = [
+    ("r", b"demand:"),
+    ("v", b"revoked;"),
+    ("c", b"sides,"),
+    ("o", b"stopped"),
+    ("o", b"again"),
+    ("n", b"stalls:"),
+    ("n", b"everything"),
+    ("p", b"stalls:"),
+    ("p", b"everything"),
+    ("s", b"sealed"),
+    ("s", b"unsealed"),
+    ("q", b"\x1b[?1049l"),
+]
+SIZE = (60, 200)
+TAKEN = b"\x1b[?1049h"
+# Seconds for what a key does, and for the start, before which there may be a build.
+DEADLINE, START = 120, 900
 
 
-def run(command):
-    """What the command wrote, how it ended, and the terminal's settings before and after."""
-    terminal, line = pty.openpty()
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    before = termios.tcgetattr(line)
-    child = subprocess.Popen(command, stdin=line, stdout=line, stderr=line, start_new_session=True)
-    seen, keys, next_key = b"", list(KEYS), None
-    ends = time.monotonic() + DEADLINE
-    while time.monotonic() < ends:
-        readable = select.select([terminal], [], [], 0.1)[0]
-        if readable:
-            seen += os.read(terminal, 65536)
-        elif child.poll() is not None:
-            return seen, child.returncode, before, termios.tcgetattr(line)
-        if next_key is None and TAKEN in seen:
-            next_key = time.monotonic() + BETWEEN_KEYS
-        if next_key is not None and keys and time.monotonic() > next_key:
-            os.write(terminal, keys.pop(0).encode())
-            next_key += BETWEEN_KEYS
-    child.terminate()
-    sys.exit("it does not end")
+class Terminal:
+    def __init__(self, command):
+        self.keyboard, self.line = pty.openpty()
+        fcntl.ioctl(self.line, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
+        self.before = termios.tcgetattr(self.line)
+        self.seen = b""
+        self.child = subprocess.Popen(
+            command, stdin=self.line, stdout=self.line, stderr=self.line, start_new_session=True
+        )
+
+    def wait_for(self, word, deadline=DEADLINE):
+        """Reads on until `word` is there; what came up to it is done with."""
+        ends = time.monotonic() + deadline
+        while word not in self.seen:
+            if time.monotonic() > ends or (self.child.poll() is not None and not self.read()):
+                os.killpg(self.child.pid, signal.SIGTERM)
+                sys.exit(f"{word} was never drawn; the last was {self.seen[-2000:]}")
+            self.read()
+        self.seen = self.seen.partition(word)[2]
+
+    def read(self):
+        if not select.select([self.keyboard], [], [], 0.1)[0]:
+            return False
+        self.seen += os.read(self.keyboard, 65536)
+        return True
 
 
-seen, code, before, after = run(sys.argv[1:])
-said = seen.rpartition(GIVEN_BACK)[2].decode(errors="replace").replace("\r", "")
+terminal = Terminal(sys.argv[1:])
+terminal.wait_for(TAKEN, START)
+for key, word in KEYS:
+    os.write(terminal.keyboard, key.encode())
+    terminal.wait_for(word)
+code = terminal.child.wait(DEADLINE)
+while terminal.read():
+    pass
+said = terminal.seen.decode(errors="replace").replace("\r", "")
 print(said)
-assert TAKEN in seen and GIVEN_BACK in seen, "the screen was not taken and given back"
-assert after == before, "the terminal is not as it was"
+assert termios.tcgetattr(terminal.line) == terminal.before, "the terminal is not as it was"
 assert code == 0, f"it ended with {code}"
 assert re.search(r"^3 rotations", said, re.M), "not one rotation each for renew, revoke and the new CA"

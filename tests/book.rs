@@ -15,5 +15,8 @@ struct Renewal;
 #[doc = include_str!("../docs/src/rotation.md")]
 struct Rotation;
 
+#[doc = include_str!("../docs/src/ca-rotation.md")]
+struct CaRotation;
+
 #[doc = include_str!("../docs/src/kubernetes.md")]
 struct Kubernetes;

@@ -20,6 +20,8 @@ mod reach;
 mod refusals;
 #[path = "scenarios/retirement.rs"]
 mod retirement;
+#[path = "scenarios/revocation.rs"]
+mod revocation;
 #[path = "scenarios/rotation.rs"]
 mod rotation;
 #[path = "scenarios/signals.rs"]

@@ -2,8 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
+use perennial::rustls::SignatureScheme;
+use perennial::{LiveCert, Snapshot, TlsSettings};
 use perennial_postgres::PgTls;
-use perennial_testbed::Postgres;
+use perennial_testbed::serde_json::{Value, json};
+use perennial_testbed::{OpenBao, Postgres};
 use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
 
 /// What Postgres logs of a handshake that failed, on either side.
@@ -58,6 +63,11 @@ async fn roots_and_certificate_swap_as_one_before_real_servers() {
     // certificate and is refused with its own.
     let stage = Stage::set().await;
     let (bao, of_a) = (&stage.testbed.bao, &stage.testbed.postgres);
+    // A token that may not read the issuers: the roots are those of the answer, and no others.
+    let sign = r#"path "pki_int/sign/app" { capabilities = ["update"] }"#;
+    bao.api("PUT", "sys/policies/acl/app", json!({"policy": sign}))
+        .await
+        .unwrap();
     let live = stage.live(HOUR).await;
     bao.change_root("B").await.unwrap();
     let of_b = &stage.testbed.another_postgres().await.unwrap();
@@ -104,4 +114,103 @@ const AUTHORIZED: &str = "connection authorized: user=app";
 
 fn count(postgres: &Postgres, what: &str) -> usize {
     postgres.log().matches(what).count()
+}
+
+async fn default_issuer(bao: &OpenBao) -> String {
+    let reply = bao.api("GET", "pki_int/config/issuers", Value::Null).await;
+    let issuer = reply.unwrap()["data"]["default"].clone();
+    issuer.as_str().unwrap().to_owned()
+}
+
+/// Takes an issuer out of use: what it has issued stays good, and it issues no more.
+async fn retire_issuer(bao: &OpenBao, issuer: &str) {
+    let ask = json!({"usage": "read-only,crl-signing"});
+    let path = format!("pki_int/issuer/{issuer}");
+    bao.api("POST", &path, ask).await.unwrap();
+}
+
+/// A certificate whose issuers are read every few seconds, and which is not due in this test.
+async fn live_that_follows(stage: &Stage) -> LiveCert {
+    let source = stage.pki().ttl(Duration::from_secs(60)).build().unwrap();
+    let builder = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(HOUR));
+    builder.start(source).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_root_is_trusted_before_any_server_presents_it_and_without_a_new_certificate() {
+    // C9: an operator rotates the root under load, and nobody tells the client.
+    let stage = Stage::set().await;
+    let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
+    let live = live_that_follows(&stage).await;
+    let first = live.current().unwrap();
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    let load = Load::on(&pool, 4);
+
+    let old = default_issuer(bao).await;
+    let root_b = bao.change_root("B").await.unwrap();
+    let issued = bao.issued().await.unwrap();
+    eventually("the roots are published", async || {
+        live.current().unwrap().generation() > first.generation()
+    })
+    .await;
+    let rerooted = live.current().unwrap();
+    assert_eq!(rerooted.serial(), first.serial());
+    assert_eq!(rerooted.obtained_at(), first.obtained_at());
+    assert_eq!(bao.issued().await.unwrap(), issued, "nothing was issued");
+
+    // Both sides know both by now: the server may present B, and B may issue.
+    let both = format!("{}{root_b}", bao.roots_pem());
+    postgres.trust(&both).await.unwrap();
+    let certificate = bao.server_certificate().await.unwrap();
+    assert_eq!(certificate.root, root_b);
+    postgres.present(&certificate).await.unwrap();
+    let renewed = renew(&live).await;
+    stage.all_on(&renewed, 4).await;
+    assert_eq!(
+        issuers(&stage).await,
+        ["/CN=Perennial testbed intermediate B"]
+    );
+    assert!(presents_no_root(&renewed));
+
+    retire_issuer(bao, &old).await;
+    postgres.trust(&root_b).await.unwrap();
+    stage.all_on(&*renew(&live).await, 4).await;
+    assert!(load.finish().await > 0);
+    assert!(!postgres.log().contains(FAILED), "{}", postgres.log());
+    drop(pool);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intermediate_changes_under_load_without_a_failed_connection() {
+    let stage = Stage::set().await;
+    let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
+    let live = live_that_follows(&stage).await;
+    let pool = full_pool(&stage.manager(&live), 4).await;
+    let load = Load::on(&pool, 4);
+
+    let old = default_issuer(bao).await;
+    bao.change_intermediate("A2").await.unwrap();
+    let certificate = bao.server_certificate().await.unwrap();
+    postgres.present(&certificate).await.unwrap();
+    let renewed = renew(&live).await;
+    stage.all_on(&renewed, 4).await;
+    assert_eq!(
+        issuers(&stage).await,
+        ["/CN=Perennial testbed intermediate A2"]
+    );
+    assert!(presents_no_root(&renewed));
+    retire_issuer(bao, &old).await;
+    stage.all_on(&*renew(&live).await, 4).await;
+    assert!(load.finish().await > 0);
+    assert!(!postgres.log().contains(FAILED), "{}", postgres.log());
+    drop(pool);
+}
+
+/// Whether it presents its leaf and its intermediate alone.
+fn presents_no_root(snapshot: &Snapshot) -> bool {
+    let config = snapshot.client_config();
+    let resolver = &config.client_auth_cert_resolver;
+    let presented = resolver.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]);
+    presented.unwrap().cert.len() == 2
 }

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 mod bare;
 mod hundred;
+mod leader;
 mod outage;
 mod rate;
 
 pub use bare::Bare;
 pub use hundred::{Hundred, Keeper, keep};
+pub use leader::{Loss, lost_by_agent, lost_by_us};
 pub use outage::{Outage, outage};
 pub use rate::{IN_FLIGHT, Ours, Turn};
 

@@ -186,8 +186,17 @@ impl<'a> Faults<'a> {
         bao.api("POST", &format!("{}/revoke", bao.mount()), ask)
             .await?;
         self.tell_lists().await?;
-        let login = self.pool.dedicated_connection().await;
-        let login = login.context("a login after the revocation")?;
+        let login = async {
+            // Refused for good if the last renewal was a moment ago: then no other is forced yet.
+            loop {
+                match self.pool.dedicated_connection().await {
+                    Ok(login) => return login,
+                    Err(_refused) => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        let login = tokio::time::timeout(SOON, login).await;
+        let login = login.context("no login after the revocation")?;
         Ok(format!(
             "generation {} was revoked; a login with it was refused, and went on with {}",
             current.generation(),

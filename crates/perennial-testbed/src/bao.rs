@@ -3,6 +3,7 @@
 mod agent;
 mod api;
 mod audit;
+mod cluster;
 mod life;
 mod listener;
 mod pki;
@@ -20,10 +21,12 @@ use crate::server::Server;
 pub use agent::BaoAgent;
 use api::{Api, text};
 use audit::Tally;
+pub use cluster::{Elections, OpenBaoCluster};
 use listener::Listener;
 pub use pki::ServerCertificate;
 
 const NAME: &str = "OpenBao";
+const AUDIT_LOG: &str = "audit.log";
 /// Longer than any test.
 const WRAPPED_FOR: Duration = Duration::from_secs(3_600);
 /// A real OpenBao behind TLS, initialised and unsealed, with a PKI for clients and servers.
@@ -34,6 +37,8 @@ pub struct OpenBao {
     server: Server,
     program: PathBuf,
     port: u16,
+    /// The health endpoint's statuses that unsealing waits for.
+    ready: &'static [u16],
     listener: Listener,
     api: Api,
     unseal_key: String,
@@ -91,6 +96,11 @@ impl OpenBao {
         pki::CLIENT_ROLE
     }
 
+    /// As the role for clients, but every certificate is stored: an active node has to write it.
+    pub fn stored_client_role(&self) -> &'static str {
+        pki::STORED_ROLE
+    }
+
     /// What an app logs in with, at `auth/approle/login`.
     pub fn approle(&self) -> &AppRole {
         &self.approle
@@ -134,7 +144,7 @@ impl OpenBao {
         text(&reply["auth"]["client_token"], "client_token")
     }
 
-    /// How many certificates the CA has issued or signed through the client role.
+    /// How many certificates the CA has issued or signed through the client roles.
     ///
     /// Read from the audit log, to which OpenBao writes before it replies: never behind what a client knows.
     ///
@@ -199,6 +209,19 @@ impl OpenBao {
         pki::authorities(self, name).await
     }
 
+    /// Makes a new intermediate of the same root, by which everything is issued from now on.
+    ///
+    /// It bears `name` at the end of its common name. The one before still may issue, where it is asked for by name.
+    ///
+    /// # Errors
+    /// As [`OpenBao::api`].
+    ///
+    /// # Cancel safety
+    /// The new intermediate may issue nevertheless.
+    pub async fn change_intermediate(&self, name: &str) -> Result<(), TestbedError> {
+        pki::intermediate(self, name).await
+    }
+
     /// Fresh revocation lists (PEM) of the root and the intermediate that issue now, in whole seconds of `life`.
     ///
     /// `revoke` takes a certificate that the CA has not stored if it is given whole: `{"certificate": pem}`.
@@ -231,7 +254,7 @@ impl OpenBao {
 }
 
 fn audit_log(folder: &Folder) -> PathBuf {
-    folder.path().join("audit.log")
+    folder.path().join(AUDIT_LOG)
 }
 
 impl std::fmt::Debug for OpenBao {

@@ -5,6 +5,8 @@
 //! nobody without a client certificate of it. Each server has its own folder and its own free loopback ports, so that
 //! any number of testbeds stand side by side.
 //!
+//! [`OpenBaoCluster`] is three nodes of one OpenBao, for what a cluster does when one of them fails.
+//!
 //! [`Testbed::another_postgres`] and [`Testbed::pgbouncer`] add servers of the same PKI. A running server's
 //! certificate, the CAs that it trusts and its settings can be changed, and so can the PKI's own root.
 //!
@@ -47,7 +49,7 @@ mod proxy;
 mod server;
 mod testbed;
 
-pub use bao::{AppRole, BaoAgent, OpenBao, ServerCertificate};
+pub use bao::{AppRole, BaoAgent, Elections, OpenBao, OpenBaoCluster, ServerCertificate};
 pub use error::{BoxError, TestbedError};
 pub use folder::KEEP;
 pub use locate::{OPENBAO_VARIABLE, POSTGRES_VARIABLE};

@@ -52,13 +52,21 @@ impl Issued {
     }
 }
 
+/// What servers are verified by.
+#[derive(Clone, Copy)]
+pub(crate) enum ServerRoots<'a> {
+    /// These, and no others.
+    Fixed(&'a [CertificateDer<'static>]),
+    /// Those in the answer, and these that the mount's other issuers lead to.
+    Followed(&'a [CertificateDer<'static>]),
+}
+
 /// What the answer is held against.
 pub(crate) struct Asked<'a> {
     pub(crate) request: &'a CertRequest,
     /// What was asked for last; `None` leaves it to the role.
     pub(crate) ttl: Option<Duration>,
-    /// Trust roots for servers, if they are set; else those in the answer are taken.
-    pub(crate) server_roots: Option<&'a [CertificateDer<'static>]>,
+    pub(crate) server_roots: ServerRoots<'a>,
     /// The server's clock at the answer.
     pub(crate) server_now: Option<SystemTime>,
     /// Ours.
@@ -93,11 +101,11 @@ pub(crate) fn material(
             }
         }
     }
-    let configured = asked.server_roots.map(<[_]>::to_vec);
-    let from_answer = configured.is_none();
-    let roots = match configured {
-        Some(roots) => roots,
-        None => self_issued(&issuers)?,
+    let own = self_issued(&issuers)?;
+    let (roots, issue_leaf) = match asked.server_roots {
+        ServerRoots::Fixed(roots) => (roots.to_vec(), false),
+        // Those in the answer came as the leaf's own issuers.
+        ServerRoots::Followed(others) => (union(&own, others), !own.is_empty()),
     };
     if roots.is_empty() {
         return Err(VaultError::NoRoots);
@@ -105,8 +113,7 @@ pub(crate) fn material(
     chain.extend(issuers);
     let material =
         CertMaterial::from_der(chain, key.clone_key(), roots).map_err(VaultError::Material)?;
-    let material = if from_answer {
-        // These roots came as the leaf's own issuers.
+    let material = if issue_leaf {
         material.roots_issue_leaf()
     } else {
         material
@@ -114,7 +121,21 @@ pub(crate) fn material(
     Ok((material, skew))
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, VaultError> {
+/// Both, each once.
+pub(crate) fn union(
+    one: &[CertificateDer<'static>],
+    other: &[CertificateDer<'static>],
+) -> Vec<CertificateDer<'static>> {
+    let mut both = one.to_vec();
+    for der in other {
+        if !both.contains(der) {
+            both.push(der.clone());
+        }
+    }
+    both
+}
+
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, VaultError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|_quotes_the_text| unusable("a certificate in it is not PEM"))
@@ -127,7 +148,7 @@ fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, VaultE
 }
 
 /// Only certificates that name themselves as issuer: an intermediate is never taken for a root.
-fn self_issued(
+pub(crate) fn self_issued(
     issuers: &[CertificateDer<'static>],
 ) -> Result<Vec<CertificateDer<'static>>, VaultError> {
     let mut roots = Vec::new();
@@ -138,6 +159,11 @@ fn self_issued(
         }
     }
     Ok(roots)
+}
+
+/// When a certificate expires, if it can be read.
+pub(crate) fn not_after(der: &CertificateDer<'_>) -> Option<SystemTime> {
+    Some(time(parsed(der).ok()?.validity().not_after.timestamp()))
 }
 
 fn names_are_as_asked(leaf: &X509Certificate<'_>, request: &CertRequest) -> Result<(), VaultError> {

@@ -15,11 +15,11 @@ use zeroize::Zeroizing;
 
 use crate::builder::{BuildError, path};
 use crate::error::VaultError;
-use call::Call;
 use certificate::Shown;
 use proof::Way;
 use secret::{header, line, pem};
 
+pub(crate) use call::Call;
 #[cfg(fuzzing)]
 pub(crate) use proof::granted;
 pub(crate) use proof::{Granted, Proof, renew};

@@ -14,11 +14,13 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::auth::Auth;
 use crate::key::KeyType;
-use crate::pki::{VaultPki, Warnings};
+use crate::pki::{Roots, VaultPki, Warnings};
 use crate::request::{CertRequest, KeyFrom};
+use crate::revocation::Revocations;
 use crate::token::Tokens;
 use crate::transport::{
-    CONNECT_TIMEOUT, REQUEST_TIMEOUT, Settings, Transport, client_config, default_provider,
+    Addresses, CONNECT_TIMEOUT, REQUEST_TIMEOUT, Settings, Transport, client_config,
+    default_provider,
 };
 
 /// Settings of a [`VaultPki`].
@@ -29,7 +31,7 @@ use crate::transport::{
 /// provider of the feature that is on. `auth`, `mount` and `role` have none and must be set.
 #[must_use]
 pub struct VaultPkiBuilder {
-    address: String,
+    addresses: Vec<String>,
     ca_pem: Option<Vec<u8>>,
     namespace: Option<String>,
     auth: Option<Auth>,
@@ -37,6 +39,7 @@ pub struct VaultPkiBuilder {
     key_type: Option<KeyType>,
     issue: bool,
     server_roots_pem: Option<Vec<u8>>,
+    revoke: bool,
     connect_timeout: Duration,
     request_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
@@ -45,7 +48,7 @@ pub struct VaultPkiBuilder {
 impl VaultPkiBuilder {
     pub(crate) fn new(address: String) -> Self {
         Self {
-            address,
+            addresses: vec![address],
             ca_pem: None,
             namespace: None,
             auth: None,
@@ -53,10 +56,21 @@ impl VaultPkiBuilder {
             key_type: None,
             issue: false,
             server_roots_pem: None,
+            revoke: false,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             provider: None,
         }
+    }
+
+    /// One more address of the same Vault, such as another node of its cluster.
+    ///
+    /// The one that served last is asked first; where it cannot serve, the next one is, each at
+    /// most once in a fetch. What a *refusal* says holds for all of them, so no other is asked.
+    /// Redirects between addresses are followed. Each name is resolved anew for each connection.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
     }
 
     /// The CA, or several, of Vault's own server certificate; then no other is trusted.
@@ -145,12 +159,25 @@ impl VaultPkiBuilder {
         self
     }
 
-    /// The roots for verifying servers, where they are not those of Vault's answers.
+    /// The roots for verifying servers, where they are not those of the mount's issuers.
     ///
-    /// Without it they are the self-signed certificates of the answer's `ca_chain`. Needed where
-    /// it holds none, as with an intermediate that was imported without its root.
+    /// Without it they are the self-signed certificates to which the mount's issuers lead that may
+    /// issue, [read again](crate::ISSUERS_POLL) while the certificate lives; the token needs `read`
+    /// on `MOUNT/issuer/+` for it. Without that right they are those of the answer's `ca_chain`.
+    /// Needed where there is none, as with an intermediate that was imported without its root.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.server_roots_pem = Some(pem.as_ref().to_vec());
+        self
+    }
+
+    /// Revokes each certificate once a newer one is in use and no snapshot of it is held.
+    ///
+    /// The pool's connections hold theirs; a connection that was made with a config taken out of a
+    /// snapshot does not. It is revoked by what it is and not by its number, so that it need not
+    /// be stored; the token needs `update` on `MOUNT/revoke`. The last one is revoked only by
+    /// [`Revocations::finish`].
+    pub fn revoke_superseded(mut self) -> Self {
+        self.revoke = true;
         self
     }
 
@@ -160,7 +187,10 @@ impl VaultPkiBuilder {
         self
     }
 
-    /// How long one request to Vault may take, from connecting to the last byte.
+    /// How long one request may take at one address, from connecting to the last byte.
+    ///
+    /// A fetch that asks every address in vain takes that long for each, which should stay below
+    /// the renewer's [fetch timeout](perennial::LiveCertBuilder::fetch_timeout).
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
@@ -182,7 +212,8 @@ impl VaultPkiBuilder {
     /// - [`BuildError::Secret`]: the same of a secret, without the value.
     /// - [`BuildError::Client`]: TLS or HTTP cannot be set up, as without any platform root.
     pub fn build(self) -> Result<VaultPki, BuildError> {
-        let base = address(&self.address)?;
+        let addresses = self.addresses.iter().map(|text| address(text));
+        let addresses = distinct(addresses.collect::<Result<_, _>>()?)?;
         let auth = self.auth.ok_or(BuildError::Missing { field: "auth" })?;
         let request = checked(CertRequest {
             key_from: key_from(self.key_type, self.issue)?,
@@ -198,21 +229,31 @@ impl VaultPkiBuilder {
         let provider = self.provider.unwrap_or_else(default_provider);
         let tls = client_config(provider, roots.transpose()?.map(|(store, _)| store))
             .map_err(|error| BuildError::Client(error.into()))?;
-        let fingerprint = fingerprint(&request, &base, namespace.as_ref());
+        let fingerprint = fingerprint(&request, addresses.first(), namespace.as_ref());
         let transport = Transport::new(Settings {
-            base,
+            addresses: Arc::new(addresses),
             namespace,
             tls,
             connect_timeout: positive("connect_timeout", self.connect_timeout)?,
             request_timeout: positive("request_timeout", self.request_timeout)?,
         })
         .map_err(|error| BuildError::Client(error.into()))?;
+        let transport = Arc::new(transport);
+        let tokens = Arc::new(Tokens::new(auth.checked()?));
+        let revocations = self.revoke.then(|| {
+            let (transport, tokens) = (Arc::clone(&transport), Arc::clone(&tokens));
+            Revocations::new(transport, tokens, request.mount.clone())
+        });
         Ok(VaultPki {
             transport,
-            tokens: Tokens::new(auth.checked()?),
+            tokens,
             request,
             params,
-            server_roots: server_roots.transpose()?.map(|(_, list)| list),
+            roots: match server_roots.transpose()? {
+                Some((_, list)) => Roots::Fixed(list),
+                None => Roots::Followed(Box::default()),
+            },
+            revocations,
             fingerprint,
             warnings: Warnings::default(),
         })
@@ -311,6 +352,16 @@ pub(crate) fn address(text: &str) -> Result<Url, BuildError> {
             "https; http only for localhost, 127.0.0.1 or [::1], since a token travels in it",
         )),
     }
+}
+
+fn distinct(list: Vec<Url>) -> Result<Addresses, BuildError> {
+    for (i, url) in list.iter().enumerate() {
+        if list[..i].iter().any(|other| other.origin() == url.origin()) {
+            let takes = "each host and port once";
+            return Err(setting("address", url.as_str(), takes));
+        }
+    }
+    Ok(Addresses::new(list))
 }
 
 fn is_this_machine(url: &Url) -> bool {
@@ -437,6 +488,7 @@ fn positive(field: &'static str, timeout: Duration) -> Result<Duration, BuildErr
     Ok(timeout)
 }
 
+/// Of several addresses the first one stands for the Vault, whatever nodes are added or leave.
 fn fingerprint(request: &CertRequest, base: &Url, namespace: Option<&HeaderValue>) -> Fingerprint {
     let namespace = namespace.and_then(|value| value.to_str().ok());
     request.fingerprint(base.as_str(), namespace.unwrap_or_default())

@@ -81,10 +81,12 @@ pub enum VaultError {
         made_by: String,
     },
     /// No complete answer within the request timeout.
-    #[error("vault did not answer {step} within {after:?}")]
+    #[error("vault did not answer {step} within {after:?} at {origin}")]
     TimedOut {
         /// What was asked.
         step: Step,
+        /// Scheme, host and port that were asked first; a redirect may have led on.
+        origin: String,
         /// The request timeout in force.
         after: Duration,
     },
@@ -210,6 +212,10 @@ pub enum Step {
     LookUpWrapping,
     /// The secret_id within a wrapping token.
     Unwrap,
+    /// The issuers of the mount, and what each of them may do.
+    ReadIssuers,
+    /// The revocation of a certificate that nobody uses any more.
+    Revoke,
 }
 
 impl fmt::Display for Step {
@@ -221,6 +227,8 @@ impl fmt::Display for Step {
             Self::RenewToken => "the token's renewal",
             Self::LookUpWrapping => "the look at the wrapping token",
             Self::Unwrap => "the unwrapping of the secret_id",
+            Self::ReadIssuers => "the reading of the issuers",
+            Self::Revoke => "the revocation",
         })
     }
 }

@@ -24,8 +24,12 @@
 //! # What it promises
 //! - The private key is made here, anew each time, and never leaves the process: only a signing
 //!   request travels. Not so with [`issue`](VaultPkiBuilder::issue), which is to be asked for.
-//! - A token or credential is sent to the configured origin alone. A redirect to any other is not
+//! - A token or credential is sent to the configured origins alone. A redirect to any other is not
 //!   followed, and no proxy is used.
+//! - Of [several addresses](VaultPkiBuilder::address) a fetch asks each at most once, and stays with
+//!   the one that serves.
+//! - Trust roots for servers are those of the mount's issuers that may issue, followed as these
+//!   change. No answer that is empty or cannot be read replaces them.
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
 //!   `*_PROXY` variable is read, save by [`VaultPki::from_env`], which says which; see
 //!   [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.
@@ -53,6 +57,11 @@
 //!
 //! The folder `examples` has one for each login.
 //!
+//! # Features
+//! - `aws-lc-rs` (default), `ring`: what makes keys and speaks TLS.
+//! - `metrics`: `perennial_vault_logins_total`, a counter with the label `result` (`ok`, `failed`), through
+//!   the `metrics` facade: logins that were sent, of every source in the process.
+//!
 //! # On the server
 //! The role's `key_type` must fit [`KeyType`], by default `ec` (or `any`), and `use_csr_sans` and
 //! `use_csr_common_name` must be on, as they are by default: names travel in the signing request.
@@ -69,10 +78,13 @@ mod builder;
 mod error;
 mod from_env;
 mod holds;
+mod issuers;
 mod key;
+mod metrics;
 mod outcome;
 mod pki;
 mod request;
+mod revocation;
 mod skew;
 mod token;
 mod token_life;
@@ -82,12 +94,14 @@ pub use answer::SHORTEST_SHARE;
 pub use auth::{Auth, SERVICE_ACCOUNT_TOKEN, Secret};
 pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
+pub use issuers::{ISSUERS_POLL, ISSUERS_SHARE};
 pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pki::Reader;
 pub use pki::VaultPki;
+pub use revocation::{NotRevoked, REVOCATION_RETRY, Revocations};
 pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};
 pub use token_life::{RENEWAL_SHARE, RENEWAL_SPACING, RENEWAL_SPREAD, SHORT_LEASE};
 pub use transport::{CONNECT_TIMEOUT, MAX_REDIRECTS, MAX_REPLY, REQUEST_TIMEOUT};

@@ -1,17 +1,20 @@
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError};
+use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError, Why};
 use rcgen::CertificateParams;
 use rustls_pki_types::CertificateDer;
 
-use crate::answer::{self, Answer, Asked};
+use crate::answer::{self, Answer, Asked, ServerRoots};
 use crate::builder::VaultPkiBuilder;
 use crate::error::{Failure, Step, VaultError};
+use crate::issuers::{self, Issuers};
 use crate::key::NewKey;
 use crate::outcome::Verdict;
 use crate::request::{CertRequest, KeyFrom};
+use crate::revocation::Revocations;
 use crate::skew;
 use crate::token::{Login, Token, Tokens};
 use crate::transport::{Reply, Transport, presentable};
@@ -33,14 +36,21 @@ const CA_MARGIN: Duration = Duration::from_secs(5);
 /// certificate would, and clocks that differ too much are logged once, and stand in
 /// [`CertStatus::warnings`](perennial::CertStatus::warnings).
 pub struct VaultPki {
-    pub(crate) transport: Transport,
-    pub(crate) tokens: Tokens,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) request: CertRequest,
     /// The names of `request`, ready for a signing request.
     pub(crate) params: CertificateParams,
-    pub(crate) server_roots: Option<Vec<CertificateDer<'static>>>,
+    pub(crate) roots: Roots,
+    pub(crate) revocations: Option<Revocations>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) warnings: Warnings,
+}
+
+/// Where the trust roots for servers come from.
+pub(crate) enum Roots {
+    Fixed(Vec<CertificateDer<'static>>),
+    Followed(Box<Issuers>),
 }
 
 impl VaultPki {
@@ -51,8 +61,16 @@ impl VaultPki {
         VaultPkiBuilder::new(address.into())
     }
 
+    /// What revokes the certificates, if [that is set](VaultPkiBuilder::revoke_superseded).
+    ///
+    /// To be taken before the source is handed to a [`LiveCert`](perennial::LiveCert).
+    pub fn revocations(&self) -> Option<Revocations> {
+        self.revocations.clone()
+    }
+
     /// One certificate, with at most one login on the way.
     async fn ask(&self, current: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
+        self.transport.begin();
         let key = match self.request.key_from {
             KeyFrom::Vault => None,
             KeyFrom::Here(kind) => {
@@ -133,25 +151,47 @@ impl VaultPki {
             let problem = "it holds no data";
             Failure::unusable(VaultError::Unusable { step, problem })
         })?;
+        let followed = match &self.roots {
+            Roots::Fixed(_) => Vec::new(),
+            Roots::Followed(issuers) => issuers.roots(),
+        };
         let asked = Asked {
             request: &self.request,
             ttl,
-            server_roots: self.server_roots.as_deref(),
+            server_roots: match &self.roots {
+                Roots::Fixed(roots) => ServerRoots::Fixed(roots),
+                Roots::Followed(_) => ServerRoots::Followed(&followed),
+            },
             server_now: reply.date(),
             now: skew::now(),
         };
-        let (material, skew) = match key {
-            Some(key) => answer::material(&issued, &key.key, &asked),
-            None => issued
-                .key()
-                .and_then(|key| answer::material(&issued, &key, &asked)),
-        }
-        .map_err(|error| Failure::unusable(error.about(step)))?;
+        let unusable = |error: VaultError| Failure::unusable(error.about(step));
+        let made_by_vault;
+        let key = match key {
+            Some(key) => &key.key,
+            None => {
+                made_by_vault = issued.key().map_err(unusable)?;
+                &made_by_vault
+            }
+        };
+        let (material, skew) = answer::material(&issued, key, &asked).map_err(unusable)?;
         let mut warnings = presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(told);
         warnings.extend(skew.map(str::to_owned));
         self.warnings.report(&warnings);
-        Ok(material.with_warnings(warnings))
+        let material = material.with_warnings(warnings);
+        let guard = self.revocations.as_ref().and_then(|revocations| {
+            let leaf = material.chain().first()?;
+            Some(revocations.guard(leaf, answer::not_after(leaf)?))
+        });
+        if let Roots::Followed(issuers) = &self.roots {
+            let life = issuers::life_of(&material, asked.now);
+            issuers.delivered(&material, key, guard.clone(), life);
+        }
+        Ok(match guard {
+            Some(guard) => material.with_guard(guard),
+            None => material,
+        })
     }
 }
 
@@ -164,12 +204,44 @@ fn ends_first(ca_ends: SystemTime) -> String {
 
 impl CertSource for VaultPki {
     async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.ask(ask.current).await.map_err(SourceError::from)
+        let Roots::Followed(issuers) = &self.roots else {
+            return self.ask(ask.current).await.map_err(SourceError::from);
+        };
+        if ask.why == Why::Changed
+            && let Some(material) = issuers.again(ask.current)
+        {
+            return Ok(material);
+        }
+        let outcome = self.ask(ask.current).await;
+        outcome.map_err(|failure| {
+            issuers.failed();
+            failure.into()
+        })
     }
 
-    /// Renews the token meanwhile; ready once the file of a refused credential holds another one.
+    /// Ready once the file of a refused credential holds another one, or once the mount's issuers
+    /// lead to other roots. Meanwhile it renews the token, and revokes what nobody uses any more.
     async fn changed(&self) {
-        self.tokens.upkeep(&self.transport).await;
+        let issuers = async {
+            match &self.roots {
+                Roots::Fixed(_) => pending().await,
+                Roots::Followed(issuers) => {
+                    let mount = &self.request.mount;
+                    issuers.changed(&self.transport, &self.tokens, mount).await;
+                }
+            }
+        };
+        let revoking = async {
+            match &self.revocations {
+                None => pending().await,
+                Some(revocations) => match revocations.keep_revoking().await {},
+            }
+        };
+        tokio::select! {
+            () = self.tokens.upkeep(&self.transport) => {}
+            () = issuers => {}
+            () = revoking => {}
+        }
     }
 
     fn request(&self) -> Option<Fingerprint> {
@@ -211,7 +283,6 @@ pub use fuzzing::Reader;
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Arc;
 
     use super::*;
 

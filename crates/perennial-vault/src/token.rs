@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::auth::{self, Granted, Method, Opened, Proof};
 use crate::error::Failure;
 use crate::holds::Holds;
+use crate::metrics;
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token_life::{Decision, Facts, Lease, Renewal, after_failure, after_renewal};
 use crate::transport::Transport;
@@ -51,6 +52,7 @@ pub(crate) enum Login {
 
 impl Tokens {
     pub(crate) fn new(method: Method) -> Self {
+        metrics::started();
         Self {
             method,
             state: Mutex::default(),
@@ -83,6 +85,11 @@ impl Tokens {
             }
             _ => Err(failure),
         }
+    }
+
+    /// The token that there is, for what can be done without as well.
+    pub(crate) async fn kept(&self) -> Option<Arc<Token>> {
+        self.state.lock().await.kept.clone()
     }
 
     /// Another token, after Vault refused one that was kept.
@@ -146,6 +153,7 @@ impl Tokens {
             };
             tokio::time::sleep_until(next).await;
             let mut state = self.state.lock().await;
+            transport.begin();
             self.renew(&mut state, transport).await;
         }
     }
@@ -274,12 +282,16 @@ async fn attempt(
     match proof.log_in(transport, &mut state.opened).await {
         Ok(granted) => {
             tracing::debug!(lease = ?granted.lease, "logged in to vault");
+            metrics::logged_in();
             let token = Arc::new(Token::of(granted, made_of));
             state.kept = Some(Arc::clone(&token));
             state.tried = None;
             Ok(token)
         }
-        Err(failure) => Err(state.holds.note(made_of, failure)),
+        Err(failure) => {
+            metrics::login_failed();
+            Err(state.holds.note(made_of, failure))
+        }
     }
 }
 

@@ -249,6 +249,7 @@ mod tests {
         }
         let timeout = Failure::transient(VaultError::TimedOut {
             step: Step::RenewToken,
+            origin: String::new(),
             after: Duration::from_secs(5),
         });
         assert_eq!(after_failure(&timeout), Possible);

@@ -4,6 +4,7 @@
 //! `exec` is not used: it drops the reply's headers, keeps raw bodies in its errors, and logs
 //! each refusal as an error of its own.
 
+mod addresses;
 mod redirect;
 mod reply;
 mod tls;
@@ -21,22 +22,27 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
+use perennial::with_causes;
+
 use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
+use addresses::goes_on;
 use redirect::Hop;
 
+pub(crate) use addresses::Addresses;
 pub(crate) use reply::{Reply, presentable};
 pub(crate) use tls::{client_config, default_provider};
 
 /// How long making a connection, TLS included, may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one request may take, from connecting to the last byte, redirects included.
+/// How long one request may take at one address, from connecting to the last byte, redirects
+/// included.
 ///
 /// One fetch makes at most eight: renew the token, sign, and once more for less where the CA is near
 /// its end; look at a wrapping token, unwrap it, log in; sign twice again. Where Vault does not
-/// answer, the renewal and the request after it run out of time and no more, so a fetch ends within
-/// the renewer's 30 s.
+/// answer, the renewal and the request after it run out of time and no more, so with up to four
+/// addresses a fetch ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.
@@ -52,7 +58,7 @@ const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace
 /// Vault's agents and proxies can be told to demand this, against forged browser requests.
 const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 
-/// Connections to one Vault address.
+/// Connections to the addresses of one Vault.
 pub(crate) struct Transport {
     http: reqwest::Client,
     settings: Settings,
@@ -61,7 +67,7 @@ pub(crate) struct Transport {
 /// What a [`Transport`] is made of, checked by the builder.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) base: Url,
+    pub(crate) addresses: Arc<Addresses>,
     pub(crate) namespace: Option<HeaderValue>,
     pub(crate) tls: rustls::ClientConfig,
     pub(crate) connect_timeout: Duration,
@@ -72,7 +78,7 @@ impl Transport {
     pub(crate) fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(settings.tls.clone())
-            .https_only(settings.base.scheme() == "https")
+            .https_only(settings.addresses.are_https())
             // Neither the environment nor a reply decides where the token goes.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -87,7 +93,7 @@ impl Transport {
         Ok(Self { http, settings })
     }
 
-    /// Connections to the same address that show a client certificate.
+    /// Connections to the same addresses that show a client certificate.
     pub(crate) fn showing(
         &self,
         certificate: Arc<dyn ResolvesClientCert>,
@@ -104,7 +110,15 @@ impl Transport {
         self.settings.tls.crypto_provider()
     }
 
+    /// Begins anew: every address may be asked once more, beginning with the one that was last.
+    pub(crate) fn begin(&self) {
+        self.settings.addresses.begin();
+    }
+
     /// Sends one request and reads its answer; `Ok` is a success by status.
+    ///
+    /// Where an address cannot serve it, the next one is asked, and then asked first from now on;
+    /// since [`begin`](Self::begin), each is given up at most once.
     ///
     /// # Cancel safety
     /// Dropped half-way, the request may have been carried out.
@@ -114,43 +128,64 @@ impl Transport {
         endpoint: &impl Endpoint,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
-        let after = self.settings.request_timeout;
-        match tokio::time::timeout(after, self.follow(step, endpoint, token)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(Failure::transient(VaultError::TimedOut { step, after })),
-        }
-    }
-
-    /// Sends, and follows redirects as far as they stay on the configured origin.
-    async fn follow(
-        &self,
-        step: Step,
-        endpoint: &impl Endpoint,
-        token: Option<&Token>,
-    ) -> Result<Reply, Failure> {
-        let headers = self.headers(token)?;
         let body = endpoint
             .body()
             .map_err(|error| request_error(step, error))?;
-        // It may hold a credential: one copy for every hop, wiped after the last.
-        let body = Bytes::from_owner(Zeroizing::new(body.unwrap_or_default()));
-        let method: Method = endpoint.method().into();
-        let path = endpoint.path();
-        let mut url = self.url(&path);
+        let sent = Sent {
+            step,
+            method: endpoint.method().into(),
+            path: endpoint.path(),
+            headers: self.headers(token)?,
+            body: Bytes::from_owner(Zeroizing::new(body.unwrap_or_default())),
+        };
+        let addresses = &self.settings.addresses;
+        loop {
+            let base = addresses.current();
+            let failure = match self.attempt(base, &sent).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            let Some(next) = addresses.next(goes_on(step, &failure)) else {
+                return Err(failure);
+            };
+            tracing::debug!(
+                error = %with_causes(&*failure.cause),
+                next = next.origin().ascii_serialization(),
+                "this vault address cannot serve, asking the next one"
+            );
+        }
+    }
+
+    async fn attempt(&self, base: &Url, sent: &Sent) -> Result<Reply, Failure> {
+        let after = self.settings.request_timeout;
+        match tokio::time::timeout(after, self.follow(base, sent)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(Failure::transient(VaultError::TimedOut {
+                step: sent.step,
+                origin: base.origin().ascii_serialization(),
+                after,
+            })),
+        }
+    }
+
+    /// Sends, and follows redirects as far as they stay on the configured origins.
+    async fn follow(&self, base: &Url, sent: &Sent) -> Result<Reply, Failure> {
+        let step = sent.step;
+        let mut url = url(base, &sent.path);
         for _hop in 0..=MAX_REDIRECTS {
             let response = self
                 .http
-                .request(method.clone(), url.clone())
-                .headers(headers.clone())
-                .body(body.clone())
+                .request(sent.method.clone(), url.clone())
+                .headers(sent.headers.clone())
+                .body(sent.body.clone())
                 .send()
                 .await
-                .map_err(|error| self.broken(step, error))?;
+                .map_err(|error| broken(step, &url, error))?;
             if !redirect::is_one(response.status()) {
-                return self.read(step, &path, response).await;
+                return read(step, &sent.path, response).await;
             }
             let location = response.headers().get(header::LOCATION);
-            match redirect::hop(&self.settings.base, &url, location) {
+            match redirect::hop(self.settings.addresses.all(), &url, location) {
                 Hop::Follow(next) => url = next,
                 Hop::Elsewhere { origin } => {
                     return Err(Failure::transient(VaultError::RedirectedElsewhere {
@@ -172,43 +207,6 @@ impl Transport {
         }))
     }
 
-    /// Reads an answer up to [`MAX_REPLY`] bytes.
-    async fn read(&self, step: Step, path: &str, mut response: Response) -> Result<Reply, Failure> {
-        let status = response.status();
-        let headers = std::mem::take(response.headers_mut());
-        let mut body = Zeroizing::new(Vec::new());
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if chunk.len() > MAX_REPLY - body.len() => {
-                    return cut_off(step, path, status, &headers);
-                }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break,
-                // Go refuses plain HTTP on a TLS port so: no header, and a reset in place of an end.
-                Err(_reset) if !status.is_success() && headers.is_empty() => break,
-                Err(error) => return Err(self.broken(step, error)),
-            }
-        }
-        Reply::of(step, path, status, headers, body)
-    }
-
-    fn broken(&self, step: Step, error: reqwest::Error) -> Failure {
-        let origin = self.settings.base.origin().ascii_serialization();
-        match tls::lasting_error(&error) {
-            Some(cause) => Failure::unusable(VaultError::Tls {
-                origin,
-                remedy: tls::remedy(&cause),
-                cause,
-            }),
-            None => Failure::transient(VaultError::Unreachable {
-                step,
-                origin,
-                // Its URL has the same origin, and a path that the message has no use for.
-                cause: error.without_url().into(),
-            }),
-        }
-    }
-
     fn headers(&self, token: Option<&Token>) -> Result<HeaderMap, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(X_VAULT_REQUEST, HeaderValue::from_static("true"));
@@ -228,22 +226,70 @@ impl Transport {
         }
         Ok(headers)
     }
-
-    fn url(&self, path: &str) -> Url {
-        let mut url = self.settings.base.clone();
-        let prefix = self.settings.base.path().trim_end_matches('/');
-        url.set_path(&format!("{prefix}/v1/{}", path.trim_start_matches('/')));
-        url
-    }
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("base", &self.settings.base.as_str())
+            .field("addresses", &self.settings.addresses)
             .field("namespace", &self.settings.namespace)
             .field("request_timeout", &self.settings.request_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+/// One request, as every address gets it.
+struct Sent {
+    step: Step,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    /// It may hold a credential: one copy for every attempt, wiped after the last.
+    body: Bytes,
+}
+
+fn url(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    let prefix = base.path().trim_end_matches('/');
+    url.set_path(&format!("{prefix}/v1/{}", path.trim_start_matches('/')));
+    url
+}
+
+/// Reads an answer up to [`MAX_REPLY`] bytes.
+async fn read(step: Step, path: &str, mut response: Response) -> Result<Reply, Failure> {
+    let status = response.status();
+    let url = response.url().clone();
+    let headers = std::mem::take(response.headers_mut());
+    let mut body = Zeroizing::new(Vec::new());
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if chunk.len() > MAX_REPLY - body.len() => {
+                return cut_off(step, path, status, &headers);
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            // Go refuses plain HTTP on a TLS port so: no header, and a reset in place of an end.
+            Err(_reset) if !status.is_success() && headers.is_empty() => break,
+            Err(error) => return Err(broken(step, &url, error)),
+        }
+    }
+    Reply::of(step, path, status, headers, body)
+}
+
+fn broken(step: Step, url: &Url, error: reqwest::Error) -> Failure {
+    let origin = url.origin().ascii_serialization();
+    match tls::lasting_error(&error) {
+        Some(cause) => Failure::unusable(VaultError::Tls {
+            origin,
+            remedy: tls::remedy(&cause),
+            cause,
+        }),
+        None => Failure::transient(VaultError::Unreachable {
+            step,
+            origin,
+            // Its URL has the same origin, and a path that the message has no use for.
+            cause: error.without_url().into(),
+        }),
     }
 }
 

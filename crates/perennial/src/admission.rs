@@ -9,13 +9,14 @@ pub(crate) enum Wish {
     Valid,
     /// A renewal, now.
     Renewal,
-    /// Anything newer than this generation, which a server has refused.
+    /// Another certificate than this generation's, which a server has refused.
     NewerThan(u64),
 }
 
 /// What the renewer knows when the wish reaches it between two fetches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
+    /// The generation with which the leaf in use came: other roots alone cure no refusal.
     pub(crate) current: Option<u64>,
     /// The shortest time between two fetches has passed.
     pub(crate) rested: bool,

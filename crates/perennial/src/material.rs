@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,7 +28,11 @@ pub struct CertMaterial {
     anchoring: Anchoring,
     obtained_at: Option<SystemTime>,
     warnings: Vec<String>,
+    guard: Option<Guard>,
 }
+
+/// Dropped with the last holder of what came with it.
+pub(crate) type Guard = Arc<dyn Any + Send + Sync>;
 
 /// Whether the roots are meant to issue the leaf too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +143,7 @@ impl CertMaterial {
             anchoring: Anchoring::ServersOnly,
             obtained_at: None,
             warnings: Vec::new(),
+            guard: None,
         })
     }
 
@@ -165,6 +171,17 @@ impl CertMaterial {
     #[must_use]
     pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
+        self
+    }
+
+    /// Keeps this until the last holder of the snapshot lets go, then drops it.
+    ///
+    /// For a source that has something to do once nobody uses the certificate any more, such as
+    /// revoking it. Its `Drop` runs wherever the last holder is: it must not block. A config that
+    /// was cloned out of the snapshot does not hold it.
+    #[must_use]
+    pub fn with_guard(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
+        self.guard = Some(guard);
         self
     }
 
@@ -224,6 +241,7 @@ impl CertMaterial {
             roots: self.roots,
             anchoring: self.anchoring,
             warnings: self.warnings,
+            guard: self.guard,
         }
     }
 }
@@ -243,4 +261,5 @@ pub(crate) struct Parts {
     pub(crate) roots: Vec<CertificateDer<'static>>,
     pub(crate) anchoring: Anchoring,
     pub(crate) warnings: Vec<String>,
+    pub(crate) guard: Option<Guard>,
 }

@@ -117,7 +117,7 @@ impl Renewer {
                 command = self.commands.recv() => match command {
                     Some(Command::Renew { wish, reply }) => {
                         let facts = Facts {
-                            current: current.as_ref().map(|snapshot| snapshot.generation()),
+                            current: current.as_ref().map(|snapshot| snapshot.leaf_since()),
                             rested: last_fetch.elapsed() >= spacing,
                             pausing: self.attempts.pausing() && self.attempts.clock.now() < due.at(),
                             forced_before: self.forced_before(current.as_deref()),
@@ -127,7 +127,8 @@ impl Renewer {
                             (Admission::Fetch(why), _) => {
                                 waiters.push(reply);
                                 if let (Why::Rejected, Wish::NewerThan(generation)) = (why, wish) {
-                                    self.forced = Some((generation, Instant::now()));
+                                    let newest = current.as_ref().map_or(generation, |c| c.generation());
+                                    self.forced = Some((newest, Instant::now()));
                                 }
                                 return Ok(why);
                             }
@@ -158,7 +159,7 @@ impl Renewer {
     /// Whether a fetch was forced for this generation, or brought it, less than a capped wait ago.
     fn forced_before(&self, current: Option<&Snapshot>) -> bool {
         self.forced.is_some_and(|(generation, at)| {
-            current.is_some_and(|snapshot| snapshot.generation() <= generation + 1)
+            current.is_some_and(|snapshot| snapshot.leaf_since() <= generation + 1)
                 && at.elapsed() < backoff(current).cap()
         })
     }

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, MaterialError, Part};
+use crate::material::{CertMaterial, Guard, MaterialError, Part};
 use crate::schedule::UsableLife;
 use crate::tls::{Anchors, TlsPolicy};
 
@@ -16,6 +16,7 @@ use crate::tls::{Anchors, TlsPolicy};
 /// Chain, key, roots and config all come from one fetch.
 pub struct Snapshot {
     generation: u64,
+    leaf_since: u64,
     serial: Serial,
     issuer: String,
     limited_by: Option<String>,
@@ -29,6 +30,8 @@ pub struct Snapshot {
     server_name: Option<ServerName<'static>>,
     warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
+    /// Held, not looked at.
+    _guard: Option<Guard>,
 }
 
 impl Snapshot {
@@ -82,8 +85,11 @@ impl Snapshot {
             .client_config(roots, &anchors, certified)
             .map_err(MaterialError::Chain)?;
 
+        let generation = previous.map_or(1, |previous| previous.generation + 1);
+        let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         Ok(Self {
-            generation: previous.map_or(1, |previous| previous.generation + 1),
+            generation,
+            leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
             serial: leaf.serial,
             issuer: leaf.issuer_name,
             limited_by,
@@ -97,12 +103,18 @@ impl Snapshot {
             server_name: tls.server_name().cloned(),
             warnings: parts.warnings,
             client_config: Arc::new(client_config),
+            _guard: parts.guard,
         })
     }
 
     /// The number of this snapshot: starts at 1 and grows by one with each rotation.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The generation that this leaf came with: an earlier one if only roots have changed since.
+    pub(crate) fn leaf_since(&self) -> u64 {
+        self.leaf_since
     }
 
     /// The leaf's serial number.

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use perennial_bench::bars::Bars;
 use perennial_bench::statistics::{median, quantile, ratio, tell};
-use perennial_bench::vault::{Bare, Hundred, IN_FLIGHT, Keeper, Ours, Place, keep, outage};
-use perennial_testbed::Testbed;
+use perennial_bench::vault::{
+    Bare, Hundred, IN_FLIGHT, Keeper, Ours, Place, keep, lost_by_agent, lost_by_us, outage,
+};
+use perennial_testbed::{Elections, OpenBaoCluster, Testbed};
 
 /// Of the bare client's rate.
 const RATE: f64 = 0.75;
@@ -81,6 +83,16 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 4)]
         rounds: u32,
     },
+    /// The leader of three nodes killed just before a renewal, beside the agent
+    Leader {
+        /// Life of a certificate
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+
+        /// Leaders killed for each
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        rounds: u32,
+    },
     /// Said by this program to itself
     #[command(hide = true)]
     Keep,
@@ -99,6 +111,7 @@ async fn main() -> anyhow::Result<()> {
             starts,
         } => hundred(count, ttl, keep, starts, &mut bars).await?,
         What::Outage { ttl, away, rounds } => outages(ttl, away, rounds, &mut bars).await?,
+        What::Leader { ttl, rounds } => leaders(ttl, rounds, &mut bars).await?,
         What::Keep => return keep().await,
     }
     bars.finish(command.check)
@@ -202,6 +215,33 @@ async fn outages(
     say(format_args!(
         "  the agent's slowest: {:.1} s",
         quantile(&agents, 1.0)
+    ))?;
+    Ok(())
+}
+
+async fn leaders(ttl: Duration, rounds: u32, bars: &mut Bars) -> anyhow::Result<()> {
+    let cluster = OpenBaoCluster::start(Elections::ByDefault).await?;
+    let (mut behind, mut left, mut agents_left) = (vec![], vec![], vec![]);
+    for round in 1..=rounds {
+        let ours = lost_by_us(&cluster, ttl).await?;
+        let agent = lost_by_agent(&cluster, ttl).await?;
+        for (who, loss) in [("ours", ours), ("agent", agent)] {
+            say(format_args!(
+                "leader {round}, {who:<5}: the cluster was back after {:.2} s, a new certificate \
+                 there after {:.2} s, the old one had {:.1} s left",
+                loss.cluster, loss.renewed, loss.left,
+            ))?;
+        }
+        behind.push(ours.renewed - ours.cluster);
+        left.push(-ours.left);
+        agents_left.push(agent.left);
+    }
+    let late = quantile(&behind, 1.0);
+    bars.at_most("longest after the cluster's return, s", late, RECOVERY)?;
+    bars.at_most("longest after expiry, s", quantile(&left, 1.0), 0.0)?;
+    let least = quantile(&agents_left, 0.0);
+    say(format_args!(
+        "  least that the agent's old one had left: {least:.1} s"
     ))?;
     Ok(())
 }

@@ -87,7 +87,7 @@ impl Keeper {
     /// A file that does not come.
     pub async fn agent(bao: &OpenBao, hundred: &Hundred) -> anyhow::Result<Self> {
         let began = Instant::now();
-        let agent = bao.agent(&hundred.names, hundred.life)?;
+        let agent = bao.agent(bao.client_role(), &hundred.names, hundred.life)?;
         let mut missing: HashSet<PathBuf> = agent.certificates().iter().cloned().collect();
         while !missing.is_empty() {
             // It writes by renaming: what is there is whole.

@@ -42,7 +42,7 @@ pub async fn outage(bao: &OpenBao, life: Duration, length: Duration) -> anyhow::
         fetches: tries.clone(),
     };
     let live = LiveCert::start(source).await?;
-    let agent = bao.agent(&["app-agent".to_owned()], life)?;
+    let agent = bao.agent(bao.client_role(), &["app-agent".to_owned()], life)?;
     let file = &agent.certificates()[0];
     let there = async {
         while !file.exists() {

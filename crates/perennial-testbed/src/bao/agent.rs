@@ -20,12 +20,17 @@ pub struct BaoAgent {
 }
 
 impl OpenBao {
-    /// Starts an agent that keeps a client certificate for each of `names` (`app` or `app-*`), valid for whole
-    /// seconds of `life`. It returns at once: each file is there once its certificate is.
+    /// Starts an agent that keeps a certificate of a client role for each of `names` (`app` or `app-*`), valid for
+    /// whole seconds of `life`. It returns at once: each file is there once its certificate is.
     ///
     /// # Errors
     /// [`TestbedError::Folder`] or [`TestbedError::Run`] where it cannot be set up or launched.
-    pub fn agent(&self, names: &[String], life: Duration) -> Result<BaoAgent, TestbedError> {
+    pub fn agent(
+        &self,
+        role: &str,
+        names: &[String],
+        life: Duration,
+    ) -> Result<BaoAgent, TestbedError> {
         let folder = Folder::create("agent", None)?;
         let private = folder.private();
         let certificates: Vec<_> = names
@@ -36,7 +41,7 @@ impl OpenBao {
             ("ca.pem", self.ca_pem().to_owned()),
             ("role-id", self.approle().role_id.clone()),
             ("secret-id", self.approle().secret_id.clone()),
-            ("agent.hcl", self.agent_config(&folder, names, life)),
+            ("agent.hcl", self.agent_config(&folder, role, names, life)),
         ];
         for (name, content) in &files {
             folder.write(&private.join(name), content, None)?;
@@ -57,7 +62,13 @@ impl OpenBao {
         })
     }
 
-    fn agent_config(&self, folder: &Folder, names: &[String], life: Duration) -> String {
+    fn agent_config(
+        &self,
+        folder: &Folder,
+        role: &str,
+        names: &[String],
+        life: Duration,
+    ) -> String {
         let (address, private) = (self.address(), folder.private());
         let private = private.display();
         let mut config = format!(
@@ -76,7 +87,7 @@ auto_auth {{
 }}
 "#
         );
-        let path = format!("{}/issue/{}", pki::MOUNT, pki::CLIENT_ROLE);
+        let path = format!("{}/issue/{role}", pki::MOUNT);
         let seconds = life.as_secs();
         for name in names {
             // Writing to a string does not fail.

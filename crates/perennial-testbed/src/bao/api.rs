@@ -31,10 +31,19 @@ impl Api {
             .with_no_client_auth();
         let client = client(&tls, HeaderMap::new())?;
         Ok(Self {
-            base: format!("https://127.0.0.1:{port}/v1/"),
+            base: base(port),
             tls,
             client,
         })
+    }
+
+    /// The same for another node of the cluster, with the same token.
+    pub(super) fn for_port(&self, port: u16) -> Self {
+        Self {
+            base: base(port),
+            tls: self.tls.clone(),
+            client: self.client.clone(),
+        }
     }
 
     /// From now on every call carries this token.
@@ -121,6 +130,10 @@ impl Api {
         let reply = request.timeout(HEALTH_TIMEOUT).send().await.ok()?;
         Some(reply.status().as_u16())
     }
+}
+
+fn base(port: u16) -> String {
+    format!("https://127.0.0.1:{port}/v1/")
 }
 
 /// Takes a string out of a reply.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::api::{Api, text};
 use super::audit::Tally;
 use super::listener::Listener;
-use super::{AppRole, NAME, OpenBao, audit_log, pki};
+use super::{AUDIT_LOG, AppRole, NAME, OpenBao, pki};
 use crate::error::TestbedError;
 use crate::folder::Folder;
 use crate::port;
@@ -22,7 +22,7 @@ impl OpenBao {
     pub(crate) async fn start(program: PathBuf) -> Result<Self, TestbedError> {
         let mut tries = 1;
         loop {
-            let mut bao = Self::create(&program)?;
+            let mut bao = Self::create(&program, Listener::create()?, &Node::alone())?;
             let result = bao.bring_up().await;
             // The cluster port is bound only when it is unsealed, and a clash there looks like anything but one.
             let clash = result.is_err() && bao.log().contains("address already in use");
@@ -33,17 +33,22 @@ impl OpenBao {
         }
     }
 
-    fn create(program: &Path) -> Result<Self, TestbedError> {
+    pub(super) fn create(
+        program: &Path,
+        listener: Listener,
+        node: &Node,
+    ) -> Result<Self, TestbedError> {
         let folder = Folder::create("bao", None)?;
         let (port, cluster_port) = (port::free()?, port::free()?);
-        let listener = Listener::create(&folder)?;
-        let config = config(&folder, port, cluster_port);
+        listener.install(&folder)?;
+        let config = config(&folder, port, cluster_port, node);
         folder.write(&folder.private().join("config.hcl"), &config, None)?;
 
         Ok(Self {
             server: Server::new(NAME, Signal::KILL, folder)?,
             program: program.to_path_buf(),
             port,
+            ready: node.ready,
             api: Api::new(port, &listener)?,
             listener,
             unseal_key: String::new(),
@@ -56,7 +61,7 @@ impl OpenBao {
         })
     }
 
-    async fn bring_up(&mut self) -> Result<(), TestbedError> {
+    pub(super) async fn bring_up(&mut self) -> Result<(), TestbedError> {
         self.launch().await?;
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
         let reply = self.api.call("PUT", "sys/init", shares).await?;
@@ -78,7 +83,7 @@ impl OpenBao {
         self.api("PUT", "sys/seal", Value::Null).await.map(drop)
     }
 
-    /// Unseals it and waits until it is active, some 0.1 s.
+    /// Unseals it and waits until it is active, some 0.1 s; a node of a cluster may be a standby instead.
     ///
     /// # Errors
     /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Late`] where it does not become active.
@@ -88,7 +93,7 @@ impl OpenBao {
     pub async fn unseal(&self) -> Result<(), TestbedError> {
         let key = json!({"key": self.unseal_key});
         self.api("PUT", "sys/unseal", key).await?;
-        self.wait_for("active", Some(200)).await
+        self.wait_for("active", self.ready).await
     }
 
     /// Ends the process at once, as a crash does. Its storage stays. Does nothing while it is stopped.
@@ -133,43 +138,70 @@ impl OpenBao {
         self.server.signal(Signal::CONT)
     }
 
-    async fn launch(&self) -> Result<(), TestbedError> {
+    pub(super) async fn launch(&self) -> Result<(), TestbedError> {
         let config = self.server.folder().private().join("config.hcl");
         self.server.launch(&Launch {
             program: &self.program,
             arguments: vec!["server".into(), "-config".into(), config.into()],
             user: None,
         })?;
-        self.wait_for("listening", None).await
+        self.wait_for("listening", &[]).await
     }
 
-    /// Waits for any reply of the health endpoint, or for one status.
-    async fn wait_for(&self, state: &'static str, status: Option<u16>) -> Result<(), TestbedError> {
+    /// Waits until the health endpoint replies with one of these; with none, for any reply.
+    async fn wait_for(&self, state: &'static str, wanted: &[u16]) -> Result<(), TestbedError> {
         let reached = || async {
             let now = self.api.health().await?;
-            (status.is_none() || status == Some(now)).then_some(())
+            (wanted.is_empty() || wanted.contains(&now)).then_some(())
         };
         self.server.until(state, reached).await
     }
 }
 
+/// The status of a node that leads.
+pub(super) const ACTIVE: &[u16] = &[200];
+/// The statuses of a node that leads or stands by.
+pub(super) const UNSEALED: &[u16] = &[200, 429];
+
+/// One node's part in its raft cluster.
+pub(super) struct Node {
+    pub(super) id: String,
+    /// `performance_multiplier`: raft's own times, multiplied.
+    pub(super) multiplier: u32,
+    /// The health endpoint's statuses that unsealing waits for.
+    pub(super) ready: &'static [u16],
+}
+
+impl Node {
+    /// The only one: elects itself after 1 to 2 s instead of 5 to 10 s.
+    fn alone() -> Self {
+        Self {
+            id: "testbed".to_owned(),
+            multiplier: 1,
+            ready: ACTIVE,
+        }
+    }
+}
+
 /// The configuration file.
 ///
-/// `performance_multiplier = 1` makes a new node elect itself after 1 to 2 s instead of 5 to 10 s. The audit device
-/// is declared here because the API refuses to enable one.
-fn config(folder: &Folder, port: u16, cluster_port: u16) -> String {
+/// The audit device is declared here because the API refuses to enable one, with a path below the node's own folder:
+/// every node of a cluster has to declare the same one. Autopilot lets a new node vote: by its
+/// defaults only after 10 s or more.
+fn config(folder: &Folder, port: u16, cluster_port: u16, node: &Node) -> String {
     let private = folder.private();
     let private = private.display();
-    let audit = audit_log(folder);
-    let audit = audit.display();
+    let Node { id, multiplier, .. } = node;
     format!(
         r#"ui = false
 api_addr = "https://127.0.0.1:{port}"
 cluster_addr = "https://127.0.0.1:{cluster_port}"
 storage "raft" {{
   path = "{private}"
-  node_id = "testbed"
-  performance_multiplier = 1
+  node_id = "{id}"
+  performance_multiplier = {multiplier}
+  autopilot_reconcile_interval = "200ms"
+  autopilot_update_interval = "200ms"
 }}
 listener "tcp" {{
   address = "127.0.0.1:{port}"
@@ -179,7 +211,7 @@ listener "tcp" {{
 }}
 audit "file" "log" {{
   options {{
-    file_path = "{audit}"
+    file_path = "{AUDIT_LOG}"
   }}
 }}
 "#

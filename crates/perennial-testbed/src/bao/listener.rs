@@ -8,20 +8,26 @@ use rustls_pki_types::CertificateDer;
 use crate::error::TestbedError;
 use crate::folder::Folder;
 
-/// The CA behind OpenBao's own listener. It exists for one listener certificate; its key is forgotten at once.
+/// The TLS of OpenBao's own listener, the same on every node of a cluster. The key of its CA is forgotten at once.
+#[derive(Clone)]
 pub(super) struct Listener {
     ca_pem: String,
     ca_der: CertificateDer<'static>,
+    certificate: String,
+    key: String,
 }
 
 impl Listener {
-    /// Makes a CA and a listener certificate, and writes the latter with its key into the folder.
-    pub(super) fn create(folder: &Folder) -> Result<Self, TestbedError> {
-        let (ca, certificate, key) = make().map_err(|error| TestbedError::Tls(error.into()))?;
+    /// Makes a CA and a listener certificate.
+    pub(super) fn create() -> Result<Self, TestbedError> {
+        make().map_err(|error| TestbedError::Tls(error.into()))
+    }
+
+    /// Writes the certificate and its key into the folder.
+    pub(super) fn install(&self, folder: &Folder) -> Result<(), TestbedError> {
         let private = folder.private();
-        folder.write(&private.join("listener.crt"), &certificate, None)?;
-        folder.write(&private.join("listener.key"), &key, None)?;
-        Ok(ca)
+        folder.write(&private.join("listener.crt"), &self.certificate, None)?;
+        folder.write(&private.join("listener.key"), &self.key, None)
     }
 
     pub(super) fn ca_pem(&self) -> &str {
@@ -37,7 +43,7 @@ impl Listener {
     }
 }
 
-fn make() -> Result<(Listener, String, String), rcgen::Error> {
+fn make() -> Result<Listener, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -54,9 +60,10 @@ fn make() -> Result<(Listener, String, String), rcgen::Error> {
         .push(DnType::CommonName, "localhost");
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &ca)?;
-    let listener = Listener {
+    Ok(Listener {
         ca_pem: ca.pem(),
         ca_der: ca.der().clone(),
-    };
-    Ok((listener, certificate.pem(), key.serialize_pem()))
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }

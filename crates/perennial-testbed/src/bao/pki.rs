@@ -9,6 +9,7 @@ use crate::error::TestbedError;
 const ROOT: &str = "pki";
 pub(super) const MOUNT: &str = "pki_int";
 pub(super) const CLIENT_ROLE: &str = "app";
+pub(super) const STORED_ROLE: &str = "stored";
 const SERVER_ROLE: &str = "server";
 pub(super) const POLICY: &str = "app";
 const APPROLE: &str = "auth/approle/role/app";
@@ -31,7 +32,10 @@ pub(super) fn issues_for_clients(path: &str) -> bool {
     let rest = path
         .strip_prefix(MOUNT)
         .and_then(|rest| rest.strip_prefix('/'));
-    matches!(rest, Some("sign/app" | "issue/app"))
+    matches!(
+        rest,
+        Some("sign/app" | "issue/app" | "sign/stored" | "issue/stored")
+    )
 }
 
 /// Builds everything that an app needs: the two CAs, the roles, the policy and the AppRole.
@@ -104,7 +108,12 @@ pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, Tes
         .await?;
     let root = text(&reply["data"]["certificate"], "certificate")?;
     issue_by(bao, ROOT, &text(&reply["data"]["issuer_id"], "issuer_id")?).await?;
+    intermediate(bao, name).await?;
+    Ok(root + "\n")
+}
 
+/// Makes an intermediate of the root that issues now, which issues for apps and servers from then on.
+pub(super) async fn intermediate(bao: &OpenBao, name: &str) -> Result<(), TestbedError> {
     let ask = json!({
         "common_name": format!("Perennial testbed intermediate {name}"), "key_type": "ec", "key_bits": 256,
     });
@@ -123,8 +132,7 @@ pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, Tes
     let issuer = issuers
         .and_then(|issuers| issuers.iter().find(|(_, key)| *key != ""))
         .ok_or(TestbedError::Incomplete("an issuer with a key"))?;
-    issue_by(bao, MOUNT, issuer.0).await?;
-    Ok(root + "\n")
+    issue_by(bao, MOUNT, issuer.0).await
 }
 
 async fn issue_by(bao: &OpenBao, mount: &str, issuer: &str) -> Result<(), TestbedError> {
@@ -141,16 +149,19 @@ impl std::fmt::Debug for ServerCertificate {
 }
 
 async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {
-    let client = json!({
+    let mut client = json!({
         "key_type": "ec", "key_bits": 256, "client_flag": true, "server_flag": false,
         "allowed_domains": ["app", "app-*"], "allow_bare_domains": true,
         "allow_glob_domains": true, "allow_localhost": false, "enforce_hostnames": false,
-        "no_store": true, "generate_lease": false, "ttl": "1h", "max_ttl": "72h",
+        "generate_lease": false, "ttl": "1h", "max_ttl": "72h",
         // Without it a request's own `not_after` would go past `max_ttl`.
         "not_after_bound": "ttl-limited",
     });
-    bao.api("POST", &format!("{MOUNT}/roles/{CLIENT_ROLE}"), client)
-        .await?;
+    for (role, is_stored) in [(CLIENT_ROLE, false), (STORED_ROLE, true)] {
+        client["no_store"] = (!is_stored).into();
+        let path = format!("{MOUNT}/roles/{role}");
+        bao.api("POST", &path, client.clone()).await?;
+    }
     let server = json!({
         "key_type": "ec", "key_bits": 256, "client_flag": false, "server_flag": true,
         "allow_localhost": true, "allow_ip_sans": true, "no_store": true,
@@ -161,11 +172,19 @@ async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {
     Ok(())
 }
 
-/// Lets the app ask for client certificates, and nothing beyond what every token may do with itself.
+/// Lets the app ask for client certificates, revoke one that it shows, and read which CAs issue; nothing beyond what
+/// every token may do with itself.
 async fn approle(bao: &OpenBao) -> Result<AppRole, TestbedError> {
     let policy = format!(
         r#"path "{MOUNT}/sign/{CLIENT_ROLE}" {{ capabilities = ["update"] }}
-path "{MOUNT}/issue/{CLIENT_ROLE}" {{ capabilities = ["update"] }}"#
+path "{MOUNT}/issue/{CLIENT_ROLE}" {{ capabilities = ["update"] }}
+path "{MOUNT}/sign/{STORED_ROLE}" {{ capabilities = ["update"] }}
+path "{MOUNT}/issue/{STORED_ROLE}" {{ capabilities = ["update"] }}
+path "{MOUNT}/issuer/+" {{ capabilities = ["read"] }}
+path "{MOUNT}/revoke" {{
+  capabilities = ["update"]
+  allowed_parameters = {{ "certificate" = [] }}
+}}"#
     );
     let path = format!("sys/policies/acl/{POLICY}");
     bao.api("PUT", &path, json!({"policy": policy})).await?;

@@ -8,6 +8,7 @@
 
 mod changes;
 mod client;
+mod cluster;
 mod gone;
 mod issuance;
 mod locate;

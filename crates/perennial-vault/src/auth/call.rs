@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 /// A POST whose body is a flat object of strings, wiped when dropped.
 ///
-/// vaultrs' own login requests keep their secrets in plain strings, its path for the renewal of a
-/// token begins with a tab, and its certificate login names the role in a field that Vault ignores.
+/// vaultrs' own login requests keep their secrets in plain strings, and its certificate login names
+/// the role in a field that Vault ignores.
 pub(crate) struct Call {
     path: String,
     body: Zeroizing<Vec<u8>>,

@@ -10,7 +10,7 @@ use super::call::Call;
 use crate::error::{Failure, Step, VaultError};
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token::Token;
-use crate::transport::Transport;
+use crate::transport::{Transport, presentable};
 
 /// What the last wrapping token brought; it is never sent a second time.
 pub(crate) struct Opened {
@@ -71,6 +71,7 @@ async fn first_look(
     };
     // Whoever unwraps a secret_id can wrap it again, but not in the name of this path.
     if !makes_secret_ids(&made_by, mount) {
+        let made_by = presentable(&[made_by]).concat();
         return Ok(Err(Alarm::Foreign { made_by }));
     }
     match unwrap(wrapping, transport).await {

@@ -61,6 +61,8 @@ impl Reader {
             Step::RenewToken,
             Step::LookUpWrapping,
             Step::Unwrap,
+            Step::ReadIssuers,
+            Step::Revoke,
         ] {
             let body = Zeroizing::new(body.to_vec());
             let reply = Reply::of(step, "pki/sign/app", status, headers.clone(), body);
@@ -80,7 +82,8 @@ impl Reader {
                 let token = Token::of(granted(step, reply)?, made_of);
                 let _never = token.renewal_due();
             }
-            Step::LookUpWrapping | Step::Unwrap => {}
+            Step::ReadIssuers => issuers::of_one(reply)?,
+            Step::LookUpWrapping | Step::Unwrap | Step::Revoke => {}
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use reqwest::Url;
 /// Where a redirect leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Hop {
-    /// To the configured origin.
+    /// To a configured origin.
     Follow(Url),
     /// To another; the token is not sent there.
     Elsewhere { origin: String },
@@ -23,14 +23,14 @@ pub(super) fn is_one(status: StatusCode) -> bool {
 }
 
 /// Reads `location`, relative to the URL that was asked for.
-pub(super) fn hop(base: &Url, asked: &Url, location: Option<&HeaderValue>) -> Hop {
+pub(super) fn hop(configured: &[Url], asked: &Url, location: Option<&HeaderValue>) -> Hop {
     let target = location
         .and_then(|value| value.to_str().ok())
         .and_then(|text| asked.join(text).ok());
     let Some(mut target) = target else {
         return Hop::Nowhere;
     };
-    if target.origin() != base.origin() {
+    if configured.iter().all(|url| url.origin() != target.origin()) {
         return Hop::Elsewhere {
             // Scheme, host and port; no user, path or query, which may hold anything.
             origin: target.origin().ascii_serialization(),
@@ -48,8 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_configured_origin_is_followed() {
-        let base = Url::parse("https://vault.example:8200/").expect("a URL");
+    fn only_the_configured_origins_are_followed() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let configured = [
+            url("https://vault.example:8200/"),
+            url("https://10.0.0.6:8200/"),
+        ];
         let asked = Url::parse("https://vault.example:8200/v1/pki/sign/app").expect("a URL");
         let follow = |to: &str| Hop::Follow(Url::parse(to).expect("a URL"));
         let elsewhere = |origin: &str| Hop::Elsewhere {
@@ -59,6 +63,10 @@ mod tests {
             (
                 "https://vault.example:8200/v1/pki/sign/app",
                 follow("https://vault.example:8200/v1/pki/sign/app"),
+            ),
+            (
+                "https://10.0.0.6:8200/v1/x",
+                follow("https://10.0.0.6:8200/v1/x"),
             ),
             ("/v1/x", follow("https://vault.example:8200/v1/x")),
             (
@@ -91,8 +99,12 @@ mod tests {
         ];
         for (location, expected) in table {
             let value = HeaderValue::from_str(location).expect("a header value");
-            assert_eq!(hop(&base, &asked, Some(&value)), expected, "{location}");
+            assert_eq!(
+                hop(&configured, &asked, Some(&value)),
+                expected,
+                "{location}"
+            );
         }
-        assert_eq!(hop(&base, &asked, None), Hop::Nowhere);
+        assert_eq!(hop(&configured, &asked, None), Hop::Nowhere);
     }
 }

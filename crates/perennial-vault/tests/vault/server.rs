@@ -161,6 +161,10 @@ impl Server {
         self.requests().iter().map(Request::step).collect()
     }
 
+    pub(crate) fn renewals(&self) -> usize {
+        self.requests().iter().filter(|r| r.is_renewal()).count()
+    }
+
     pub(crate) fn logins(&self) -> usize {
         self.requests().iter().filter(|r| r.is_login()).count()
     }

@@ -22,19 +22,29 @@ async fn server(change: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'stat
     Server::start(move |request| change(request).unwrap_or_else(|| ca.vault(request))).await
 }
 
+/// A certificate that nobody has issued, and its key.
+fn pair() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::default();
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
 /// What the renewer does between two fetches.
 fn between_fetches(source: &Arc<VaultPki>) -> JoinHandle<()> {
     let source = Arc::clone(source);
     tokio::spawn(async move { source.changed().await })
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    // The wall's time: the tests move tokio's.
+/// Waits for a renewal, then fetches, which waits for its answer: time that is moved while a request
+/// is on its way would run it out.
+async fn renewed(server: &Server, source: &Arc<VaultPki>, renewals: usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
+    while server.renewals() < renewals {
+        assert!(Instant::now() < deadline, "{:?}", server.steps());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    fetch(source).await.unwrap();
 }
 
 #[tokio::test]
@@ -45,12 +55,13 @@ async fn token_is_renewed_between_fetches_too() {
     let upkeep = between_fetches(&source);
     for renewals in 1..=3 {
         pass(TWO_THIRDS).await;
-        until("renewed", || server.requests().len() == 2 + renewals).await;
+        renewed(&server, &source, renewals).await;
     }
-    fetch(&source).await.unwrap();
     assert_eq!(
         server.steps(),
-        ["login", "sign", "renew", "renew", "renew", "sign"]
+        [
+            "login", "sign", "renew", "sign", "renew", "sign", "renew", "sign"
+        ]
     );
     assert_eq!(server.requests()[2].header("x-vault-token"), Some(TOKEN));
     upkeep.abort();
@@ -62,9 +73,10 @@ async fn given_token_is_renewed_at_once_to_learn_its_lease() {
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
     let upkeep = between_fetches(&source);
-    until("renewed", || server.steps() == ["sign", "renew"]).await;
+    renewed(&server, &source, 1).await;
     pass(TWO_THIRDS).await;
-    until("renewed again", || server.requests().len() == 3).await;
+    renewed(&server, &source, 2).await;
+    assert_eq!(server.steps(), ["sign", "renew", "sign", "renew", "sign"]);
     upkeep.abort();
 }
 
@@ -78,8 +90,8 @@ async fn given_token_that_cannot_be_renewed_is_asked_about_once() {
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
     let upkeep = between_fetches(&source);
-    until("asked", || server.requests().len() == 2).await;
-    for _day in 0..3 {
+    renewed(&server, &source, 1).await;
+    for _day in 0..2 {
         pass(Duration::from_secs(86_400)).await;
         fetch(&source).await.unwrap();
     }
@@ -106,6 +118,20 @@ async fn refused_or_shrunk_renewal_is_followed_by_a_login() {
 }
 
 #[tokio::test]
+async fn certificate_login_is_made_anew_and_its_token_never_renewed() {
+    let server = server(|_| None).await;
+    let (chain, key) = pair();
+    let source = with(&server.url(), Auth::tls_certificate("app", chain, key));
+    for _fetch in 0..2 {
+        fetch(&source).await.unwrap();
+        let upkeep = between_fetches(&source);
+        pass(TWO_THIRDS).await;
+        upkeep.abort();
+    }
+    assert_eq!(server.steps(), ["login", "sign", "login", "sign"]);
+}
+
+#[tokio::test]
 async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
     for (status, words) in [(503, "Vault is sealed"), (400, "invalid secret id")] {
         let down = Arc::new(AtomicBool::new(false));
@@ -129,30 +155,76 @@ async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn failed_login_is_counted_while_the_old_token_still_serves() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    // Logins since the last look: that succeeded, that failed.
+    let logins = || {
+        let all = snapshotter.snapshot().into_vec();
+        let count = |result| {
+            let it = all.iter().find(|(key, ..)| {
+                let key = key.key();
+                key.name() == "perennial_vault_logins_total"
+                    && key.labels().any(|label| label.value() == result)
+            });
+            it.map(|(.., value)| match value {
+                DebugValue::Counter(count) => *count,
+                other => panic!("a counter, not {other:?}"),
+            })
+        };
+        (count("ok"), count("failed"))
+    };
+    let down = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&down);
+    let server = server(move |request| {
+        let refuse = state.load(Ordering::SeqCst) && request.step() != "sign";
+        refuse.then(|| Reply::errors(400, &["invalid secret id"]))
+    })
+    .await;
+    let source = with_approle(&server.url());
+    // Known before the first of either.
+    assert_eq!(logins(), (Some(0), Some(0)));
+    fetch(&source).await.unwrap();
+    assert_eq!(logins(), (Some(1), Some(0)));
+    down.store(true, Ordering::SeqCst);
+    pass(TWO_THIRDS).await;
+    fetch(&source).await.unwrap();
+    assert_eq!(logins(), (Some(0), Some(1)));
+}
+
 #[tokio::test]
 async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
-    let renewed = AtomicUsize::new(0);
+    let so_often = AtomicUsize::new(0);
     let server = server(move |request| {
-        let so_many = || renewed.fetch_add(1, Ordering::SeqCst) as u64;
+        let halvings = || so_often.fetch_add(1, Ordering::SeqCst) as u64;
         // Half of the hour before, each time.
         request
             .is_renewal()
-            .then(|| login(TOKEN, 3_600 >> so_many()))
+            .then(|| login(TOKEN, 3_600 >> halvings()))
     })
     .await;
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
-    let upkeep = between_fetches(&source);
-    until("renewed", || server.requests().len() == 2).await;
+    let mut upkeep = between_fetches(&source);
+    renewed(&server, &source, 1).await;
     pass(TWO_THIRDS).await;
-    until("shrunk", || server.requests().len() == 3).await;
+    renewed(&server, &source, 2).await;
     for _fetch in 0..3 {
         pass(Duration::from_secs(600)).await;
         fetch(&source).await.unwrap();
+        upkeep.abort();
+        upkeep = between_fetches(&source);
     }
     assert_eq!(
         server.steps(),
-        ["sign", "renew", "renew", "sign", "sign", "sign"]
+        [
+            "sign", "renew", "sign", "renew", "sign", "sign", "sign", "sign"
+        ]
     );
     upkeep.abort();
 }
@@ -342,18 +414,21 @@ async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
 }
 
 #[tokio::test]
-async fn unwrapping_at_a_sealed_server_is_tried_again() {
-    let sealed = Arc::new(AtomicBool::new(true));
-    let state = Arc::clone(&sealed);
-    let server = server(move |_| {
-        let is_sealed = state.load(Ordering::SeqCst);
-        is_sealed.then(|| Reply::errors(503, &["Vault is sealed"]))
-    })
-    .await;
-    let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
-    assert!(fetch(&source).await.unwrap_err().is_transient());
-    sealed.store(false, Ordering::SeqCst);
-    fetch(&source).await.unwrap();
+async fn unwrapping_that_a_sealed_server_or_a_proxy_refuses_is_tried_again() {
+    let refusals: [fn() -> Reply; 2] = [
+        || Reply::errors(503, &["Vault is sealed"]),
+        || Reply::json(403, "<html>Forbidden</html>"),
+    ];
+    for refusal in refusals {
+        let refuses = Arc::new(AtomicBool::new(true));
+        let state = Arc::clone(&refuses);
+        let server = server(move |_| state.load(Ordering::SeqCst).then(refusal)).await;
+        let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
+        let error = fetch(&source).await.unwrap_err();
+        assert!(!told(&error).contains("intercepted"), "{}", told(&error));
+        refuses.store(false, Ordering::SeqCst);
+        fetch(&source).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -361,7 +436,9 @@ async fn every_login_has_its_path_and_fields() {
     let server = server(|_| None).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "a.projected.token\n").unwrap();
+    let (chain, key) = pair();
     let logins = [
+        Auth::tls_certificate("app", chain, key),
         Auth::jwt("app", "a.signed.token"),
         Auth::kubernetes_at("app", file.path()),
         Auth::userpass("ann", "pass word"),
@@ -377,6 +454,8 @@ async fn every_login_has_its_path_and_fields() {
         .map(|request| (request.path, request.body))
         .collect();
     let expected = [
+        // And not `cert_name`, which Vault ignores: it would try every role there is.
+        ("/v1/auth/cert/login", r#"{"name":"app"}"#),
         (
             "/v1/auth/jwt/login",
             r#"{"jwt":"a.signed.token","role":"app"}"#,

@@ -47,6 +47,19 @@ fn saved_material_keeps_the_time_it_was_obtained_at() {
 }
 
 #[test]
+fn guard_of_a_source_is_dropped_with_the_last_holder() {
+    let guard: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+    let material = TestCa::new().issue(noon(), MINUTE);
+    let material = material.with_guard(Arc::clone(&guard));
+    let held = Arc::new(build(material, noon()).unwrap());
+    let also = Arc::clone(&held);
+    drop(held);
+    assert_eq!(Arc::strong_count(&guard), 2);
+    drop(also);
+    assert_eq!(Arc::strong_count(&guard), 1);
+}
+
+#[test]
 fn generation_follows_the_previous_one() {
     let (ca, tls) = (TestCa::new(), policy(TlsSettings::new()));
     let mut previous: Option<Snapshot> = None;

@@ -171,3 +171,33 @@ async fn rejection_of_each_new_certificate_makes_no_storm() {
     // Ten minutes; the cap for an hour's life is three.
     assert_eq!(source.fetches().len(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_roots_for_the_same_leaf_cure_no_refusal() {
+    // The CA has changed meanwhile; the certificate is the one that the server refused.
+    let wall = TestClock::starting_at(noon());
+    let (ca, other) = (TestCa::new(), TestCa::new());
+    let (leaf, key) = ca.leaf(noon(), 10 * MINUTE);
+    let same_leaf = |roots| {
+        let chain = vec![leaf.clone(), ca.intermediate_der()];
+        Step::Deliver(CertMaterial::from_der(chain, key.clone_key(), roots).unwrap())
+    };
+    let steps = [
+        same_leaf(vec![ca.root_der()]),
+        same_leaf(vec![ca.root_der(), other.root_der()]),
+        Step::Issue(10 * MINUTE),
+    ];
+    let source = ScriptedSource::new(&wall, steps);
+    let live = started(&wall, &source).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(matches!(live.renew_now().await, Renewal::Newer(_)));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let newer = live.report_rejected(1).await;
+    assert!(matches!(newer, Renewal::Newer(ref third) if third.generation() == 3));
+    let whys: Vec<_> = source.fetches().iter().map(|(_, why)| *why).collect();
+    assert_eq!(whys, [Why::Start, Why::Asked, Why::Rejected]);
+    // What was forced, forces none: a server that refuses everything makes no storm.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = live.report_rejected(3).await;
+    assert!(matches!(refused, Renewal::Limited), "{refused:?}");
+}

@@ -1,0 +1,355 @@
+//! The roots of servers, followed from the mount's issuers that may issue.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use perennial::{CertMaterial, Snapshot, with_causes};
+use rustify::endpoint::Endpoint;
+use rustify::enums::{RequestMethod, RequestType, ResponseType};
+use rustify::errors::ClientError;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::answer;
+use crate::error::{Failure, Step, VaultError};
+use crate::token::{Token, Tokens};
+use crate::transport::{Reply, Transport};
+
+/// The mount's issuers are read again after this share of the certificate's life.
+pub const ISSUERS_SHARE: f64 = 1.0 / 3.0;
+
+/// The mount's issuers are read no less often than this.
+pub const ISSUERS_POLL: Duration = Duration::from_secs(600);
+
+/// They are read no more often than this, whoever asks.
+const SPACING: Duration = Duration::from_secs(1);
+
+/// What the mount's issuers lead to, and what was delivered of it.
+#[derive(Default)]
+pub(crate) struct Issuers {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the last reading led to; empty before the first.
+    roots: Vec<CertificateDer<'static>>,
+    /// The issuers that it saw.
+    known: Vec<CertificateDer<'static>>,
+    /// What the last fetch delivered; `None` while fetches fail, which have to be cured first.
+    last: Option<Last>,
+    due: Option<Instant>,
+    tried: Option<Instant>,
+    refusal_told: bool,
+}
+
+/// What is delivered again when only the roots have changed.
+struct Last {
+    chain: Vec<CertificateDer<'static>>,
+    key: Zeroizing<PrivateKeyDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+    warnings: Vec<String>,
+    guard: Option<Arc<dyn Any + Send + Sync>>,
+    interval: Duration,
+}
+
+impl Issuers {
+    /// The roots that the last reading led to.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.state().roots.clone()
+    }
+
+    /// Takes note of what is being delivered.
+    pub(crate) fn delivered(
+        &self,
+        material: &CertMaterial,
+        key: &PrivateKeyDer<'static>,
+        guard: Option<Arc<dyn Any + Send + Sync>>,
+        life: Duration,
+    ) {
+        let mut state = self.state();
+        let interval = interval(life);
+        let issuer = material.chain().get(1);
+        let is_known = issuer.is_none_or(|issuer| state.known.contains(issuer));
+        let in_time = Instant::now() + if is_known { interval } else { Duration::ZERO };
+        state.due = Some(state.due.map_or(in_time, |due| due.min(in_time)));
+        state.last = Some(Last {
+            chain: material.chain().to_vec(),
+            key: Zeroizing::new(key.clone_key()),
+            roots: material.roots().to_vec(),
+            warnings: material.warnings().to_vec(),
+            guard,
+            interval,
+        });
+    }
+
+    /// A fetch has failed: the next one comes before the issuers do.
+    pub(crate) fn failed(&self) {
+        self.state().last = None;
+    }
+
+    /// The certificate in use with other roots, if these are all that has changed.
+    pub(crate) fn again(&self, current: Option<&Snapshot>) -> Option<CertMaterial> {
+        let mut state = self.state();
+        let roots = state.other_roots()?;
+        let current = current?;
+        let last = state.last.as_mut()?;
+        if Sha256::digest(last.chain.first()?)[..] != current.leaf_sha256()[..] {
+            return None;
+        }
+        let material = CertMaterial::from_der(last.chain.clone(), last.key.clone_key(), roots);
+        // Neither is empty.
+        let material = material.ok()?.with_warnings(last.warnings.clone());
+        last.roots = material.roots().to_vec();
+        let material = match &last.guard {
+            Some(guard) => material.with_guard(Arc::clone(guard)),
+            None => material,
+        };
+        tracing::info!(
+            roots = last.roots.len(),
+            "the mount's issuers have changed, and with them the trust roots for servers"
+        );
+        // As old as it is: its renewal point stays where it was.
+        Some(material.obtained_at(current.obtained_at()))
+    }
+
+    /// Reads the issuers whenever it is time to; ready while other roots are to be delivered.
+    ///
+    /// # Cancel safety
+    /// A reading that is cancelled is made again.
+    pub(crate) async fn changed(&self, transport: &Transport, tokens: &Tokens, mount: &str) {
+        loop {
+            let next = {
+                let state = self.state();
+                if state.other_roots().is_some() {
+                    return;
+                }
+                state.next_reading()
+            };
+            let Some(next) = next else {
+                return pending().await;
+            };
+            tokio::time::sleep_until(next).await;
+            self.state().tried = Some(Instant::now());
+            let reading = read(transport, tokens, mount).await;
+            self.state().note(reading, mount);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The roots to deliver, if they are not those that were delivered.
+    fn other_roots(&self) -> Option<Vec<CertificateDer<'static>>> {
+        let last = self.last.as_ref()?;
+        if self.roots.is_empty() {
+            return None;
+        }
+        // The leaf's own stay, whatever a reading says.
+        let own = answer::self_issued(&last.chain).ok()?;
+        let now = answer::union(&own, &self.roots);
+        let same = now.len() == last.roots.len() && now.iter().all(|r| last.roots.contains(r));
+        (!same).then_some(now)
+    }
+
+    fn next_reading(&self) -> Option<Instant> {
+        self.last.as_ref()?;
+        let due = self.due?;
+        Some(match self.tried {
+            Some(tried) => due.max(tried + SPACING),
+            None => due,
+        })
+    }
+
+    /// Nothing that is empty or cannot be read replaces what there is.
+    fn note(&mut self, reading: Result<Vec<Issuer>, Failure>, mount: &str) {
+        let interval = self
+            .last
+            .as_ref()
+            .map_or(ISSUERS_POLL, |last| last.interval);
+        self.due = Some(Instant::now() + interval);
+        let sorted = reading.and_then(|issuers| sorted(&issuers).map_err(Failure::unusable));
+        let problem = match sorted {
+            Ok((roots, known)) if !roots.is_empty() => {
+                (self.roots, self.known) = (roots, known);
+                self.refusal_told = false;
+                return;
+            }
+            Ok(_) => "no issuer that may issue leads to a self-signed certificate".to_owned(),
+            Err(failure) => with_causes(&*failure.cause).to_string(),
+        };
+        if std::mem::replace(&mut self.refusal_told, true) {
+            tracing::debug!(
+                mount,
+                problem,
+                "the trust roots for servers stay as they are"
+            );
+        } else {
+            tracing::warn!(
+                mount,
+                problem,
+                "the mount's issuers cannot be followed: the trust roots for servers stay as they are"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Issuers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuers").finish_non_exhaustive()
+    }
+}
+
+/// When to read again, for a certificate of this life.
+fn interval(life: Duration) -> Duration {
+    life.mul_f64(ISSUERS_SHARE).clamp(SPACING, ISSUERS_POLL)
+}
+
+/// How long the certificate lives from `now` on; nothing if it cannot be read.
+pub(crate) fn life_of(material: &CertMaterial, now: SystemTime) -> Duration {
+    let not_after = material.chain().first().and_then(answer::not_after);
+    not_after
+        .and_then(|at| at.duration_since(now).ok())
+        .unwrap_or_default()
+}
+
+/// What Vault says of an issuer.
+#[derive(Clone, Debug, Deserialize)]
+struct Issuer {
+    certificate: String,
+    ca_chain: Option<Vec<String>>,
+    /// Separated by commas.
+    usage: String,
+    #[serde(default)]
+    key_id: String,
+    #[serde(default)]
+    revoked: bool,
+}
+
+impl Issuer {
+    fn may_issue(&self) -> bool {
+        let mut usages = self.usage.split(',').map(str::trim);
+        !self.revoked
+            && !self.key_id.is_empty()
+            && usages.any(|usage| usage == "issuing-certificates")
+    }
+}
+
+type Certificates = Vec<CertificateDer<'static>>;
+
+/// The roots that issuers lead to which may issue, and these issuers themselves.
+fn sorted(issuers: &[Issuer]) -> Result<(Certificates, Certificates), VaultError> {
+    let (mut roots, mut known) = (Vec::new(), Vec::new());
+    for issuer in issuers.iter().filter(|issuer| issuer.may_issue()) {
+        let mut chain = answer::certificates(&issuer.certificate)?;
+        known = answer::union(&known, &chain);
+        for text in issuer.ca_chain.iter().flatten() {
+            chain.extend(answer::certificates(text)?);
+        }
+        roots = answer::union(&roots, &answer::self_issued(&chain)?);
+    }
+    Ok((roots, known))
+}
+
+async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec<Issuer>, Failure> {
+    #[derive(Deserialize)]
+    struct List {
+        key_info: BTreeMap<String, Info>,
+    }
+    #[derive(Deserialize)]
+    struct Info {
+        /// Vault does not always tell it.
+        key_id: Option<String>,
+    }
+    transport.begin();
+    let token = tokens.kept().await;
+    let token = token.as_deref();
+    let list = Read::list(format!("{mount}/issuers"));
+    let list: List = data(transport, &list, token).await?;
+    let mut issuers = Vec::new();
+    for (id, info) in list.key_info {
+        // It has no key here: a root that was imported with its intermediate, most often.
+        if info.key_id.is_some_and(|key| key.is_empty()) {
+            continue;
+        }
+        let issuer = Read::get(format!("{mount}/issuer/{id}"));
+        issuers.push(data(transport, &issuer, token).await?);
+    }
+    Ok(issuers)
+}
+
+async fn data<T: DeserializeOwned>(
+    transport: &Transport,
+    endpoint: &Read,
+    token: Option<&Token>,
+) -> Result<T, Failure> {
+    taken(&transport.send(Step::ReadIssuers, endpoint, token).await?)
+}
+
+fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
+    #[derive(Deserialize)]
+    struct Whole<T> {
+        data: T,
+    }
+    let whole: Whole<T> = reply.json(Step::ReadIssuers)?;
+    Ok(whole.data)
+}
+
+/// One issuer in a reply, with the roots that it leads to: for the fuzz target alone.
+#[cfg(fuzzing)]
+pub(crate) fn of_one(reply: &Reply) -> Result<(), Failure> {
+    sorted(&[taken(reply)?]).map_err(Failure::unusable)?;
+    Ok(())
+}
+
+/// A request without a body. vaultrs has none for an issuer's usages.
+struct Read {
+    path: String,
+    lists: bool,
+}
+
+impl Read {
+    fn get(path: String) -> Self {
+        Self { path, lists: false }
+    }
+
+    fn list(path: String) -> Self {
+        Self { path, lists: true }
+    }
+}
+
+impl Endpoint for Read {
+    type Response = ();
+    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
+    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
+
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+
+    fn method(&self) -> RequestMethod {
+        if self.lists {
+            RequestMethod::LIST
+        } else {
+            RequestMethod::GET
+        }
+    }
+
+    fn body(&self) -> Result<Option<Vec<u8>>, ClientError> {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! S9: the bad days of a real cluster of three nodes, with stored certificates and without.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use perennial::{CertState, LiveCert, Renewal};
+use perennial_testbed::{Elections, OpenBaoCluster};
+use perennial_vault::{Auth, VaultPki};
+use tokio::task::JoinHandle;
+
+/// Longer than any fault here may keep a renewal from succeeding.
+const LIFE: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(40);
+
+async fn live(cluster: &OpenBaoCluster, role: &str) -> LiveCert {
+    let node = &cluster.nodes()[0];
+    let approle = node.approle();
+    let addresses = cluster.addresses();
+    let builder = VaultPki::builder(&addresses[0])
+        .address(&addresses[1])
+        .address(&addresses[2])
+        .ca_pem(node.ca_pem())
+        .auth(Auth::approle(&approle.role_id, approle.secret_id.clone()))
+        .mount(node.mount())
+        .role(role)
+        .common_name("app")
+        .ttl(LIFE)
+        .request_timeout(Duration::from_secs(2));
+    LiveCert::start(builder.build().unwrap()).await.unwrap()
+}
+
+/// Looks at it until it is aborted, and panics once it has expired.
+fn never_expires(live: &LiveCert) -> JoinHandle<()> {
+    let live = live.clone();
+    tokio::spawn(async move {
+        loop {
+            let status = live.status();
+            assert_ne!(status.state, CertState::Expired, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+}
+
+async fn renewed(live: &LiveCert, despite: &str) {
+    let renewing = async {
+        while !matches!(live.renew_now().await, Renewal::Newer(_)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(SOON, renewing).await;
+    let status = live.status();
+    assert!(in_time.is_ok(), "not renewed despite {despite}: {status:?}");
+}
+
+async fn both_renewed(unstored: &LiveCert, stored: &LiveCert, despite: &str) {
+    tokio::join!(renewed(unstored, despite), renewed(stored, despite));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_certificate_expires_on_a_clusters_bad_day() {
+    let cluster = OpenBaoCluster::start(Elections::Quick).await.unwrap();
+    let nodes = cluster.nodes();
+    let unstored = live(&cluster, nodes[0].client_role()).await;
+    let stored = live(&cluster, nodes[0].stored_client_role()).await;
+    let watches = [never_expires(&unstored), never_expires(&stored)];
+
+    let leader = cluster.leader().await.unwrap();
+    nodes[leader].stop().await.unwrap();
+    both_renewed(&unstored, &stored, "a killed leader").await;
+    nodes[leader].start_again().await.unwrap();
+
+    let leader = cluster.leader().await.unwrap();
+    nodes[leader].pause().unwrap();
+    both_renewed(&unstored, &stored, "a hung leader").await;
+    nodes[leader].resume().unwrap();
+
+    cluster.step_down().await.unwrap();
+    both_renewed(&unstored, &stored, "a leader that stepped down").await;
+
+    let leader = cluster.leader().await.unwrap();
+    nodes[leader].seal().await.unwrap();
+    both_renewed(&unstored, &stored, "a sealed leader").await;
+    nodes[leader].unseal().await.unwrap();
+
+    // One node is left: it issues what it need not write, and the rest waits for another.
+    let leader = cluster.leader().await.unwrap();
+    let lost = [leader, (leader + 1) % nodes.len()];
+    for place in lost {
+        nodes[place].stop().await.unwrap();
+    }
+    renewed(&unstored, "a lost quorum").await;
+    let error = loop {
+        match stored.renew_now().await {
+            Renewal::Failed(error) => break error,
+            Renewal::Limited => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => panic!("stored without a quorum: {other:?}"),
+        }
+    };
+    assert!(error.is_transient(), "{error}");
+    assert!(stored.current().is_ok(), "the last good one is kept");
+    for place in lost {
+        nodes[place].start_again().await.unwrap();
+    }
+    renewed(&stored, "a quorum that was lost and is back").await;
+
+    for watch in &watches {
+        assert!(!watch.is_finished(), "a certificate has expired");
+        watch.abort();
+    }
+    // By the servers' own count: the first ones, and one each for five faults.
+    assert!(cluster.issued().await.unwrap() >= 12);
+}

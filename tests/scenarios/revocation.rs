@@ -1,0 +1,114 @@
+//! What is no longer used is revoked, and what an operator revokes is no longer used.
+
+use std::time::Duration;
+
+use perennial::{LiveCert, Serial};
+use perennial_postgres::PgTls;
+use perennial_testbed::OpenBao;
+use perennial_testbed::serde_json::{Value, json};
+use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
+
+/// Whether the CA's own list names this certificate.
+async fn is_revoked(bao: &OpenBao, serial: &Serial) -> bool {
+    let list = bao.api("LIST", "pki_int/certs/revoked", Value::Null).await;
+    let Ok(list) = list else {
+        return false;
+    };
+    let keys = list["data"]["keys"].as_array().unwrap().clone();
+    keys.contains(&json!(serial.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn superseded_certificate_is_revoked_once_no_connection_holds_it_and_the_last_at_the_end() {
+    // By what it is: the first role stores nothing that could be looked up by its number.
+    let stage = Stage::set().await;
+    let bao = &stage.testbed.bao;
+    for role in [bao.client_role(), bao.stored_client_role()] {
+        let source = stage.pki().role(role).ttl(HOUR).revoke_superseded();
+        let source = source.build().unwrap();
+        let revocations = source.revocations().unwrap();
+        let live = LiveCert::start(source).await.unwrap();
+        let manager = stage.manager(&live);
+        let pool = full_pool(&manager, 2).await;
+        let first = live.current().unwrap().serial().clone();
+
+        let held = pool.get().await.unwrap();
+        let second = renew(&live).await.serial().clone();
+        eventually("the idle one has moved", async || {
+            stage.distinct_serials().await.len() == 2
+        })
+        .await;
+        let last = renew(&live).await.serial().clone();
+        eventually("the second one is revoked", async || {
+            is_revoked(bao, &second).await
+        })
+        .await;
+        assert!(!is_revoked(bao, &first).await, "it is in use");
+        drop(held);
+        eventually("the first one is revoked", async || {
+            is_revoked(bao, &first).await
+        })
+        .await;
+        assert!(!is_revoked(bao, &last).await, "it is the current one");
+
+        drop((pool, manager));
+        eventually("all have left", async || stage.serials().await.is_empty()).await;
+        live.shutdown(Duration::from_secs(1)).await.unwrap();
+        revocations.finish(Duration::from_secs(5)).await.unwrap();
+        assert!(is_revoked(bao, &last).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn end_of_a_program_does_not_wait_for_a_vault_that_cannot_revoke() {
+    let stage = Stage::set().await;
+    let bao = &stage.testbed.bao;
+    let source = stage.pki().ttl(HOUR).revoke_superseded().build().unwrap();
+    let revocations = source.revocations().unwrap();
+    let live = LiveCert::start(source).await.unwrap();
+    live.shutdown(Duration::from_secs(1)).await.unwrap();
+
+    bao.pause().unwrap();
+    let began = tokio::time::Instant::now();
+    let left = revocations.finish(Duration::from_millis(300)).await;
+    assert!(began.elapsed() < Duration::from_secs(3));
+    assert_eq!(left.unwrap_err().count, 1);
+    bao.resume().unwrap();
+    // Called again, it goes on.
+    revocations.finish(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_revocation_and_a_renewal_move_the_pool() {
+    let stage = Stage::set().await;
+    let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
+    let source = stage.pki().role(bao.stored_client_role()).ttl(HOUR);
+    let live = LiveCert::start(source.build().unwrap()).await.unwrap();
+    let manager = stage.manager(&live);
+    let pool = full_pool(&manager, 4).await;
+    let revoked = live.current().unwrap();
+    stage.all_on(&revoked, 4).await;
+
+    let ask = json!({"serial_number": revoked.serial().to_string()});
+    bao.api("POST", "pki_int/revoke", ask).await.unwrap();
+    let lists = bao.crls_pem(HOUR).await.unwrap();
+    postgres.check_revocation(&lists).await.unwrap();
+    let refused = async || {
+        let tls = PgTls::new(live.clone());
+        let connected = postgres.config().connect(tls).await;
+        let Ok((client, connection)) = connected else {
+            return true;
+        };
+        let connection = tokio::spawn(connection);
+        let answered = client.simple_query("select 1").await;
+        drop(client);
+        let _ended = connection.await;
+        answered.is_err()
+    };
+    assert!(refused().await, "postgres takes what was revoked");
+
+    let fresh = renew(&live).await;
+    stage.all_on(&fresh, 4).await;
+    assert!(!refused().await);
+    drop(pool);
+}
