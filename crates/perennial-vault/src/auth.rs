@@ -20,6 +20,8 @@ use proof::Way;
 use secret::{header, line, pem};
 
 pub(crate) use call::Call;
+#[cfg(fuzzing)]
+pub(crate) use proof::granted;
 pub(crate) use proof::{Granted, Proof, renew};
 pub use secret::Secret;
 pub(crate) use wrapping::Opened;

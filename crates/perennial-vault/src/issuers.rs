@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::answer;
 use crate::error::{Failure, Step, VaultError};
 use crate::token::{Token, Tokens};
-use crate::transport::Transport;
+use crate::transport::{Reply, Transport};
 
 /// The mount's issuers are read again after this share of the certificate's life.
 pub const ISSUERS_SHARE: f64 = 1.0 / 3.0;
@@ -294,14 +294,23 @@ async fn data<T: DeserializeOwned>(
     endpoint: &Read,
     token: Option<&Token>,
 ) -> Result<T, Failure> {
+    taken(&transport.send(Step::ReadIssuers, endpoint, token).await?)
+}
+
+fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
     #[derive(Deserialize)]
     struct Whole<T> {
         data: T,
     }
-    let step = Step::ReadIssuers;
-    let reply = transport.send(step, endpoint, token).await?;
-    let whole: Whole<T> = reply.json(step)?;
+    let whole: Whole<T> = reply.json(Step::ReadIssuers)?;
     Ok(whole.data)
+}
+
+/// One issuer in a reply, with the roots that it leads to: for the fuzz target alone.
+#[cfg(fuzzing)]
+pub(crate) fn of_one(reply: &Reply) -> Result<(), Failure> {
+    sorted(&[taken(reply)?]).map_err(Failure::unusable)?;
+    Ok(())
 }
 
 /// A request without a body. vaultrs has none for an issuer's usages.

@@ -97,6 +97,9 @@ pub use error::{Step, VaultError};
 pub use issuers::{ISSUERS_POLL, ISSUERS_SHARE};
 pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use pki::Reader;
 pub use pki::VaultPki;
 pub use revocation::{NotRevoked, REVOCATION_RETRY, Revocations};
 pub use token::{CREDENTIAL_POLL, POLICY_TOKEN_AGE};

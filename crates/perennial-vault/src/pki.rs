@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError, Why};
 use rcgen::CertificateParams;
@@ -105,11 +105,7 @@ impl VaultPki {
             Verdict::BeyondCa { ends, left } if left > CA_MARGIN => {
                 let less = Some(left - CA_MARGIN);
                 let reply = self.send(key, less, token).await?;
-                let told = format!(
-                    "the CA expires at {}, so the certificate lives less long than asked: renew the CA",
-                    httpdate::fmt_http_date(ends)
-                );
-                self.material(key, &reply, less, Some(told))
+                self.material(key, &reply, less, Some(ends_first(ends)))
             }
             _ => Err(failure),
         }
@@ -199,6 +195,13 @@ impl VaultPki {
     }
 }
 
+fn ends_first(ca_ends: SystemTime) -> String {
+    format!(
+        "the CA expires at {}, so the certificate lives less long than asked: renew the CA",
+        httpdate::fmt_http_date(ca_ends)
+    )
+}
+
 impl CertSource for VaultPki {
     async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
         let Roots::Followed(issuers) = &self.roots else {
@@ -271,6 +274,11 @@ impl Warnings {
         *last = warnings.to_vec();
     }
 }
+
+#[cfg(fuzzing)]
+mod fuzzing;
+#[cfg(fuzzing)]
+pub use fuzzing::Reader;
 
 #[cfg(test)]
 mod tests {

@@ -299,7 +299,7 @@ impl State {
     fn next_renewal(&self) -> Option<Instant> {
         let token = self.kept.as_ref()?;
         let facts = token.facts();
-        let due = token.granted + facts.renewed_at()?;
+        let due = token.renewal_due()?;
         Some(match self.tried {
             Some(tried) => due.max(tried + facts.spacing()),
             None => due,
@@ -328,7 +328,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    fn of(granted: Granted, made_of: Fingerprint) -> Self {
+    pub(crate) fn of(granted: Granted, made_of: Fingerprint) -> Self {
         let now = Instant::now();
         Self {
             value: granted.token,
@@ -354,6 +354,11 @@ impl Token {
 
     pub(crate) fn expose(&self) -> &str {
         &self.value
+    }
+
+    /// When it is renewed between fetches; `None` if never.
+    pub(crate) fn renewal_due(&self) -> Option<Instant> {
+        self.granted.checked_add(self.facts().renewed_at()?)
     }
 
     fn facts(&self) -> Facts {
@@ -385,6 +390,20 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lease_past_the_end_of_the_clock_is_never_due() {
+        let due = |seconds| {
+            let granted = Granted {
+                token: Zeroizing::default(),
+                lease: Lease::of_seconds(seconds),
+                renewal: Renewal::Possible,
+            };
+            Token::of(granted, Fingerprint::of([b"one".as_slice()])).renewal_due()
+        };
+        assert!(due(3_600).is_some());
+        assert_eq!(due(u64::MAX), None);
+    }
 
     #[test]
     fn tokens_of_one_moment_are_renewed_apart() {

@@ -11,7 +11,7 @@ use super::wrapping::{self, Opened};
 use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
 use crate::token_life::{Lease, Renewal};
-use crate::transport::Transport;
+use crate::transport::{Reply, Transport};
 
 /// A credential as it is now, ready to be sent.
 pub(crate) struct Proof {
@@ -104,7 +104,11 @@ async fn grant(
     call: &Call,
     token: Option<&Token>,
 ) -> Result<Granted, Failure> {
-    let reply = transport.send(step, call, token).await?;
+    granted(step, &transport.send(step, call, token).await?)
+}
+
+/// The token in a reply.
+pub(crate) fn granted(step: Step, reply: &Reply) -> Result<Granted, Failure> {
     // Not vaultrs' own reply type: its `Debug` prints the token, and it is not wiped.
     let LoginReply { auth } = reply.json(step)?;
     let token = auth.client_token;

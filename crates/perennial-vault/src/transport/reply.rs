@@ -22,7 +22,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     /// Sorts an answer; all but 2xx is a failure, with the verdict on it.
-    pub(super) fn of(
+    pub(crate) fn of(
         step: Step,
         path: &str,
         status: StatusCode,
