@@ -233,8 +233,10 @@ def main(tools, program):
                 watched()
                 text = shown()
                 assert not [secret for secret in secrets() if secret in text], "a secret is shown"
-                # What a shutdown, a start and an ended session say themselves.
-                expected = re.compile("shutting down|starting up|terminating connection")
+                # What a server says that is stopped, or killed and recovers, or whose sessions are ended.
+                expected = re.compile(
+                    "shutting down|starting up|not yet accepting connections|in recovery mode|terminating connection"
+                )
                 told = [line for line in log("postgres").splitlines() if "FATAL" in line and not expected.search(line)]
                 assert not told, told
             except BaseException:
