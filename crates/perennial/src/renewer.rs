@@ -55,6 +55,8 @@ pub(crate) struct Renewer {
     pub(crate) ticker: Ticker,
     /// The generation that a server refused, and when a fetch was forced for it.
     pub(crate) forced: Option<(u64, Instant)>,
+    /// When the source was last asked for more than roots.
+    pub(crate) last_fetch: Instant,
     /// The newest generation whose refusal has been told: each is told once, whoever reports it.
     pub(crate) refusal_told: u64,
 }
@@ -71,6 +73,11 @@ impl Renewer {
                 return;
             };
             let ended = Instant::now();
+            // Other roots for the same leaf have cost a CA nothing: nobody has to wait for that.
+            let reused = |snapshot: Arc<Snapshot>| snapshot.leaf_since() < snapshot.generation();
+            if why != Why::Changed || !self.attempts.current().is_some_and(reused) {
+                self.last_fetch = ended;
+            }
             for waiter in waiters.drain(..) {
                 // A waiter that was cancelled harms nobody.
                 let _gone = waiter.send(renewal.clone());
@@ -98,7 +105,7 @@ impl Renewer {
     }
 
     /// Waits until there is a reason to fetch, and tells of what passes meanwhile.
-    async fn idle(&mut self, last_fetch: Instant, waiters: &mut Waiters) -> Result<Why, Stop> {
+    async fn idle(&mut self, ended: Instant, waiters: &mut Waiters) -> Result<Why, Stop> {
         let current = self.attempts.current();
         let failures = self.attempts.failures();
         // Both clocks' deadlines are taken once: looking again after the wall clock was set back
@@ -118,7 +125,7 @@ impl Renewer {
                     Some(Command::Renew { wish, reply }) => {
                         let facts = Facts {
                             current: current.as_ref().map(|snapshot| snapshot.leaf_since()),
-                            rested: last_fetch.elapsed() >= spacing,
+                            rested: self.last_fetch.elapsed() >= spacing,
                             pausing: self.attempts.pausing() && self.attempts.clock.now() < due.at(),
                             forced_before: self.forced_before(current.as_deref()),
                         };
@@ -148,7 +155,7 @@ impl Renewer {
                     }
                     self.attempts.pass_mark();
                 }
-                () = changed(&*self.attempts.source, last_fetch + spacing) => {
+                () = changed(&*self.attempts.source, ended + spacing) => {
                     return Ok(Why::Changed);
                 }
                 () = refresh() => self.attempts.refresh(),

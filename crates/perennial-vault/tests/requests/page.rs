@@ -9,8 +9,7 @@ use crate::{bao, token, told_in_one_line};
 #[tokio::test]
 async fn lines_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
     let bao = bao().await;
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/vault.md");
-    let page = std::fs::read_to_string(page).unwrap();
+    let page = include_str!("../../../../docs/src/vault.md");
     let (_, lines) = page.split_once("```sh\n").unwrap();
     let (lines, _) = lines.split_once("```").unwrap();
 

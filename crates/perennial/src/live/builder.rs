@@ -161,6 +161,7 @@ impl LiveCertBuilder {
             commands: inbox,
             ticker: self.clock.follow(),
             forced: None,
+            last_fetch: tokio::time::Instant::now(),
             refusal_told: 0,
         };
         let task = tokio::spawn(renewer.run());
