@@ -10,7 +10,7 @@ use perennial_vault::{Auth, VaultPki};
 use tokio::task::JoinHandle;
 
 /// Longer than any fault here may keep a renewal from succeeding.
-const LIFE: Duration = Duration::from_secs(30);
+const LIFE: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(40);
 
 async fn live(cluster: &OpenBaoCluster, role: &str) -> LiveCert {
