@@ -91,8 +91,8 @@ impl Issuers {
         });
     }
 
-    /// A fetch has failed: the next one comes before the issuers do.
-    pub(crate) fn failed(&self) {
+    /// A fetch has begun: unless it delivers, the next one comes before the issuers do.
+    pub(crate) fn asking(&self) {
         self.state().last = None;
     }
 

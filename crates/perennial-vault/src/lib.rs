@@ -33,9 +33,11 @@
 //! - With [`ca_pem`](VaultPkiBuilder::ca_pem) only that CA is trusted. No `VAULT_*`, `BAO_*` or
 //!   `*_PROXY` variable is read, save by [`VaultPki::from_env`], which says which; see
 //!   [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.
-//! - A fetch logs in at most once, and a login issues no certificate. Retries are the renewer's.
-//! - A refused credential is not sent again for [`CREDENTIAL_HOLD`], so that a wrong secret does
-//!   not lock the role for every instance that shares it. Another one in its file is sent at once.
+//! - A fetch logs in at most once (with a TLS certificate that is refused, once more with the first
+//!   one), and a login issues no certificate. Retries are the renewer's.
+//! - A refused credential is not sent again for [`CREDENTIAL_HOLD`], so that a process with a wrong
+//!   secret does not lock the role for every instance that shares it (one that is restarted again
+//!   and again still can). Another one in its file is sent at once.
 //! - No token, credential or key is in any `Debug`, log or error. Wiping memory is best effort:
 //!   the HTTP stack's own buffers are not wiped.
 //!

@@ -212,11 +212,8 @@ impl CertSource for VaultPki {
         {
             return Ok(material);
         }
-        let outcome = self.ask(ask.current).await;
-        outcome.map_err(|failure| {
-            issuers.failed();
-            failure.into()
-        })
+        issuers.asking();
+        self.ask(ask.current).await.map_err(SourceError::from)
     }
 
     /// Ready once the file of a refused credential holds another one, or once the mount's issuers

@@ -9,6 +9,7 @@ use base64ct::{Base64, Encoding};
 use perennial::with_causes;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::auth::Call;
 use crate::error::{Failure, Step, VaultError};
@@ -47,8 +48,8 @@ struct Issued {
 struct Certificate {
     pem: String,
     not_after: SystemTime,
-    /// Nobody uses it any more.
-    is_released: bool,
+    /// Since nobody uses it any more: when it is revoked, or tried again.
+    due: Option<Instant>,
 }
 
 /// Held by every snapshot of a certificate.
@@ -60,7 +61,7 @@ struct InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(certificate) = self.shared.issued().left.get_mut(&self.id) {
-            certificate.is_released = true;
+            certificate.due = Some(Instant::now());
         }
         self.shared.released.notify_one();
     }
@@ -94,7 +95,7 @@ impl Revocations {
             Certificate {
                 pem: pem(leaf),
                 not_after,
-                is_released: false,
+                due: None,
             },
         );
         Arc::new(InUse {
@@ -109,17 +110,27 @@ impl Revocations {
     /// A revocation that is cancelled is made again, which does no harm.
     pub(crate) async fn keep_revoking(&self) -> Infallible {
         loop {
-            let next = self.shared.unexpired(|certificate| certificate.is_released);
-            let Some((id, certificate)) = next.into_iter().next() else {
+            let released = self
+                .shared
+                .unexpired(|certificate| certificate.due.is_some());
+            let dues = released
+                .into_iter()
+                .filter_map(|one| Some((one.1.due?, one)));
+            let Some((due, (id, certificate))) = dues.min_by_key(|(due, _)| *due) else {
                 self.shared.released.notified().await;
                 continue;
             };
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = self.shared.released.notified() => continue,
+            }
+            // Before the request: one that is cancelled counts too.
+            self.shared.put_off(id);
             self.shared.transport.begin();
             let token = self.shared.tokens.kept().await;
             if let Err(failure) = self.shared.revoke(id, &certificate, token.as_deref()).await {
                 let error = with_causes(&*failure.cause).to_string();
                 tracing::warn!(error, "a certificate that nobody uses is not revoked yet");
-                tokio::time::sleep(REVOCATION_RETRY).await;
             }
         }
     }
@@ -128,7 +139,7 @@ impl Revocations {
     ///
     /// To be called when the pool is closed and the [`LiveCert`](perennial::LiveCert) has been shut
     /// down. Not for a certificate that [is saved](perennial::CertSource::saved_at) for the next
-    /// start, which could not use it. Logs in again if the token has ended.
+    /// start, which could not use it. Logs in again if the token's lease is over.
     ///
     /// # Errors
     /// [`NotRevoked`]: the deadline has come or Vault refuses, with what is left.
@@ -142,7 +153,10 @@ impl Revocations {
             shared.transport.begin();
             let (token, _login) = shared.tokens.ready(&shared.transport, None).await?;
             for (id, certificate) in shared.unexpired(|_| true) {
-                shared.revoke(id, &certificate, Some(&token)).await?;
+                // One that Vault does not revoke holds up no other.
+                if let Err(failure) = shared.revoke(id, &certificate, Some(&token)).await {
+                    cause.get_or_insert(failure.cause);
+                }
             }
             Ok::<(), Failure>(())
         };
@@ -171,6 +185,12 @@ impl Shared {
         chosen
             .map(|(id, certificate)| (*id, certificate.clone()))
             .collect()
+    }
+
+    fn put_off(&self, id: u64) {
+        if let Some(certificate) = self.issued().left.get_mut(&id) {
+            certificate.due = Some(Instant::now() + REVOCATION_RETRY);
+        }
     }
 
     async fn revoke(

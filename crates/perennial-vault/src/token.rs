@@ -16,10 +16,10 @@ use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token_life::{Decision, Facts, Lease, Renewal, after_failure, after_renewal};
 use crate::transport::Transport;
 
-/// A token older than this is given up when its policies refuse.
+/// The fetch after a policy's refusal logs in if the token is older than this.
 ///
-/// Policies are bound to a token at login, so the next fetch logs in and sees new ones; a younger
-/// token would see none.
+/// Policies are bound to a token at login: a new one may see others, where a younger one's would
+/// see none. Until a login succeeds, the old one serves.
 pub const POLICY_TOKEN_AGE: Duration = Duration::from_secs(60);
 
 /// How often the files of a refused credential are read again, to find another one in them.
@@ -39,6 +39,8 @@ struct State {
     tried: Option<Instant>,
     holds: Holds,
     opened: Option<Opened>,
+    /// The kept token's policies have refused: it serves until a login has brought another.
+    outdated: bool,
     /// No credential that is there now may be sent.
     stuck: bool,
 }
@@ -108,14 +110,14 @@ impl Tokens {
 
     /// Draws the consequence of a request that failed with this token.
     pub(crate) async fn refused(&self, token: &Token, failure: Failure) -> Failure {
-        let is_over = match failure.verdict {
-            Verdict::TokenRefused => true,
-            Verdict::PolicyRefused => {
-                !self.method.is_given() && token.logged_in.elapsed() >= POLICY_TOKEN_AGE
+        if failure.verdict == Verdict::PolicyRefused {
+            let is_old = token.logged_in.elapsed() >= POLICY_TOKEN_AGE;
+            if is_old && !self.method.is_given() {
+                self.state.lock().await.outdated = true;
             }
-            _ => false,
-        };
-        if !is_over {
+            return failure;
+        }
+        if failure.verdict != Verdict::TokenRefused {
             return failure;
         }
         let mut state = self.state.lock().await;
@@ -182,6 +184,9 @@ impl Tokens {
         current: Option<&Snapshot>,
     ) -> Option<Arc<Token>> {
         let made_of = state.kept.as_ref()?.made_of;
+        if state.outdated {
+            return None;
+        }
         if self.method.outdates_tokens() {
             let first = self.first_free(state, transport, current).await;
             // What cannot be read has replaced nothing yet.
@@ -286,6 +291,7 @@ async fn attempt(
             let token = Arc::new(Token::of(granted, made_of));
             state.kept = Some(Arc::clone(&token));
             state.tried = None;
+            state.outdated = false;
             Ok(token)
         }
         Err(failure) => {

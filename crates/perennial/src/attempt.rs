@@ -20,7 +20,7 @@ use crate::unwind::{Panicked, contained};
 
 /// Fetch, check, gate, publish: one attempt at a time, and what it leaves behind.
 pub(crate) struct Attempts {
-    pub(crate) source: Box<dyn DynSource>,
+    pub(crate) source: Arc<dyn DynSource>,
     pub(crate) gate: Option<Box<dyn DynGate>>,
     pub(crate) policy: Box<dyn RenewalPolicy>,
     pub(crate) tls: TlsPolicy,

@@ -116,6 +116,10 @@ impl Renewer {
         } else {
             backoff(current.as_deref()).shortest_wait()
         };
+        // One for all that passes meanwhile: what the source does in it is not begun anew.
+        let source = Arc::clone(&self.attempts.source);
+        let changed = changed(&*source, ended + spacing);
+        tokio::pin!(changed);
         loop {
             let mark = self.attempts.marks.first().map(|(deadline, _)| *deadline);
             let next = mark.filter(|mark| mark.at() < due.at()).unwrap_or(due);
@@ -155,7 +159,7 @@ impl Renewer {
                     }
                     self.attempts.pass_mark();
                 }
-                () = changed(&*self.attempts.source, ended + spacing) => {
+                () = &mut changed => {
                     return Ok(Why::Changed);
                 }
                 () = refresh() => self.attempts.refresh(),

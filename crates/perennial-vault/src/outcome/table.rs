@@ -1,6 +1,6 @@
 use super::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD, Verdict};
 use crate::error::Step;
-use At::{Any, Issuing, Login};
+use At::{Any, Issuing, Login, Reading, Revoking};
 use Body::{Foreign, Says, Whatever};
 use Verdict::{CredentialRefused, PolicyRefused, Refused, TokenRefused, Transient, Unusable};
 
@@ -22,6 +22,9 @@ enum At {
     Any,
     Login,
     Issuing,
+    /// The mount's issuers.
+    Reading,
+    Revoking,
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +52,8 @@ impl Row {
             Any => true,
             Login => step == Step::Login,
             Issuing => matches!(step, Step::Sign | Step::Issue),
+            Reading => step == Step::ReadIssuers,
+            Revoking => step == Step::Revoke,
         };
         let one = |is: &dyn Fn(&str) -> bool| {
             messages.is_some_and(|texts| texts.iter().any(|text| is(text)))
@@ -120,6 +125,8 @@ static TABLE: &[Row] = &[
     row_of(Issuing, only(403), Foreign, Refused, "these are not vault's words: a proxy in between refuses"),
     row_of(Issuing, only(403), Whatever, PolicyRefused, "the token's policy does not allow update on this path: allow it, or correct mount and role"),
     row_of(Login, only(403), Whatever, LOCKED, "locked for a while after refused logins (sys/locked-users), or nothing is mounted there"),
+    row_of(Reading, only(403), Whatever, Refused, "allow the token read on the mount's issuer/+; or the token has ended"),
+    row_of(Revoking, only(403), Whatever, Refused, "allow the token update on the mount's revoke; or the token has ended"),
     row_of(Any, only(404), Says("namespace not found"), Refused, "correct namespace"),
     row_of(Any, (404, 405), Whatever, Refused, "no such engine is mounted there: correct mount"),
     row_of(Any, only(408), Whatever, Transient, "it is asked again"),

@@ -1,5 +1,5 @@
 use super::*;
-use Step::{Issue, Login, LookUpWrapping, RenewToken, Sign, Unwrap};
+use Step::{Issue, Login, LookUpWrapping, ReadIssuers, RenewToken, Revoke, Sign, Unwrap};
 use Verdict::{PolicyRefused, Refused, TokenRefused, Transient, Unusable};
 
 const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
@@ -41,6 +41,8 @@ fn every_reply_has_one_verdict() {
         (Sign, 403, Some(&[POLICY]), PolicyRefused),
         (Sign, 403, Some(&[]), PolicyRefused),
         (Sign, 403, None, Refused),
+        (ReadIssuers, 403, Some(&[POLICY]), Refused),
+        (Revoke, 403, Some(&["permission denied"]), Refused),
         (Login, 403, Some(&["permission denied"]), LOCKED),
         (Login, 403, None, LOCKED),
         (Sign, 404, Some(&["no handler for route \"nope/sign/web\". route entry not found."]), Refused),
@@ -106,9 +108,17 @@ fn what_is_left_of_the_ca_is_read_from_the_refusal() {
 }
 
 #[test]
+fn what_the_token_lacks_beside_issuing_is_named() {
+    for (step, lacks) in [(ReadIssuers, "read on"), (Revoke, "update on")] {
+        let messages = [POLICY.to_owned()];
+        let remedy = outcome(step, StatusCode::FORBIDDEN, Some(&messages), None).remedy;
+        assert!(remedy.contains(lacks), "{step:?}: {remedy}");
+    }
+}
+
+#[test]
 fn every_remedy_stands_on_the_page_for_operators() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/vault.md");
-    let page = std::fs::read_to_string(page).expect("the page");
+    let page = include_str!("../../../../docs/src/vault.md");
     for remedy in table::remedies() {
         assert!(page.contains(remedy), "not on the page: {remedy}");
     }

@@ -114,7 +114,9 @@ pub(super) fn goes_on(step: Step, failure: &Failure) -> Failed {
         // Sealed, not initialised, without a leader, or a proxy that reaches no server; and a
         // secondary for disasters. Not a quota, which counts at every node.
         VaultError::Refused { status, .. } => {
-            *status == 472 || *status >= 500 && failure.verdict == Verdict::Transient
+            // Past its longest lease, a token is refused with 500, by every node.
+            let is_tokens = step == Step::RenewToken && *status == 500;
+            *status == 472 || *status >= 500 && failure.verdict == Verdict::Transient && !is_tokens
         }
         _ => false,
     };
@@ -201,6 +203,8 @@ mod tests {
             (Step::Sign, transient(503), Failed::Here),
             (Step::Sign, transient(501), Failed::Here),
             (Step::Sign, transient(500), Failed::Here),
+            (Step::RenewToken, transient(500), Failed::Everywhere),
+            (Step::RenewToken, transient(503), Failed::Here),
             (
                 Step::Sign,
                 refused(500, Verdict::Refused),

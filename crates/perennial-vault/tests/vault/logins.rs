@@ -1,7 +1,7 @@
 //! Tokens: one login at most per fetch, and a refused credential is left alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perennial::SourceErrorKind;
@@ -106,6 +106,37 @@ async fn policy_refusal_causes_a_login_only_for_an_old_token() {
     pass(POLICY_TOKEN_AGE).await;
     fetch(&source).await.unwrap_err();
     assert_eq!(server.logins(), 1);
+    for _fetch in 0..2 {
+        fetch(&source).await.unwrap();
+    }
+    assert_eq!(server.logins(), 2);
+}
+
+#[tokio::test]
+async fn policy_that_is_repaired_finds_the_token_that_no_login_could_replace() {
+    // A secret_id that was good for one login, and a policy that was wrong for a minute.
+    let wrong = Arc::new(AtomicBool::new(false));
+    let (ca, is_wrong) = (Ca::new("root"), Arc::clone(&wrong));
+    let logins = AtomicUsize::new(0);
+    let server = Server::start(move |request| {
+        if request.is_login() && logins.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Reply::errors(400, &["invalid role or secret ID"]);
+        }
+        if request.step() == "sign" && is_wrong.load(Ordering::SeqCst) {
+            return Reply::errors(403, &[POLICY]);
+        }
+        ca.vault(request)
+    })
+    .await;
+    let source = with_approle(&server.url());
+    fetch(&source).await.unwrap();
+    pass(POLICY_TOKEN_AGE).await;
+    wrong.store(true, Ordering::SeqCst);
+    for _fetch in 0..2 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+    }
+    wrong.store(false, Ordering::SeqCst);
     fetch(&source).await.unwrap();
     assert_eq!(server.logins(), 2);
 }

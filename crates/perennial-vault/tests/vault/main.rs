@@ -10,6 +10,7 @@ mod hashicorp;
 mod logins;
 mod once;
 mod replies;
+mod revoked;
 mod server;
 mod settings;
 mod tokens;

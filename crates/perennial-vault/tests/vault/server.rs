@@ -51,6 +51,10 @@ impl Request {
         self.path == "/v1/sys/wrapping/lookup"
     }
 
+    pub(crate) fn is_revocation(&self) -> bool {
+        self.path.ends_with("/revoke")
+    }
+
     /// What was asked, in a word.
     pub(crate) fn step(&self) -> &'static str {
         match self {
@@ -58,6 +62,7 @@ impl Request {
             _ if self.is_renewal() => "renew",
             _ if self.is_lookup() => "look up",
             _ if self.is_unwrapping() => "unwrap",
+            _ if self.is_revocation() => "revoke",
             _ => "sign",
         }
     }
@@ -163,6 +168,10 @@ impl Server {
 
     pub(crate) fn renewals(&self) -> usize {
         self.requests().iter().filter(|r| r.is_renewal()).count()
+    }
+
+    pub(crate) fn revocations(&self) -> usize {
+        self.requests().iter().filter(|r| r.is_revocation()).count()
     }
 
     pub(crate) fn logins(&self) -> usize {

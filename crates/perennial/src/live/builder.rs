@@ -146,7 +146,7 @@ impl LiveCertBuilder {
         let events = signals.events().downgrade();
         let renewer = Renewer {
             attempts: Attempts {
-                source: Box::new(source),
+                source: Arc::new(source),
                 gate: self.gate,
                 policy: self.policy,
                 tls,

@@ -1,6 +1,7 @@
 //! When a certificate is renewed, and what is published.
 
 use super::*;
+use crate::Ask;
 
 #[tokio::test(start_paused = true)]
 async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
@@ -248,4 +249,39 @@ async fn two_certificates_in_one_process_do_not_touch_each_other() {
     let generation = one.current().unwrap().generation();
     assert!((8..=13).contains(&generation), "{generation}");
     assert_eq!(one.status().consecutive_failures, 0);
+}
+
+/// Says that it has changed 3 s after it is asked, each time anew.
+struct Slow {
+    source: ScriptedSource,
+    begun: Arc<Mutex<usize>>,
+}
+
+impl CertSource for Slow {
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        self.source.fetch(ask).await
+    }
+
+    async fn changed(&self) {
+        *self.begun.lock().unwrap() += 1;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_does_not_begin_the_wait_for_a_change_anew() {
+    let wall = TestClock::starting_at(noon());
+    let (source, begun) = (ScriptedSource::new(&wall, []), Arc::default());
+    let slow = Slow {
+        source: source.clone(),
+        begun: Arc::clone(&begun),
+    };
+    let live = builder(&wall).start(slow).await.unwrap();
+    for _second in 0..5 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(matches!(live.report_rejected(0).await, Renewal::Newer(_)));
+    }
+    assert_eq!(*begun.lock().unwrap(), 1);
+    until("the change is fetched", || source.fetches().len() == 2).await;
+    assert_eq!(source.fetches()[1].1, Why::Changed);
 }
