@@ -55,7 +55,8 @@ class Terminal:
         ends = time.monotonic() + deadline
         while word not in self.seen:
             if time.monotonic() > ends or (self.child.poll() is not None and not self.read()):
-                os.killpg(self.child.pid, signal.SIGTERM)
+                if self.child.poll() is None:
+                    os.killpg(self.child.pid, signal.SIGTERM)
                 sys.exit(f"{word} was never drawn; the last was {self.seen[-2000:]}")
             self.read()
         self.seen = self.seen.partition(word)[2]

@@ -31,7 +31,12 @@ unseal() {
   fi
   log_in
   sed -n 's/^Unseal Key 1: //p' "$kept" | tr -d '\n' | "$vault" write sys/unseal key=- >/dev/null
-  until "$vault" token lookup >/dev/null 2>&1; do sleep 0.2; done
+  tries=0
+  until "$vault" token lookup >/dev/null 2>&1; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 300 ] || { echo "OpenBao is not active a minute after it was unsealed" >&2; exit 1; }
+    sleep 0.2
+  done
 }
 
 log_in() {

@@ -1,7 +1,6 @@
 //! C9: the CAs of clients and servers change while everything runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::time::Duration;
 
 use perennial::rustls::SignatureScheme;

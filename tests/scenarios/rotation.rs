@@ -1,7 +1,6 @@
 //! Rotation under load.
 
 use std::collections::BTreeSet;
-
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};

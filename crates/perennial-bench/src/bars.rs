@@ -24,11 +24,6 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Those of this process.
-    pub fn of_this_process() -> Self {
-        Self::parse()
-    }
-
     /// How often to measure: `full`, or `quick`.
     pub fn rounds(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
@@ -42,7 +37,7 @@ impl Arguments {
 pub fn bench(
     measure: impl AsyncFnOnce(&Arguments, &mut Bars) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let arguments = Arguments::of_this_process();
+    let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,11 +1,15 @@
 //! What certificates from a real OpenBao cost, beside a bare client and beside OpenBao's own agent.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-use perennial_testbed::{AppRole, OpenBao};
-use perennial_vault::{Auth, BuildError, VaultPki};
+use anyhow::Context;
+
+use perennial_testbed::{AppRole, BaoAgent, OpenBao};
+use perennial_vault::{Auth, BuildError, VaultPki, VaultPkiBuilder};
 use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 
 mod bare;
 mod hundred;
@@ -18,6 +22,32 @@ pub use hundred::{Hundred, Keeper, keep};
 pub use leader::{Loss, lost_by_agent, lost_by_us};
 pub use outage::{Outage, outage};
 pub use rate::{IN_FLIGHT, Ours, Turn};
+
+/// How often something is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Longer than anything takes: the agent waits for a minute at most between its tries.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Waits until the agent has written every certificate.
+async fn written(agent: &BaoAgent) -> anyhow::Result<()> {
+    let all = async {
+        // It writes by renaming: what is there is whole.
+        while !agent.certificates().iter().all(|path| path.exists()) {
+            sleep(LOOK).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, all).await;
+    in_time.with_context(|| format!("files are missing:\n{}", agent.log()))
+}
+
+/// Waits until this is not what is in the file any more.
+async fn changed(file: &Path, old: &[u8]) -> anyhow::Result<()> {
+    while std::fs::read(file)? == old {
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
 
 /// Where certificates are to be had, and as whom: all that another process must be told.
 #[derive(Clone, Serialize, Deserialize)]
@@ -51,6 +81,10 @@ impl Place {
     /// # Errors
     /// As [`perennial_vault::VaultPkiBuilder::build`].
     pub fn source(&self, name: &str, life: Duration) -> Result<VaultPki, BuildError> {
+        self.builder(name, life).build()
+    }
+
+    fn builder(&self, name: &str, life: Duration) -> VaultPkiBuilder {
         VaultPki::builder(&self.address)
             .ca_pem(&self.ca_pem)
             .auth(Auth::approle(&*self.role_id, &*self.secret_id))
@@ -58,7 +92,6 @@ impl Place {
             .role(&*self.role)
             .common_name(name)
             .ttl(life)
-            .build()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use perennial::with_causes;
 use perennial_postgres::CertConnectionManager;
 use serde::Serialize;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 type Pool = bb8::Pool<CertConnectionManager>;
@@ -60,9 +61,12 @@ impl Load {
     pub(crate) async fn drive(self, rate: u32) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        // Whoever gives this up gives up what is under way.
+        let mut running = JoinSet::new();
         loop {
             ticks.tick().await;
-            tokio::spawn(self.clone().query());
+            running.spawn(self.clone().query());
+            while running.try_join_next().is_some() {}
         }
     }
 

@@ -24,6 +24,8 @@ use crate::web::Web;
 const REPORT: Duration = Duration::from_secs(10);
 /// How long the end waits for what is under way.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long `--check` waits: less than compose does for it.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Query Postgres with short-lived certificates, and count.
 #[derive(Parser)]
@@ -168,8 +170,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// For the container's health check: the image has no other program.
 fn check(port: u16) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, FAREWELL)?;
-    stream.set_read_timeout(Some(FAREWELL))?;
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
-use perennial::LiveCert;
+use perennial::{LiveCert, Snapshot};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -78,13 +78,15 @@ impl Web {
     }
 
     fn told(&self) -> Told {
-        let (status, current) = (self.live.status(), self.live.current().ok());
+        // One snapshot for all that is told of it, whether it has expired or not.
+        let current = self.live.rotations().latest();
+        let current = current.as_deref();
         Told {
-            generation: status.generation,
-            serial: status.serial.as_ref().map(|serial| serial.to_decimal()),
-            serial_hex: status.serial.map(|serial| serial.to_string()),
+            generation: current.map(Snapshot::generation),
+            serial: current.map(|snapshot| snapshot.serial().to_decimal()),
+            serial_hex: current.map(|snapshot| snapshot.serial().to_string()),
             issuer: current.map(|snapshot| snapshot.issuer().to_owned()),
-            consecutive_failures: status.consecutive_failures,
+            consecutive_failures: self.live.status().consecutive_failures,
             counters: self.load.counters(),
         }
     }

@@ -91,13 +91,16 @@ async fn no_certificate_expires_on_a_clusters_bad_day() {
         nodes[place].stop().await.unwrap();
     }
     renewed(&unstored, "a lost quorum").await;
-    let error = loop {
-        match stored.renew_now().await {
-            Renewal::Failed(error) => break error,
-            Renewal::Limited => tokio::time::sleep(Duration::from_millis(50)).await,
-            other => panic!("stored without a quorum: {other:?}"),
+    let failed = async {
+        loop {
+            match stored.renew_now().await {
+                Renewal::Failed(error) => break error,
+                Renewal::Limited => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => panic!("stored without a quorum: {other:?}"),
+            }
         }
     };
+    let error = tokio::time::timeout(SOON, failed).await.unwrap();
     assert!(error.is_transient(), "{error}");
     assert!(stored.current().is_ok(), "the last good one is kept");
     let [one, other] = lost.map(|place| nodes[place].start_again());

@@ -90,6 +90,17 @@ async fn each_example_logs_in_and_gets_its_certificate() {
         ("tls_certificate", &[&pair, &pair]),
         ("userpass", &["ann", &password]),
     ];
+    // Kubernetes alone is not run: there is none here.
+    let mut all: Vec<_> = runs.iter().map(|(name, _)| format!("{name}.rs")).collect();
+    all.push("kubernetes.rs".to_owned());
+    let there = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap();
+    let mut there: Vec<_> = there
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    all.sort();
+    there.sort();
+    assert_eq!(all, there);
+
     let before = bao.issued().await.unwrap();
     for (n, (name, arguments)) in (1..).zip(runs) {
         let printed = run(bao, Path::new(&ca), name, arguments).await;

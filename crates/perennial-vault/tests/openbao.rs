@@ -149,11 +149,16 @@ async fn sealed_hung_and_stopped_servers_are_waited_for() {
     let source = Arc::new(quick.build().unwrap());
     let words = async |words: &str| {
         // A signal may take a moment to stop every thread of the server.
-        let error = loop {
-            if let Err(error) = fetch(&source).await {
-                break error;
+        let failed = async {
+            loop {
+                if let Err(error) = fetch(&source).await {
+                    break error;
+                }
             }
         };
+        let error = tokio::time::timeout(Duration::from_secs(30), failed)
+            .await
+            .unwrap();
         assert!(error.is_transient(), "{}", told(&error));
         assert!(told(&error).contains(words), "{}", told(&error));
     };

@@ -10,7 +10,7 @@ use perennial_bench::statistics::{median, quantile, ratio, tell};
 use perennial_bench::vault::{
     Bare, Hundred, IN_FLIGHT, Keeper, Ours, Place, keep, lost_by_agent, lost_by_us, outage,
 };
-use perennial_testbed::{Elections, OpenBaoCluster, Testbed};
+use perennial_testbed::{Elections, OpenBao, OpenBaoCluster};
 
 /// Of the bare client's rate.
 const RATE: f64 = 0.75;
@@ -118,10 +118,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn rate(turns: usize, each: usize, bars: &mut Bars) -> anyhow::Result<()> {
-    let testbed = Testbed::start().await?;
-    testbed.postgres.stop().await?;
-    let bare = Bare::new(&testbed.bao).await?;
-    let ours = Ours::new(&Place::of(&testbed.bao)).await?;
+    let bao = OpenBao::alone().await?;
+    let bare = Bare::new(&bao).await?;
+    let ours = Ours::new(&Place::of(&bao)).await?;
     let (mut rates, mut bare_rates, mut cpu, mut bare_cpu) = (vec![], vec![], vec![], vec![]);
     for _ in 0..turns {
         let turn = ours.turn(each).await?;
@@ -153,17 +152,15 @@ async fn hundred(
     starts: usize,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
-    let testbed = Testbed::start().await?;
-    testbed.postgres.stop().await?;
-    let bao = &testbed.bao;
-    let what = Hundred::new(bao, count, ttl);
+    let bao = OpenBao::alone().await?;
+    let what = Hundred::new(&bao, count, ttl);
     let (mut took, mut agents_took) = (vec![], vec![]);
     for _ in 1..starts {
         took.push(Keeper::ours(&what).await?.took);
-        agents_took.push(Keeper::agent(bao, &what).await?.took);
+        agents_took.push(Keeper::agent(&bao, &what).await?.took);
     }
     let ours = Keeper::ours(&what).await?;
-    let agent = Keeper::agent(bao, &what).await?;
+    let agent = Keeper::agent(&bao, &what).await?;
     took.push(ours.took);
     agents_took.push(agent.took);
     let before = (ours.cpu()?, agent.cpu()?);
@@ -191,13 +188,12 @@ async fn outages(
     rounds: u32,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
-    let testbed = Testbed::start().await?;
-    testbed.postgres.stop().await?;
+    let bao = OpenBao::alone().await?;
     let (mut ours, mut agents, mut tries) = (vec![], vec![], vec![]);
     let mut longest = away;
     for round in 0..rounds {
         longest = away + LONGER * round;
-        let outage = outage(&testbed.bao, ttl, longest).await?;
+        let outage = outage(&bao, ttl, longest).await?;
         say(format_args!(
             "outage of {longest:?}, certificates of {ttl:?}: ours {:.2} s after the return, \
              {} tries meanwhile; agent {:.2} s",

@@ -1,9 +1,7 @@
-use std::collections::HashSet;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use perennial::LiveCert;
 use perennial_testbed::{BaoAgent, OpenBao, serde_json};
@@ -12,15 +10,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::Place;
+use super::{Place, written};
 use crate::process::{cpu_time_of, resident_of};
 
 /// The word of a process of ours that has every certificate.
 const READY: &str = "ready";
-
-/// How often files are looked for, and how long at most.
-const LOOK: Duration = Duration::from_millis(2);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Many certificates, to be kept by one process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,15 +82,7 @@ impl Keeper {
     pub async fn agent(bao: &OpenBao, hundred: &Hundred) -> anyhow::Result<Self> {
         let began = Instant::now();
         let agent = bao.agent(bao.client_role(), &hundred.names, hundred.life)?;
-        let mut missing: HashSet<PathBuf> = agent.certificates().iter().cloned().collect();
-        while !missing.is_empty() {
-            // It writes by renaming: what is there is whole.
-            missing.retain(|path| !path.exists());
-            if began.elapsed() > PATIENCE {
-                bail!("{} files are missing:\n{}", missing.len(), agent.log());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        written(&agent).await?;
         let took = began.elapsed().as_secs_f64();
         let process = Process::Agent(agent);
         Ok(Self { process, took })

@@ -8,12 +8,7 @@ use perennial_testbed::OpenBao;
 use perennial_vault::VaultPki;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Place;
-
-const LOOK: Duration = Duration::from_millis(2);
-
-/// The agent waits for a minute at most between its tries.
-const PATIENCE: Duration = Duration::from_secs(150);
+use super::{LOOK, PATIENCE, Place, changed, written};
 
 /// What an outage past expiry did.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +39,7 @@ pub async fn outage(bao: &OpenBao, life: Duration, length: Duration) -> anyhow::
     let live = LiveCert::start(source).await?;
     let agent = bao.agent(bao.client_role(), &["app-agent".to_owned()], life)?;
     let file = &agent.certificates()[0];
-    let there = async {
-        while !file.exists() {
-            sleep(LOOK).await;
-        }
-    };
-    timeout(PATIENCE, there)
-        .await
-        .context("the agent's first")?;
+    written(&agent).await?;
 
     bao.stop().await?;
     let before = tries.load(Ordering::SeqCst);
@@ -69,9 +57,7 @@ pub async fn outage(bao: &OpenBao, life: Duration, length: Duration) -> anyhow::
         anyhow::Ok(back.elapsed().as_secs_f64())
     };
     let theirs = async {
-        while std::fs::read(file)? == old {
-            sleep(LOOK).await;
-        }
+        changed(file, &old).await?;
         anyhow::Ok(back.elapsed().as_secs_f64())
     };
     let (ours, agent) = timeout(PATIENCE, async { tokio::try_join!(ours, theirs) })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{Elections, OpenBaoCluster, TestbedError};
 
-const SIGN: &str = "pki_int/issue/stored";
+const ISSUE: &str = "pki_int/issue/stored";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_elects_another_leader_when_one_dies_steps_down_or_is_sealed() {
@@ -13,7 +13,7 @@ async fn cluster_elects_another_leader_when_one_dies_steps_down_or_is_sealed() {
     let nodes = cluster.nodes();
     let issue = async |place: usize| {
         nodes[place]
-            .api("POST", SIGN, json!({"common_name": "app"}))
+            .api("POST", ISSUE, json!({"common_name": "app"}))
             .await
     };
     // Every node issues, the standbys through the leader.

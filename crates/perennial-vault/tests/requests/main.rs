@@ -17,7 +17,7 @@ mod wrong;
 
 use std::sync::Arc;
 
-use perennial_testbed::{OpenBao, Testbed};
+use perennial_testbed::OpenBao;
 use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -26,9 +26,9 @@ use once::fetch;
 
 /// One for all: each test has roles, mounts and tokens of its own.
 async fn bao() -> &'static OpenBao {
-    static SHARED: OnceCell<Testbed> = OnceCell::const_new();
-    let start = || async { Testbed::start().await.unwrap() };
-    &SHARED.get_or_init(start).await.bao
+    static SHARED: OnceCell<OpenBao> = OnceCell::const_new();
+    let start = || async { OpenBao::alone().await.unwrap() };
+    SHARED.get_or_init(start).await
 }
 
 /// A role that allows every name, with these fields over it.
