@@ -29,8 +29,9 @@ async fn cluster_elects_another_leader_when_one_dies_steps_down_or_is_sealed() {
     issue(second).await.unwrap();
     nodes[first].start_again().await.unwrap();
 
+    cluster.whole().await.unwrap();
     cluster.step_down().await.unwrap();
-    let third = cluster.leader().await.unwrap();
+    let third = cluster.whole().await.unwrap();
     issue(third).await.unwrap();
 
     nodes[third].seal().await.unwrap();
