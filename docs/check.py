@@ -53,7 +53,7 @@ def check_commands(page, ci):
                 continue
             if kind == "console,by-hand":
                 check_program(page, command)
-            elif command not in ci:
+            elif not re.search(rf"(?<!\S){re.escape(command)}(?![\w-])", ci):
                 wrong.append(f"{page.name}: `{command}` is not run by .ci/run")
 
 
@@ -61,7 +61,9 @@ def check_program(page, command):
     package = re.search(r"-p (\S+)", command)
     folder = ROOT / "crates" / package[1] if package else ROOT
     binary = re.search(r"--bin (\S+)", command)
-    if not folder.is_dir() or (binary and not (folder / "src" / "bin" / f"{binary[1]}.rs").exists()):
+    is_bench = command.startswith("cargo bench")
+    there = [folder, binary and folder / "src" / "bin" / f"{binary[1]}.rs", is_bench and folder / "benches"]
+    if not all(path.exists() for path in there if path):
         wrong.append(f"{page.name}: `{command}` names what is not there")
 
 

@@ -249,7 +249,7 @@ impl Method {
     pub(crate) async fn proofs(
         &self,
         current: Option<&Snapshot>,
-        opened: Option<&Opened>,
+        opened: &Opened,
         provider: &CryptoProvider,
     ) -> Result<(Proof, Option<Proof>), VaultError> {
         let proof = match self {
@@ -308,7 +308,7 @@ async fn app_role(
     mount: &str,
     role_id: &Zeroizing<String>,
     secret_id: &SecretId,
-    opened: Option<&Opened>,
+    opened: &Opened,
 ) -> Result<Proof, VaultError> {
     let with = |secret_id| [("role_id", role_id.as_str()), ("secret_id", secret_id)];
     match secret_id {
@@ -326,7 +326,7 @@ async fn app_role(
                 },
             }),
             // Whoever delivers a wrapping token may remove it once it has been used.
-            Err(error) => match opened.and_then(Opened::secret_id) {
+            Err(error) => match opened.secret_id() {
                 Some((id, secret_id)) => Ok(Proof {
                     id,
                     way: Way::Login(Call::new(login(mount), &with(secret_id))),

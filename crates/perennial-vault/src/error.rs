@@ -70,6 +70,17 @@ pub enum VaultError {
         #[source]
         refusal: Arc<Self>,
     },
+    /// Vault does not know the wrapping token any more, and the answer to our own unwrapping of it
+    /// never came. Not sent again.
+    #[error(
+        "the wrapping token is used up: its answer to this program was lost, or it has expired \
+         since (have another one wrapped; the audit log shows whether anybody else unwrapped it)"
+    )]
+    WrappingTokenLost {
+        /// The refusal.
+        #[source]
+        refusal: Arc<Self>,
+    },
     /// The wrapping token was not made for a secret_id by the login mount. It was not unwrapped.
     #[error(
         "the wrapping token was made by {made_by:?} and not for a secret_id of this AppRole: unless \

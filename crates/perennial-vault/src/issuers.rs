@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use perennial::{CertMaterial, Snapshot, with_causes};
 use rustify::endpoint::Endpoint;
@@ -23,10 +23,7 @@ use crate::error::{Failure, Step, VaultError};
 use crate::token::{Token, Tokens};
 use crate::transport::{Reply, Transport};
 
-/// The mount's issuers are read again after this share of the certificate's life.
-pub const ISSUERS_SHARE: f64 = 1.0 / 3.0;
-
-/// The mount's issuers are read no less often than this.
+/// The mount's issuers are read after each renewal, and no less often than this.
 pub const ISSUERS_POLL: Duration = Duration::from_secs(600);
 
 /// They are read no more often than this, whoever asks.
@@ -42,8 +39,6 @@ pub(crate) struct Issuers {
 struct State {
     /// What the last reading led to; empty before the first.
     roots: Vec<CertificateDer<'static>>,
-    /// The issuers that it saw.
-    known: Vec<CertificateDer<'static>>,
     /// What the last fetch delivered; `None` while fetches fail, which have to be cured first.
     last: Option<Last>,
     due: Option<Instant>,
@@ -58,7 +53,6 @@ struct Last {
     roots: Vec<CertificateDer<'static>>,
     warnings: Vec<String>,
     guard: Option<Arc<dyn Any + Send + Sync>>,
-    interval: Duration,
 }
 
 impl Issuers {
@@ -68,26 +62,23 @@ impl Issuers {
     }
 
     /// Takes note of what is being delivered.
+    ///
+    /// The issuers are read next: it may come from a new one, and there is a connection to ask over
+    /// and a token that serves.
     pub(crate) fn delivered(
         &self,
         material: &CertMaterial,
         key: &PrivateKeyDer<'static>,
         guard: Option<Arc<dyn Any + Send + Sync>>,
-        life: Duration,
     ) {
         let mut state = self.state();
-        let interval = interval(life);
-        let issuer = material.chain().get(1);
-        let is_known = issuer.is_none_or(|issuer| state.known.contains(issuer));
-        let in_time = Instant::now() + if is_known { interval } else { Duration::ZERO };
-        state.due = Some(state.due.map_or(in_time, |due| due.min(in_time)));
+        state.due = Some(Instant::now());
         state.last = Some(Last {
             chain: material.chain().to_vec(),
             key: Zeroizing::new(key.clone_key()),
             roots: material.roots().to_vec(),
             warnings: material.warnings().to_vec(),
             guard,
-            interval,
         });
     }
 
@@ -174,15 +165,11 @@ impl State {
 
     /// Nothing that is empty or cannot be read replaces what there is.
     fn note(&mut self, reading: Result<Vec<Issuer>, Failure>, mount: &str) {
-        let interval = self
-            .last
-            .as_ref()
-            .map_or(ISSUERS_POLL, |last| last.interval);
-        self.due = Some(Instant::now() + interval);
-        let sorted = reading.and_then(|issuers| sorted(&issuers).map_err(Failure::unusable));
-        let problem = match sorted {
-            Ok((roots, known)) if !roots.is_empty() => {
-                (self.roots, self.known) = (roots, known);
+        self.due = Some(Instant::now() + ISSUERS_POLL);
+        let roots = reading.and_then(|issuers| roots_of(&issuers).map_err(Failure::unusable));
+        let problem = match roots {
+            Ok(roots) if !roots.is_empty() => {
+                self.roots = roots;
                 self.refusal_told = false;
                 return;
             }
@@ -211,19 +198,6 @@ impl fmt::Debug for Issuers {
     }
 }
 
-/// When to read again, for a certificate of this life.
-fn interval(life: Duration) -> Duration {
-    life.mul_f64(ISSUERS_SHARE).clamp(SPACING, ISSUERS_POLL)
-}
-
-/// How long the certificate lives from `now` on; nothing if it cannot be read.
-pub(crate) fn life_of(material: &CertMaterial, now: SystemTime) -> Duration {
-    let not_after = material.chain().first().and_then(answer::not_after);
-    not_after
-        .and_then(|at| at.duration_since(now).ok())
-        .unwrap_or_default()
-}
-
 /// What Vault says of an issuer.
 #[derive(Clone, Debug, Deserialize)]
 struct Issuer {
@@ -246,20 +220,17 @@ impl Issuer {
     }
 }
 
-type Certificates = Vec<CertificateDer<'static>>;
-
-/// The roots that issuers lead to which may issue, and these issuers themselves.
-fn sorted(issuers: &[Issuer]) -> Result<(Certificates, Certificates), VaultError> {
-    let (mut roots, mut known) = (Vec::new(), Vec::new());
+/// The roots that issuers lead to which may issue.
+fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, VaultError> {
+    let mut roots = Vec::new();
     for issuer in issuers.iter().filter(|issuer| issuer.may_issue()) {
         let mut chain = answer::certificates(&issuer.certificate)?;
-        known = answer::union(&known, &chain);
         for text in issuer.ca_chain.iter().flatten() {
             chain.extend(answer::certificates(text)?);
         }
         roots = answer::union(&roots, &answer::self_issued(&chain)?);
     }
-    Ok((roots, known))
+    Ok(roots)
 }
 
 async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec<Issuer>, Failure> {
@@ -282,6 +253,12 @@ async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec
         // It has no key here: a root that was imported with its intermediate, most often.
         if info.key_id.is_some_and(|key| key.is_empty()) {
             continue;
+        }
+        // It becomes a part of a path.
+        let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if !id.chars().all(is_id) {
+            let (step, problem) = (Step::ReadIssuers, "an issuer's id is none");
+            return Err(Failure::unusable(VaultError::Unusable { step, problem }));
         }
         let issuer = Read::get(format!("{mount}/issuer/{id}"));
         issuers.push(data(transport, &issuer, token).await?);
@@ -309,7 +286,7 @@ fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
 /// One issuer in a reply, with the roots that it leads to: for the fuzz target alone.
 #[cfg(fuzzing)]
 pub(crate) fn of_one(reply: &Reply) -> Result<(), Failure> {
-    sorted(&[taken(reply)?]).map_err(Failure::unusable)?;
+    roots_of(&[taken(reply)?]).map_err(Failure::unusable)?;
     Ok(())
 }
 

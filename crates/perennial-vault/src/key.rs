@@ -85,3 +85,24 @@ impl NewKey {
         })
     }
 }
+
+#[cfg(all(test, feature = "aws-lc-rs"))]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn rsa_key_is_made_off_the_workers() {
+        let names = CertificateParams::default();
+        let waits = |kind| {
+            let mut made = pin!(NewKey::make(kind, &names));
+            let polled = made.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            polled.is_pending()
+        };
+        // Made here, either is there when the first poll returns.
+        assert!(waits(KeyType::Rsa4096));
+        assert!(!waits(KeyType::EcP256));
+    }
+}

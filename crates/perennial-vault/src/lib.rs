@@ -96,7 +96,7 @@ pub use answer::SHORTEST_SHARE;
 pub use auth::{Auth, SERVICE_ACCOUNT_TOKEN, Secret};
 pub use builder::{BuildError, VaultPkiBuilder};
 pub use error::{Step, VaultError};
-pub use issuers::{ISSUERS_POLL, ISSUERS_SHARE};
+pub use issuers::ISSUERS_POLL;
 pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
 #[cfg(fuzzing)]

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use crate::answer::{self, Answer, Asked, ServerRoots};
 use crate::builder::VaultPkiBuilder;
 use crate::error::{Failure, Step, VaultError};
-use crate::issuers::{self, Issuers};
+use crate::issuers::Issuers;
 use crate::key::NewKey;
 use crate::outcome::Verdict;
 use crate::request::{CertRequest, KeyFrom};
@@ -185,8 +185,7 @@ impl VaultPki {
             Some(revocations.guard(leaf, answer::not_after(leaf)?))
         });
         if let Roots::Followed(issuers) = &self.roots {
-            let life = issuers::life_of(&material, asked.now);
-            issuers.delivered(&material, key, guard.clone(), life);
+            issuers.delivered(&material, key, guard.clone());
         }
         Ok(match guard {
             Some(guard) => material.with_guard(guard),

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::auth::Call;
 use crate::error::{Failure, Step, VaultError};
+use crate::outcome::Verdict;
 use crate::skew;
-use crate::token::{Token, Tokens};
+use crate::token::{Login, Token, Tokens};
 use crate::transport::Transport;
 
 /// How long after a revocation that failed the next one is tried.
@@ -127,8 +128,10 @@ impl Revocations {
             // Before the request: one that is cancelled counts too.
             self.shared.put_off(id);
             self.shared.transport.begin();
-            let token = self.shared.tokens.kept().await;
-            if let Err(failure) = self.shared.revoke(id, &certificate, token.as_deref()).await {
+            let Some(token) = self.shared.tokens.kept().await else {
+                continue;
+            };
+            if let Err(failure) = self.shared.revoke(id, &certificate, &token).await {
                 let error = with_causes(&*failure.cause).to_string();
                 tracing::warn!(error, "a certificate that nobody uses is not revoked yet");
             }
@@ -139,7 +142,7 @@ impl Revocations {
     ///
     /// To be called when the pool is closed and the [`LiveCert`](perennial::LiveCert) has been shut
     /// down. Not for a certificate that [is saved](perennial::CertSource::saved_at) for the next
-    /// start, which could not use it. Logs in again if the token's lease is over.
+    /// start, which could not use it. Logs in again if the token has ended.
     ///
     /// # Errors
     /// [`NotRevoked`]: the deadline has come or Vault refuses, with what is left.
@@ -151,10 +154,19 @@ impl Revocations {
         let shared = &self.shared;
         let all = async {
             shared.transport.begin();
-            let (token, _login) = shared.tokens.ready(&shared.transport, None).await?;
+            let (mut token, mut login) = shared.tokens.ready(&shared.transport, None).await?;
             for (id, certificate) in shared.unexpired(|_| true) {
+                let mut outcome = shared.revoke(id, &certificate, &token).await;
+                // Somebody has ended the token: once, another login.
+                if let Err(failure) = &outcome
+                    && failure.verdict == Verdict::TokenRefused
+                    && std::mem::replace(&mut login, Login::Spent) == Login::Left
+                {
+                    token = shared.tokens.another(&shared.transport, None).await?;
+                    outcome = shared.revoke(id, &certificate, &token).await;
+                }
                 // One that Vault does not revoke holds up no other.
-                if let Err(failure) = shared.revoke(id, &certificate, Some(&token)).await {
+                if let Err(failure) = outcome {
                     cause.get_or_insert(failure.cause);
                 }
             }
@@ -197,11 +209,14 @@ impl Shared {
         &self,
         id: u64,
         certificate: &Certificate,
-        token: Option<&Token>,
+        token: &Token,
     ) -> Result<(), Failure> {
         let path = format!("{}/revoke", self.mount);
         let call = Call::new(path, &[("certificate", &certificate.pem)]);
-        self.transport.send(Step::Revoke, &call, token).await?;
+        let sent = self.transport.send(Step::Revoke, &call, Some(token)).await;
+        if let Err(failure) = sent {
+            return Err(self.tokens.refused(token, failure).await);
+        }
         self.issued().left.remove(&id);
         tracing::debug!("revoked a certificate that nobody uses any more");
         Ok(())

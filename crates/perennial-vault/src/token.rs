@@ -38,7 +38,7 @@ struct State {
     /// When it was last tried to renew the kept token.
     tried: Option<Instant>,
     holds: Holds,
-    opened: Option<Opened>,
+    opened: Opened,
     /// The kept token's policies have refused: it serves until a login has brought another.
     outdated: bool,
     /// No credential that is there now may be sent.
@@ -210,8 +210,8 @@ impl Tokens {
         transport: &Transport,
         current: Option<&Snapshot>,
     ) -> Option<Fingerprint> {
-        let opened = state.opened.as_ref();
-        let proofs = self.method.proofs(current, opened, transport.provider());
+        let provider = transport.provider();
+        let proofs = self.method.proofs(current, &state.opened, provider);
         let (first, second) = proofs.await.ok()?;
         let mut ids = [Some(first), second].into_iter().flatten().map(|p| p.id);
         ids.find(|&id| state.holds.on(id).is_none())
@@ -223,8 +223,8 @@ impl Tokens {
         transport: &Transport,
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
-        let opened = state.opened.as_ref();
-        let proofs = self.method.proofs(current, opened, transport.provider());
+        let provider = transport.provider();
+        let proofs = self.method.proofs(current, &state.opened, provider);
         let (first, second) = match proofs.await {
             Ok(proofs) => proofs,
             Err(unreadable) => {

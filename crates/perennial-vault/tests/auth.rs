@@ -8,6 +8,9 @@ mod ca;
 #[path = "vault/once.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod once;
+#[path = "vault/real.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod real;
 #[path = "vault/server.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod server;
@@ -19,27 +22,14 @@ use std::time::Duration;
 
 use perennial::{CertSource, LiveCert, Renewal, SourceErrorKind};
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, Secret, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, Secret, VaultPki};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use once::{fetch, told};
-use server::{Reply, Server};
+use real::{POLICY, builder, enable, kubernetes, post};
 use signed::Platform;
-
-/// What the testbed's AppRole may do.
-const POLICY: &str = "app";
-
-fn builder(bao: &OpenBao, auth: Auth) -> VaultPkiBuilder {
-    VaultPki::builder(bao.address())
-        .ca_pem(bao.ca_pem())
-        .auth(auth)
-        .mount(bao.mount())
-        .role(bao.client_role())
-        .common_name("app")
-        .ttl(Duration::from_secs(600))
-}
 
 fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
     builder(bao, auth).build().unwrap()
@@ -74,19 +64,6 @@ fn audited(bao: &OpenBao, kind: &str, prefix: &str) -> Vec<Value> {
             path.is_some_and(|path| path.starts_with(prefix))
         })
         .collect()
-}
-
-async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
-    bao.api("POST", path, body).await.unwrap()
-}
-
-async fn enable(bao: &OpenBao, method: &str) {
-    post(
-        bao,
-        &format!("sys/auth/{method}"),
-        json!({ "type": method }),
-    )
-    .await;
 }
 
 async fn secret_id(bao: &OpenBao) -> String {
@@ -300,44 +277,14 @@ async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
     fetch(&source).await.unwrap();
 }
 
-/// The Kubernetes API is scripted, OpenBao's side of the login is not.
 #[tokio::test]
 async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
     let bao = &OpenBao::alone().await.unwrap();
-    let api = Server::start(|_review| {
-        // This cluster takes whoever comes; whose token it was is read below.
-        let user = "system:serviceaccount:default:app";
-        let status = json!({
-            "authenticated": true,
-            "user": { "username": user, "uid": "u1", "groups": ["system:serviceaccounts"] },
-        });
-        let review = json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status,
-        });
-        Reply::json(201, review.to_string()).with("Content-Type", "application/json")
-    })
-    .await;
-    enable(bao, "kubernetes").await;
-    let config = json!({
-        "kubernetes_host": api.url(), "kubernetes_ca_cert": bao.ca_pem(),
-        "disable_local_ca_jwt": true,
-    });
-    post(bao, "auth/kubernetes/config", config).await;
-    let role = json!({
-        "bound_service_account_names": ["app"],
-        "bound_service_account_namespaces": ["default"], "token_policies": [POLICY],
-    });
-    post(bao, "auth/kubernetes/role/app", role).await;
-
+    let api = kubernetes(bao).await;
     let folder = tempfile::tempdir().unwrap();
     let cluster = Platform::new();
     let projected = |n: u32| {
-        let token = cluster.token(json!({
-            "sub": "system:serviceaccount:default:app", "jti": n.to_string(),
-            "kubernetes.io": {
-                "namespace": "default", "serviceaccount": { "name": "app", "uid": "u1" },
-            },
-        }));
+        let token = cluster.projected(n);
         std::fs::write(folder.path().join("token"), &token).unwrap();
         token
     };

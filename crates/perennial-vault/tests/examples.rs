@@ -2,24 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "vault/real.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod real;
+#[path = "vault/server.rs"]
+#[allow(dead_code, reason = "shared with the scripted tests")]
+mod server;
 #[path = "vault/signed.rs"]
 mod signed;
 
 use std::path::Path;
 
 use perennial_testbed::OpenBao;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use real::{enable, kubernetes, post};
 use signed::Platform;
-
-async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
-    bao.api("POST", path, body).await.unwrap()
-}
-
-async fn enable(bao: &OpenBao, method: &str) {
-    let path = format!("sys/auth/{method}");
-    post(bao, &path, json!({ "type": method })).await;
-}
 
 /// Runs one, and gives what it printed: the certificate that it got.
 async fn run(bao: &OpenBao, ca: &Path, name: &str, arguments: &[&str]) -> String {
@@ -82,17 +80,19 @@ async fn each_example_logs_in_and_gets_its_certificate() {
     post(bao, "auth/userpass/users/ann", user).await;
     let password = file("password", "pass word\n");
 
+    let _api = kubernetes(bao).await;
+    let projected = file("projected", &platform.projected(1));
+
     let role_id = &bao.approle().role_id;
-    let runs: [(&str, &[&str]); 5] = [
+    let runs: [(&str, &[&str]); 6] = [
         ("token", &[&token]),
         ("approle", &[role_id, &wrapping]),
         ("jwt", &[&jwt]),
+        ("kubernetes", &[&projected]),
         ("tls_certificate", &[&pair, &pair]),
         ("userpass", &["ann", &password]),
     ];
-    // Kubernetes alone is not run: there is none here.
     let mut all: Vec<_> = runs.iter().map(|(name, _)| format!("{name}.rs")).collect();
-    all.push("kubernetes.rs".to_owned());
     let there = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap();
     let mut there: Vec<_> = there
         .map(|file| file.unwrap().file_name().into_string().unwrap())

@@ -12,6 +12,9 @@ mod log;
 #[path = "vault/once.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod once;
+#[path = "vault/real.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod real;
 #[path = "vault/server.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod server;
@@ -25,31 +28,18 @@ use std::time::Duration;
 use metrics_util::debugging::DebuggingRecorder;
 use perennial::{CertSource, LiveCert};
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, Secret, VaultPki};
-use serde_json::{Value, json};
+use perennial_vault::{Auth, Secret, VaultPkiBuilder};
+use serde_json::json;
 
 use log::{KEY_BEGINS, capture, quoted};
 use once::{fetch, told};
+use real::{builder, enable, kubernetes, post};
 use signed::Platform;
 
 const PASSWORD: &str = "the-password-of-ann";
 const WRAPPED: &str = "the-secret-id-that-is-wrapped";
 const WRONG: &str = "a-secret-that-is-wrong";
-
-fn source(bao: &OpenBao, auth: &Auth) -> VaultPki {
-    VaultPki::builder(bao.address())
-        .ca_pem(bao.ca_pem())
-        .auth(auth.clone())
-        .mount(bao.mount())
-        .role(bao.client_role())
-        .common_name("app")
-        .build()
-        .unwrap()
-}
-
-async fn post(bao: &OpenBao, path: &str, body: Value) -> Value {
-    bao.api("POST", path, body).await.unwrap()
-}
+const SOON: Duration = Duration::from_secs(5);
 
 /// The second line of a PEM block: the first is the same for all keys of a kind.
 fn within(pem: &str) -> String {
@@ -68,14 +58,17 @@ fn tokens(text: &str) -> Option<&str> {
         .find(|word| is_token(word))
 }
 
-/// Gets a certificate, renews it, keeps it in a file, and tells all that a program can ask.
-async fn live(bao: &OpenBao, auth: &Auth, saved: &Path) -> String {
-    let live = LiveCert::start(source(bao, auth).saved_at(saved))
-        .await
-        .unwrap();
-    let mut told = format!("{auth:?} {live:?} {:?}", live.renew_now().await);
+/// Gets a certificate, renews it, keeps it in a file, revokes both, and tells all that a program can ask.
+async fn live(builder: VaultPkiBuilder, saved: &Path) -> String {
+    let mut told = format!("{builder:?} ");
+    let source = builder.revoke_superseded().build().unwrap();
+    let revocations = source.revocations().unwrap();
+    told += &format!("{source:?} {revocations:?} ");
+    let live = LiveCert::start(source.saved_at(saved)).await.unwrap();
+    told += &format!("{live:?} {:?} ", live.renew_now().await);
     told += &format!("{:?} {:?}", live.status(), live.current());
-    live.shutdown(Duration::from_secs(5)).await.unwrap();
+    live.shutdown(SOON).await.unwrap();
+    revocations.finish(SOON).await.unwrap();
     told
 }
 
@@ -87,13 +80,20 @@ async fn no_secret_of_any_login_is_left_behind() {
     metrics.install().unwrap();
     let bao = &OpenBao::alone().await.unwrap();
     for method in ["jwt", "cert", "userpass"] {
-        post(
-            bao,
-            &format!("sys/auth/{method}"),
-            json!({ "type": method }),
-        )
-        .await;
+        enable(bao, method).await;
     }
+    let _api = kubernetes(bao).await;
+    let sign_and_revoke = r#"
+        path "+/issue/+" { capabilities = ["update"] }
+        path "+/sign/+" { capabilities = ["update"] }
+        path "+/revoke" { capabilities = ["update"] }
+    "#;
+    let policy = json!({ "policy": sign_and_revoke });
+    post(bao, "sys/policies/acl/app", policy).await;
+    let role = json!({
+        "key_type": "rsa", "key_bits": 2048, "allow_any_name": true, "max_ttl": "1h",
+    });
+    post(bao, &format!("{}/roles/rsa", bao.mount()), role).await;
     let platform = Platform::new();
     let keys = json!({ "jwt_validation_pubkeys": [platform.public_key_pem()] });
     post(bao, "auth/jwt/config", keys).await;
@@ -127,13 +127,23 @@ async fn no_secret_of_any_login_is_left_behind() {
 
     let role_id = &bao.approle().role_id;
     let secret_id = &bao.approle().secret_id;
+    let folder = tempfile::tempdir().unwrap();
+    let projected = platform.projected(1);
+    let token_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token_file.path(), &projected).unwrap();
+    let with = |auth| builder(bao, auth);
+    let approle = || with(Auth::approle(role_id, secret_id));
     let good = [
-        Auth::token(&token),
-        Auth::approle(role_id, secret_id),
-        Auth::approle_wrapped(role_id, &wrapping),
-        Auth::jwt("app", &jwt),
-        Auth::userpass("ann", PASSWORD),
-        Auth::tls_certificate("app", &pair, &pair),
+        with(Auth::token(&token)),
+        approle(),
+        with(Auth::approle_wrapped(role_id, &wrapping)),
+        with(Auth::jwt("app", &jwt)),
+        with(Auth::kubernetes_at("app", token_file.path())),
+        with(Auth::userpass("ann", PASSWORD)),
+        with(Auth::tls_certificate("app", &pair, &pair)),
+        // Keys that OpenBao makes.
+        approle().issue(),
+        approle().issue().role("rsa"),
     ];
     let bad = [
         // It has been used.
@@ -149,18 +159,18 @@ async fn no_secret_of_any_login_is_left_behind() {
         Auth::tls_certificate("app", WRONG, WRONG),
         Auth::token(Secret::file("/nonexistent")),
     ];
-    let folder = tempfile::tempdir().unwrap();
     let mut secrets = vec![within(&pair)];
     let mut words = String::new();
     let mut saved = Vec::new();
-    for (n, auth) in good.iter().enumerate() {
+    for (n, builder) in good.into_iter().enumerate() {
         let path = folder.path().join(n.to_string());
-        words += &live(bao, auth, &path).await;
+        words += &live(builder, &path).await;
         secrets.push(within(&std::fs::read_to_string(&path).unwrap()));
         saved.push(path);
     }
-    for auth in &bad {
-        let error = fetch(&Arc::new(source(bao, auth))).await.unwrap_err();
+    for auth in bad {
+        let source = builder(bao, auth).build().unwrap();
+        let error = fetch(&Arc::new(source)).await.unwrap_err();
         words += &told(&error);
     }
     words += &format!("{:?}", snapshotter.snapshot().into_vec());
@@ -177,7 +187,9 @@ async fn no_secret_of_any_login_is_left_behind() {
     let file = |name| std::fs::read_to_string(bao.folder().join(name)).unwrap();
     // OpenBao's audit log has bodies as digests, and all else in plain: paths above all.
     let (audit, servers) = (file("audit.log"), bao.log());
-    let known = [&token, secret_id, &jwt, &other_jwt, &wrapping, &forged];
+    let known = [
+        &token, secret_id, &jwt, &other_jwt, &projected, &wrapping, &forged,
+    ];
     secrets.extend(known.map(String::clone));
     secrets.extend([PASSWORD, WRAPPED, WRONG].map(str::to_owned));
     for text in [&words, &log, &audit, &servers] {
@@ -194,5 +206,12 @@ async fn no_secret_of_any_login_is_left_behind() {
     assert!(log.contains("logged in to vault") && log.contains("hyper_util"));
     assert!(words.contains("invalid role or secret ID") && words.contains("was intercepted"));
     assert!(words.contains("perennial_"), "no metrics: {words}");
-    assert!(audit.contains("auth/userpass/login/ann"));
+    for path in [
+        "auth/userpass/login/ann",
+        "auth/kubernetes/login",
+        "/issue/rsa",
+        "/revoke",
+    ] {
+        assert!(audit.contains(path), "{path}");
+    }
 }

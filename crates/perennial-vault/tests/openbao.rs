@@ -8,6 +8,9 @@ mod ca;
 #[path = "vault/once.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod once;
+#[path = "vault/real.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod real;
 #[path = "vault/server.rs"]
 #[allow(dead_code, reason = "shared with the scripted tests")]
 mod server;
@@ -17,28 +20,16 @@ use std::time::Duration;
 
 use perennial::{CertMaterial, LiveCert, Renewal, SourceError, SourceErrorKind};
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use once::{fetch, told};
 
-fn with(bao: &OpenBao, auth: Auth) -> VaultPkiBuilder {
-    VaultPki::builder(bao.address())
-        .ca_pem(bao.ca_pem())
-        .auth(auth)
-        .mount(bao.mount())
-        .role(bao.client_role())
-        .ttl(Duration::from_secs(600))
-}
-
 fn approle(bao: &OpenBao) -> VaultPkiBuilder {
     let credential = bao.approle();
-    with(
-        bao,
-        Auth::approle(&credential.role_id, &credential.secret_id),
-    )
-    .common_name("app")
+    let auth = Auth::approle(&credential.role_id, &credential.secret_id);
+    real::builder(bao, auth)
 }
 
 async fn once(builder: VaultPkiBuilder) -> Result<CertMaterial, SourceError> {
@@ -72,7 +63,7 @@ fn logins_asked(bao: &OpenBao) -> usize {
 async fn approle_and_token_both_give_a_certificate_that_is_published() {
     let bao = &OpenBao::alone().await.unwrap();
     let token = Auth::token(format!("{}\n", bao.app_token().await.unwrap()));
-    for builder in [approle(bao), with(bao, token).common_name("app-2")] {
+    for builder in [approle(bao), real::builder(bao, token).common_name("app-2")] {
         let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
         let snapshot = live.current().unwrap();
         let name = snapshot.names().common_name.clone().unwrap();
@@ -205,7 +196,7 @@ async fn certificate_is_renewed_by_itself_once_the_server_is_back() {
 async fn wrong_secret_is_sent_once_and_locks_nobody_out() {
     let bao = &OpenBao::alone().await.unwrap();
     let wrong = Auth::approle(&bao.approle().role_id, "a-wrong-secret");
-    let source = Arc::new(with(bao, wrong).common_name("app").build().unwrap());
+    let source = Arc::new(real::builder(bao, wrong).build().unwrap());
     // More often than it takes to lock the role.
     for _fetch in 0..8 {
         let error = fetch(&source).await.unwrap_err();

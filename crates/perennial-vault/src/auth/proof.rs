@@ -56,7 +56,7 @@ impl Proof {
     pub(crate) async fn log_in(
         self,
         transport: &Transport,
-        opened: &mut Option<Opened>,
+        opened: &mut Opened,
     ) -> Result<Granted, Failure> {
         match self.way {
             Way::Is(token) => Ok(Granted {

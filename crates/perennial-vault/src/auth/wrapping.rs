@@ -12,24 +12,31 @@ use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token::Token;
 use crate::transport::{Transport, presentable};
 
-/// What the last wrapping token brought; it is never sent a second time.
+/// What wrapping tokens brought; none that did is sent a second time.
+#[derive(Default)]
 pub(crate) struct Opened {
-    by: Fingerprint,
-    outcome: Result<Zeroizing<String>, Alarm>,
+    /// The last one, and what came of it.
+    last: Option<(Fingerprint, Result<Zeroizing<String>, Alarm>)>,
+    /// The one that was to be unwrapped, while no answer has come.
+    asked: Option<Fingerprint>,
 }
 
 /// Why a wrapping token is not to be trusted.
 #[derive(Clone)]
 enum Alarm {
     Spent(Arc<VaultError>),
-    Foreign { made_by: String },
+    /// Most likely by ourselves.
+    Lost(Arc<VaultError>),
+    Foreign {
+        made_by: String,
+    },
 }
 
 impl Opened {
     /// The secret_id in memory, with which wrapping token brought it.
     pub(super) fn secret_id(&self) -> Option<(Fingerprint, &str)> {
-        let secret_id = self.outcome.as_ref().ok()?;
-        Some((self.by, secret_id))
+        let (by, outcome) = self.last.as_ref()?;
+        Some((*by, outcome.as_ref().ok()?))
     }
 }
 
@@ -37,14 +44,14 @@ impl Opened {
 pub(super) async fn open(
     wrapping: Zeroizing<String>,
     mount: &str,
-    opened: &mut Option<Opened>,
+    opened: &mut Opened,
     transport: &Transport,
 ) -> Result<Zeroizing<String>, Failure> {
     let by = Fingerprint::of([wrapping.as_bytes()]);
-    if let Some(before) = opened.as_ref().filter(|opened| opened.by == by) {
-        return before.outcome.clone().map_err(Failure::from);
+    if let Some((_, before)) = opened.last.as_ref().filter(|(last, _)| *last == by) {
+        return before.clone().map_err(Failure::from);
     }
-    let outcome = match first_look(wrapping, mount, transport).await? {
+    let outcome = match first_look(wrapping, by, mount, &mut opened.asked, transport).await? {
         Err(alarm) => {
             let error = alarm.clone().error();
             // For people, who alone can tell whether it was one of them.
@@ -53,30 +60,40 @@ pub(super) async fn open(
         }
         unwrapped => unwrapped,
     };
-    *opened = Some(Opened {
-        by,
-        outcome: outcome.clone(),
-    });
+    opened.last = Some((by, outcome.clone()));
     outcome.map_err(Failure::from)
 }
 
 async fn first_look(
     wrapping: Zeroizing<String>,
+    by: Fingerprint,
     mount: &str,
+    asked: &mut Option<Fingerprint>,
     transport: &Transport,
 ) -> Result<Result<Zeroizing<String>, Alarm>, Failure> {
     let made_by = match made_by(&wrapping, transport).await {
         Ok(path) => path,
-        Err(failure) => return spent(failure).map(Err),
+        Err(failure) => {
+            let is_lost = *asked == Some(by);
+            let alarm = if is_lost { Alarm::Lost } else { Alarm::Spent };
+            return Ok(Err(alarm(spent(failure)?)));
+        }
     };
     // Whoever unwraps a secret_id can wrap it again, but not in the name of this path.
     if !makes_secret_ids(&made_by, mount) {
         let made_by = presentable(&[made_by]).concat();
         return Ok(Err(Alarm::Foreign { made_by }));
     }
+    // Before the request: one that is cancelled counts too.
+    *asked = Some(by);
     match unwrap(wrapping, transport).await {
         Ok(secret_id) => Ok(Ok(secret_id)),
-        Err(failure) => spent(failure).map(Err),
+        Err(failure) => {
+            if matches!(&*failure.cause, VaultError::Refused { .. }) {
+                *asked = None;
+            }
+            Ok(Err(Alarm::Spent(spent(failure)?)))
+        }
     }
 }
 
@@ -112,14 +129,14 @@ async fn unwrap(
 }
 
 /// OpenBao and Vault answer 400 to a wrapping token that was used, expired or never was.
-fn spent(failure: Failure) -> Result<Alarm, Failure> {
+fn spent(failure: Failure) -> Result<Arc<VaultError>, Failure> {
     // A proxy's refusal, not in Vault's words, says nothing about the token.
     let unknown = matches!(
         &*failure.cause,
         VaultError::Refused { status: 400 | 403, messages, .. } if !messages.is_empty()
     );
     match failure.verdict {
-        Verdict::Refused if unknown => Ok(Alarm::Spent(Arc::from(failure.cause))),
+        Verdict::Refused if unknown => Ok(Arc::from(failure.cause)),
         _ => Err(failure),
     }
 }
@@ -128,6 +145,7 @@ impl Alarm {
     fn error(self) -> VaultError {
         match self {
             Self::Spent(refusal) => VaultError::WrappingTokenSpent { refusal },
+            Self::Lost(refusal) => VaultError::WrappingTokenLost { refusal },
             Self::Foreign { made_by } => VaultError::WrappingTokenForeign { made_by },
         }
     }

@@ -68,11 +68,11 @@ fn only_issuers_that_may_issue_lead_to_roots() {
         (vec![good, with(|i| i.ca_chain = None)], vec![a]),
     ];
     for (row, (issuers, expected)) in table.into_iter().enumerate() {
-        let (roots, _known) = sorted(&issuers).expect("they are read");
+        let roots = roots_of(&issuers).expect("they are read");
         assert_eq!(roots, expected, "row {row}");
     }
     let mangled = with(|i| i.ca_chain = Some(vec!["-----BEGIN CERTIFICATE-----\n!".to_owned()]));
-    sorted(&[mangled]).expect_err("a reading with anything unreadable in it counts for nothing");
+    roots_of(&[mangled]).expect_err("a reading with anything unreadable in it counts for nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +85,6 @@ async fn nothing_empty_or_unreadable_replaces_a_set_of_roots() {
         roots: vec![a.der().clone()],
         warnings: Vec::new(),
         guard: None,
-        interval: Duration::from_secs(60),
     };
     let mut state = State {
         last: Some(last()),
@@ -121,11 +120,42 @@ async fn nothing_empty_or_unreadable_replaces_a_set_of_roots() {
     assert_eq!(state.other_roots(), None);
 }
 
-#[test]
-fn issuers_are_read_three_times_in_a_life_and_every_ten_minutes_at_least() {
-    let table = [(1, 1), (3, 1), (60, 20), (1_800, 600), (86_400, 600)];
-    for (life, expected) in table {
-        let read = interval(Duration::from_secs(life));
-        assert_eq!(read, Duration::from_secs(expected), "{life} s");
-    }
+#[tokio::test(start_paused = true)]
+async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
+    let a = root("root A");
+    let of_a = intermediate("A", &a);
+    let issuers = Issuers::default();
+    let deliver = || {
+        let key = PrivateKeyDer::Pkcs8(of_a.key().serialize_der().into());
+        let (chain, roots) = (vec![of_a.der().clone()], vec![a.der().clone()]);
+        let material = CertMaterial::from_der(chain, key.clone_key(), roots).expect("material");
+        issuers.delivered(&material, &key, None);
+    };
+    let read = || {
+        let mut state = issuers.state();
+        state.tried = Some(Instant::now());
+        state.note(Ok(vec![issuer(&of_a, &a)]), "pki");
+    };
+    let in_seconds = || {
+        let next = issuers.state().next_reading()?;
+        Some(next.saturating_duration_since(Instant::now()).as_secs())
+    };
+    assert_eq!(in_seconds(), None, "nothing is delivered yet");
+    deliver();
+    assert_eq!(in_seconds(), Some(0));
+    read();
+    assert_eq!(in_seconds(), Some(600));
+    // Renewals that storm bring no storm of readings.
+    deliver();
+    assert_eq!(in_seconds(), Some(1));
+    tokio::time::advance(Duration::from_secs(40)).await;
+    assert_eq!(in_seconds(), Some(0));
+    read();
+    assert_eq!(in_seconds(), Some(600));
+    issuers.asking();
+    assert_eq!(
+        in_seconds(),
+        None,
+        "a fetch that has not delivered comes first"
+    );
 }

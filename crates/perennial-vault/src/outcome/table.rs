@@ -1,6 +1,6 @@
 use super::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD, Verdict};
 use crate::error::Step;
-use At::{Any, Issuing, Login, Reading, Revoking};
+use At::{Any, Issuing, Login, Reading, Revoking, Using};
 use Body::{Foreign, Says, Whatever};
 use Verdict::{CredentialRefused, PolicyRefused, Refused, TokenRefused, Transient, Unusable};
 
@@ -21,6 +21,8 @@ pub(super) struct Row {
 enum At {
     Any,
     Login,
+    /// The token, whatever for.
+    Using,
     Issuing,
     /// The mount's issuers.
     Reading,
@@ -51,6 +53,10 @@ impl Row {
         let at = match self.at {
             Any => true,
             Login => step == Step::Login,
+            Using => matches!(
+                step,
+                Step::Sign | Step::Issue | Step::ReadIssuers | Step::Revoke
+            ),
             Issuing => matches!(step, Step::Sign | Step::Issue),
             Reading => step == Step::ReadIssuers,
             Revoking => step == Step::Revoke,
@@ -120,13 +126,13 @@ static TABLE: &[Row] = &[
     row_of(Any, only(400), Whatever, Refused, "correct the request or the role"),
     // A bad token is refused in bare words, a policy's refusal comes as a list of errors. OpenBao
     // says `permission denied` alone, Vault since 1.17 `invalid token` with it.
-    row_of(Issuing, only(403), Says("invalid token"), TokenRefused, "the token has expired, was revoked or is spent: give a new one, or log in by AppRole"),
-    row_of(Issuing, only(403), Body::Is("permission denied"), TokenRefused, "the token has expired, was revoked or is spent: give a new one, or log in by AppRole"),
-    row_of(Issuing, only(403), Foreign, Refused, "these are not vault's words: a proxy in between refuses"),
+    row_of(Using, only(403), Says("invalid token"), TokenRefused, "the token has expired, was revoked or is spent: give a new one, or log in by AppRole"),
+    row_of(Using, only(403), Body::Is("permission denied"), TokenRefused, "the token has expired, was revoked or is spent: give a new one, or log in by AppRole"),
+    row_of(Using, only(403), Foreign, Refused, "these are not vault's words: a proxy in between refuses"),
     row_of(Issuing, only(403), Whatever, PolicyRefused, "the token's policy does not allow update on this path: allow it, or correct mount and role"),
     row_of(Login, only(403), Whatever, LOCKED, "locked for a while after refused logins (sys/locked-users), or nothing is mounted there"),
-    row_of(Reading, only(403), Whatever, Refused, "allow the token read on the mount's issuer/+; or the token has ended"),
-    row_of(Revoking, only(403), Whatever, Refused, "allow the token update on the mount's revoke; or the token has ended"),
+    row_of(Reading, only(403), Whatever, Refused, "allow the token read on the mount's issuer/+"),
+    row_of(Revoking, only(403), Whatever, Refused, "allow the token update on the mount's revoke"),
     row_of(Any, only(404), Says("namespace not found"), Refused, "correct namespace"),
     row_of(Any, (404, 405), Whatever, Refused, "no such engine is mounted there: correct mount"),
     row_of(Any, only(408), Whatever, Transient, "it is asked again"),

@@ -5,11 +5,21 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// How each P-256 key in PKCS#8 begins: in base64, in hex, and as `Debug` prints bytes.
-pub(crate) const KEY_BEGINS: [&str; 3] = [
+/// What is in each private key: in PEM, in base64, in hex, and as `Debug` prints bytes.
+pub(crate) const KEY_BEGINS: [&str; 10] = [
+    "PRIVATE KEY-----",
+    // P-256 in PKCS#8.
     "MIGHAgEAMBMGByqGSM49",
     "308187020100301306",
     "48, 129, 135, 2, 1, 0, 48",
+    // P-256 in SEC1.
+    "MHcCAQEEI",
+    "30770201010420",
+    "48, 119, 2, 1, 1, 4, 32",
+    // RSA with 2048 bits in PKCS#8, whose length varies, and in PKCS#1.
+    "ADANBgkqhkiG9w0BAQEFAASC",
+    "300d06092a864886f70d010101050004",
+    "IBAAKCAQEA",
 ];
 
 #[derive(Clone, Default)]

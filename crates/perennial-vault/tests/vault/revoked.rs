@@ -1,5 +1,6 @@
 //! What is revoked once nobody uses it, and what a Vault that refuses that must bear.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -84,4 +85,28 @@ async fn failed_revocation_is_spaced_however_often_the_wait_begins_anew() {
     pass(REVOCATION_RETRY).await;
     asked(&server, 2).await;
     upkeep.abort();
+}
+
+#[tokio::test]
+async fn end_of_a_program_logs_in_again_where_somebody_has_ended_the_token() {
+    let (ca, ended) = (Ca::new("root"), AtomicBool::new(false));
+    let server = Server::start(move |request| {
+        // The first token is over as soon as anything is to be revoked with it.
+        if request.is_revocation() && !ended.swap(true, Ordering::SeqCst) {
+            return Reply::errors(403, &["permission denied"]);
+        }
+        match request.is_revocation() {
+            true => Reply::json(200, "{}"),
+            false => ca.vault(request),
+        }
+    })
+    .await;
+    let source = source(&server);
+    fetch(&source).await.unwrap();
+    let revocations = source.revocations().unwrap();
+    revocations.finish(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(
+        server.steps(),
+        ["login", "sign", "revoke", "login", "revoke"]
+    );
 }

@@ -33,6 +33,16 @@ impl Platform {
         let signature = raw(&self.0.sign(text.as_bytes()).unwrap());
         format!("{text}.{}", Base64UrlUnpadded::encode_string(&signature))
     }
+
+    /// The projected token of a pod's service account, of which there have been `n`.
+    pub(crate) fn projected(&self, n: u32) -> String {
+        self.token(json!({
+            "sub": "system:serviceaccount:default:app", "jti": n.to_string(),
+            "kubernetes.io": {
+                "namespace": "default", "serviceaccount": { "name": "app", "uid": "u1" },
+            },
+        }))
+    }
 }
 
 /// Of an ECDSA signature in DER, the two numbers alone, as JWTs have it (RFC 7518, 3.4).

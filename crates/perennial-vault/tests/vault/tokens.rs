@@ -397,6 +397,30 @@ async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
 }
 
 #[tokio::test]
+async fn answer_to_our_own_unwrapping_that_is_lost_is_not_told_as_an_interception() {
+    let unwrapped = AtomicBool::new(false);
+    let server = server(move |request| {
+        if request.is_unwrapping() {
+            unwrapped.store(true, Ordering::SeqCst);
+            return Some(Reply::json(200, "{"));
+        }
+        let is_spent = request.is_lookup() && unwrapped.load(Ordering::SeqCst);
+        is_spent.then(|| Reply::errors(400, &["wrapping token is not valid or does not exist"]))
+    })
+    .await;
+    let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
+    fetch(&source).await.unwrap_err();
+    for _hour in 0..2 {
+        let error = fetch(&source).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(told(&error).contains("was lost"), "{}", told(&error));
+        assert!(!told(&error).contains("intercepted"), "{}", told(&error));
+        pass(Duration::from_secs(3_600)).await;
+    }
+    assert_eq!(server.steps(), ["look up", "unwrap", "look up"]);
+}
+
+#[tokio::test]
 async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
     let server = server(|request| request.is_lookup().then(|| made_by("sys/wrapping/wrap"))).await;
     let source = with(&server.url(), Auth::approle_wrapped("role", "s.forged"));
