@@ -21,7 +21,7 @@ mod server;
 #[path = "vault/signed.rs"]
 mod signed;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,13 +59,17 @@ fn tokens(text: &str) -> Option<&str> {
 }
 
 /// Gets a certificate, renews it, keeps it in a file, revokes both, and tells all that a program can ask.
-async fn live(builder: VaultPkiBuilder, saved: &Path) -> String {
+async fn live(builder: VaultPkiBuilder, saved: PathBuf) -> String {
     let mut told = format!("{builder:?} ");
     let source = builder.revoke_superseded().build().unwrap();
     let revocations = source.revocations().unwrap();
     told += &format!("{source:?} {revocations:?} ");
     let live = LiveCert::start(source.saved_at(saved)).await.unwrap();
-    told += &format!("{live:?} {:?} ", live.renew_now().await);
+    told += &format!("{live:?} ");
+    while live.status().generation < Some(2) {
+        told += &format!("{:?} ", live.renew_now().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     told += &format!("{:?} {:?}", live.status(), live.current());
     live.shutdown(SOON).await.unwrap();
     revocations.finish(SOON).await.unwrap();
@@ -162,9 +166,15 @@ async fn no_secret_of_any_login_is_left_behind() {
     let mut secrets = vec![within(&pair)];
     let mut words = String::new();
     let mut saved = Vec::new();
-    for (n, builder) in good.into_iter().enumerate() {
-        let path = folder.path().join(n.to_string());
-        words += &live(builder, &path).await;
+    let running: Vec<_> = (0..)
+        .zip(good)
+        .map(|(n, builder)| {
+            let path = folder.path().join(n.to_string());
+            (path.clone(), tokio::spawn(live(builder, path)))
+        })
+        .collect();
+    for (path, told) in running {
+        words += &told.await.unwrap();
         secrets.push(within(&std::fs::read_to_string(&path).unwrap()));
         saved.push(path);
     }
