@@ -19,7 +19,7 @@
 //!    that holds `postgres` and `initdb`. The word `pinned` in either skips step 2.
 //! 2. `PATH`, and for Postgres also `/usr/lib/postgresql/*/bin`, the highest version first.
 //! 3. Pinned packages with checked hashes, fetched once by the machine's own pip into the user's cache
-//!    (`~/.cache/perennial`, for root `/var/cache/perennial`).
+//!    (`$XDG_CACHE_HOME/perennial/testbed` or `~/.cache/perennial/testbed`, for root `/var/cache/perennial/testbed`).
 //!
 //! Postgres and pgbouncer refuse to run as root; started by root they run as `postgres` or `nobody`. There is no
 //! package of pgbouncer to fetch: it must be installed.

@@ -40,7 +40,7 @@ const PASSWORD: &str = "auth password";
 ///
 /// Every [`Secret`] is text, or a file that is read anew each time it is needed. A secret that
 /// Vault refused is not sent again for [`CREDENTIAL_HOLD`](crate::CREDENTIAL_HOLD); another one in
-/// its file is sent at once. `Debug` shows no secret.
+/// its file is sent within [`CREDENTIAL_POLL`](crate::CREDENTIAL_POLL). `Debug` shows no secret.
 ///
 /// # Example
 /// ```

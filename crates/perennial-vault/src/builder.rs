@@ -27,8 +27,9 @@ use crate::transport::{
 ///
 /// # Defaults
 /// The platform's trust roots; no namespace; no names (at least one must be set); the role's own
-/// `ttl` and issuer; `sign`, with a key of [`KeyType::EcP256`]; server roots from Vault's answers; [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`]; the crypto
-/// provider of the feature that is on. `auth`, `mount` and `role` have none and must be set.
+/// `ttl` and issuer; `sign`, with a key of [`KeyType::EcP256`]; server roots those of
+/// the mount's issuers; [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`]; the crypto provider of the feature
+/// that is on. `auth`, `mount` and `role` have none and must be set.
 #[must_use]
 pub struct VaultPkiBuilder {
     addresses: Vec<String>,

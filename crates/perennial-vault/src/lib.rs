@@ -35,9 +35,10 @@
 //!   [there](VaultPkiBuilder::ca_pem) for `SSL_CERT_FILE`.
 //! - A fetch logs in at most once (with a TLS certificate that is refused, once more with the first
 //!   one), and a login issues no certificate. Retries are the renewer's.
-//! - A refused credential is not sent again for [`CREDENTIAL_HOLD`], so that a process with a wrong
-//!   secret does not lock the role for every instance that shares it (one that is restarted again
-//!   and again still can). Another one in its file is sent at once.
+//! - A refused credential is not sent again for [`CREDENTIAL_HOLD`] ([`LOGIN_DENIED_HOLD`] after a
+//!   403), so that a process with a wrong secret does not lock the role for every instance that
+//!   shares it (one that is restarted again and again still can). Another one in its file is sent
+//!   within [`CREDENTIAL_POLL`].
 //! - No token, credential or key is in any `Debug`, log or error. Wiping memory is best effort:
 //!   the HTTP stack's own buffers are not wiped.
 //!

@@ -55,7 +55,11 @@ pub(super) async fn open(
         Err(alarm) => {
             let error = alarm.clone().error();
             // For people, who alone can tell whether it was one of them.
-            tracing::error!(%error, "the wrapping token is not as it was made: possible interception");
+            if matches!(alarm, Alarm::Lost(_)) {
+                tracing::error!(%error, "the wrapping token is used up, most likely by ourselves");
+            } else {
+                tracing::error!(%error, "the wrapping token is not as it was made: possible interception");
+            }
             Err(alarm)
         }
         unwrapped => unwrapped,

@@ -112,8 +112,6 @@ static OTHERWISE: Row = row_of(
 /// Read from the top: the more special rows come first. docs/src/vault.md has it for people.
 #[rustfmt::skip]
 static TABLE: &[Row] = &[
-    // A standby that does not forward, or has lost its leader.
-    row_of(Any, (307, 308), Whatever, Transient, "the cluster has no leader: see `bao operator raft list-peers`"),
     // Go's own HTTP server answers a plain request to a TLS port with 400 and no JSON.
     row_of(Any, only(400), Foreign, Unusable, "does the port speak TLS? then the address begins with https"),
     row_of(Login, only(400), Whatever, WRONG_CREDENTIAL, "the credential is wrong, spent or expired: give a new one"),

@@ -17,13 +17,10 @@ type Row = (Step, u16, Option<&'static [&'static str]>, Verdict);
 fn every_reply_has_one_verdict() {
     #[rustfmt::skip]
     let table: &[Row] = &[
-        (Sign, 307, None, Transient),
-        (Sign, 308, None, Transient),
         (Issue, 400, Some(&["the common_name field is required, or"]), Refused),
         (Issue, 403, Some(&["permission denied"]), TokenRefused),
         (Issue, 403, Some(&[POLICY]), PolicyRefused),
         (Sign, 302, None, Unusable),
-        (Login, 307, None, Transient),
         (Sign, 400, Some(&["common name evil.org not allowed by this role"]), Refused),
         (Sign, 400, Some(&["unknown role: nope"]), Refused),
         (Sign, 400, Some(&["cannot satisfy request, as TTL would result in notAfter of 1 that is beyond the expiration of the CA certificate at 0"]), Refused),
