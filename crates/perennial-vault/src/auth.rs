@@ -104,7 +104,8 @@ impl Auth {
     ///
     /// It is unwrapped once, and the secret_id kept in memory. One that has been used before, or
     /// was not made by this mount for a secret_id, is a possible interception: told as
-    /// [`VaultError::WrappingTokenSpent`] or [`VaultError::WrappingTokenForeign`], not sent again.
+    /// [`VaultError::WrappingTokenSpent`] or [`VaultError::WrappingTokenForeign`], not sent again;
+    /// one whose answer to us was lost as [`VaultError::WrappingTokenLost`].
     pub fn approle_wrapped(role_id: impl Into<String>, wrapping_token: impl Into<Secret>) -> Self {
         Self::approle_with(role_id, SecretId::Wrapped(wrapping_token.into()))
     }

@@ -157,11 +157,10 @@ impl Revocations {
             let (mut token, mut login) = shared.tokens.ready(&shared.transport, None).await?;
             for (id, certificate) in shared.unexpired(|_| true) {
                 let mut outcome = shared.revoke(id, &certificate, &token).await;
+                let is_over = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
                 // Somebody has ended the token: once, another login.
-                if let Err(failure) = &outcome
-                    && failure.verdict == Verdict::TokenRefused
-                    && std::mem::replace(&mut login, Login::Spent) == Login::Left
-                {
+                if login == Login::Left && outcome.as_ref().is_err_and(is_over) {
+                    login = Login::Spent;
                     token = shared.tokens.another(&shared.transport, None).await?;
                     outcome = shared.revoke(id, &certificate, &token).await;
                 }

@@ -196,7 +196,7 @@ impl Transport {
                 Hop::Nowhere => {
                     return Err(Failure::unusable(VaultError::Unusable {
                         step,
-                        problem: "a redirect whose Location cannot be read",
+                        problem: "a redirect whose Location cannot be read (is the address vault's own?)",
                     }));
                 }
             }

@@ -66,10 +66,14 @@ async fn live(builder: VaultPkiBuilder, saved: PathBuf) -> String {
     told += &format!("{source:?} {revocations:?} ");
     let live = LiveCert::start(source.saved_at(saved)).await.unwrap();
     told += &format!("{live:?} ");
-    while live.status().generation < Some(2) {
-        told += &format!("{:?} ", live.renew_now().await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let renewed = async {
+        while live.status().generation < Some(2) {
+            told += &format!("{:?} ", live.renew_now().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), renewed);
+    in_time.await.unwrap();
     told += &format!("{:?} {:?}", live.status(), live.current());
     live.shutdown(SOON).await.unwrap();
     revocations.finish(SOON).await.unwrap();
