@@ -7,9 +7,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, Guard, MaterialError, Part};
+use crate::material::{Anchoring, CertMaterial, Guard, MaterialError, Part};
 use crate::schedule::UsableLife;
-use crate::tls::{Anchors, TlsPolicy};
+use crate::source::digest;
+use crate::tls::{Anchors, Links, TlsPolicy};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -26,6 +27,7 @@ pub struct Snapshot {
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
     material_digest: [u8; 32],
+    upper_links: [u8; 32],
     anchors: Anchors,
     server_name: Option<ServerName<'static>>,
     warnings: Vec<String>,
@@ -37,7 +39,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
     ///
-    /// `previous` numbers it and lends it the roots that are in their overlap.
+    /// `previous` numbers it, lends it the roots that are in their overlap, and spares it what was
+    /// verified then: in most renewals the leaf alone is new.
     pub(crate) fn build(
         material: CertMaterial,
         previous: Option<&Self>,
@@ -73,8 +76,20 @@ impl Snapshot {
 
         let leaf_sha256 = Sha256::digest(&chain[0]).into();
         let roots = Arc::new(root_store(&parts.roots)?);
+        let upper_links = upper_links(&chain[1..], &parts.roots, parts.anchoring);
+        // Issuers may be bound to names.
+        let known = previous.is_some_and(|previous| {
+            previous.upper_links == upper_links && previous.names == leaf.names
+        });
+        let links = if known { Links::First } else { Links::All };
         let certified = tls.certified_key(chain, parts.key)?;
-        tls.verify_chain(&certified.cert, &roots, parts.anchoring, unix_time(now))?;
+        tls.verify_chain(
+            &certified.cert,
+            &roots,
+            parts.anchoring,
+            links,
+            unix_time(now),
+        )?;
         let anchors = Anchors::after(
             previous.map(|previous| &previous.anchors),
             parts.roots,
@@ -99,6 +114,7 @@ impl Snapshot {
             obtained_at,
             leaf_sha256,
             material_digest,
+            upper_links,
             anchors,
             server_name: tls.server_name().cloned(),
             warnings: parts.warnings,
@@ -251,6 +267,18 @@ fn limiting_issuer(facts: &[Facts]) -> Option<&str> {
         .filter(|pair| pair[1].not_after <= leaf.not_after)
         .min_by_key(|pair| pair[1].not_after)
         .map(|pair| &*pair[0].issuer_name)
+}
+
+/// A digest over what the links above the leaf are made of; time is looked at anew each time.
+fn upper_links(
+    issuers: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+    anchoring: Anchoring,
+) -> [u8; 32] {
+    let how = [u8::from(anchoring == Anchoring::RootsIssueLeaf)];
+    let count = issuers.len().to_be_bytes();
+    let certificates = issuers.iter().chain(roots).map(AsRef::as_ref);
+    digest([&how[..], &count[..]].into_iter().chain(certificates))
 }
 
 fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {

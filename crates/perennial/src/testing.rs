@@ -37,6 +37,8 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
+#[cfg(test)]
+use rcgen::{GeneralSubtree, NameConstraints};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -64,7 +66,22 @@ pub struct TestCa {
 impl TestCa {
     /// Makes both, with new keys, valid for long.
     pub fn new() -> Self {
-        let root = CertifiedIssuer::self_signed(ca("test root"), KeyPair::generate().unwrap());
+        Self::under(ca("test root"))
+    }
+
+    /// Under a root that may lead to no other DNS names than this one.
+    #[cfg(test)]
+    pub(crate) fn bound_to(name: &str) -> Self {
+        let mut root = ca("test root");
+        root.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(name.to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+        Self::under(root)
+    }
+
+    fn under(root: CertificateParams) -> Self {
+        let root = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap());
         let root = root.unwrap();
         let key = KeyPair::generate().unwrap();
         let intermediate = CertifiedIssuer::signed_by(ca("test intermediate"), key, &root);
@@ -90,7 +107,7 @@ impl TestCa {
         from: SystemTime,
         life: Duration,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let (cert, key) = self.sign(from, life);
+        let (cert, key) = self.sign(&client("app.test", from, life));
         (cert.der().clone(), key.into())
     }
 
@@ -100,27 +117,25 @@ impl TestCa {
         &self,
         purpose: ExtendedKeyUsagePurpose,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let (cert, key) = self.sign_for(purpose, noon(), MINUTE);
+        let mut params = client("app.test", noon(), MINUTE);
+        params.extended_key_usages = vec![purpose];
+        let (cert, key) = self.sign(&params);
         (cert.der().clone(), key.into())
     }
 
-    fn sign(&self, from: SystemTime, life: Duration) -> (Certificate, KeyPair) {
-        self.sign_for(ExtendedKeyUsagePurpose::ClientAuth, from, life)
+    /// A leaf of another DNS name.
+    #[cfg(test)]
+    pub(crate) fn leaf_named(
+        &self,
+        name: &str,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let (cert, key) = self.sign(&client(name, noon(), MINUTE));
+        (cert.der().clone(), key.into())
     }
 
-    fn sign_for(
-        &self,
-        purpose: ExtendedKeyUsagePurpose,
-        from: SystemTime,
-        life: Duration,
-    ) -> (Certificate, KeyPair) {
+    fn sign(&self, leaf: &CertificateParams) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["app.test".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "app");
-        params.not_before = from.into();
-        params.not_after = (from + life).into();
-        params.extended_key_usages = vec![purpose];
-        (params.signed_by(&key, &self.intermediate).unwrap(), key)
+        (leaf.signed_by(&key, &self.intermediate).unwrap(), key)
     }
 
     /// A whole set: leaf and intermediate, key, root.
@@ -132,10 +147,19 @@ impl TestCa {
 
     /// The same as PEM texts: chain, key, roots.
     pub fn pem(&self, from: SystemTime, life: Duration) -> (String, String, String) {
-        let (leaf, key) = self.sign(from, life);
+        let (leaf, key) = self.sign(&client("app.test", from, life));
         let chain = leaf.pem() + &self.intermediate.pem();
         (chain, key.serialize_pem(), self.root.pem())
     }
+}
+
+fn client(name: &str, from: SystemTime, life: Duration) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "app");
+    params.not_before = from.into();
+    params.not_after = (from + life).into();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
 
 fn ca(name: &str) -> CertificateParams {

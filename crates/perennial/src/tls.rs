@@ -25,6 +25,14 @@ mod trust;
 use trust::ServerTrust;
 mod verifier;
 
+/// Which links of a presented chain are verified.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Links {
+    All,
+    /// The leaf's own: those above were verified with an earlier leaf.
+    First,
+}
+
 /// What every generation's TLS config has in common.
 pub(crate) struct TlsPolicy {
     provider: Arc<CryptoProvider>,
@@ -100,19 +108,25 @@ impl TlsPolicy {
         chain: &[CertificateDer<'static>],
         roots: &RootCertStore,
         anchoring: Anchoring,
+        links: Links,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(MaterialError::Missing { part: Part::Chain });
         };
-        let anchors = match (anchoring, intermediates.split_last()) {
-            (Anchoring::RootsIssueLeaf, _) => roots.clone(),
-            (Anchoring::ServersOnly, None) => return Ok(()),
-            (Anchoring::ServersOnly, Some((last, _))) => {
+        let of_the_chain = match (links, anchoring) {
+            (Links::First, _) => intermediates.first(),
+            (Links::All, Anchoring::ServersOnly) => intermediates.last(),
+            (Links::All, Anchoring::RootsIssueLeaf) => None,
+        };
+        let anchors = match (of_the_chain, anchoring) {
+            (Some(anchor), _) => {
                 let mut anchors = RootCertStore::empty();
-                anchors.add(last.clone()).map_err(MaterialError::Chain)?;
+                anchors.add(anchor.clone()).map_err(MaterialError::Chain)?;
                 anchors
             }
+            (None, Anchoring::ServersOnly) => return Ok(()),
+            (None, Anchoring::RootsIssueLeaf) => roots.clone(),
         };
         WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&self.provider))
             .build()

@@ -47,7 +47,7 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 15)]
         turns: usize,
 
-        /// Fetches in a turn, by each of eight tasks
+        /// Certificates of each of eight tasks; a turn renews them all
         #[arg(long, value_name = "N", default_value_t = 100)]
         each: usize,
     },
@@ -120,10 +120,10 @@ async fn main() -> anyhow::Result<()> {
 async fn rate(turns: usize, each: usize, bars: &mut Bars) -> anyhow::Result<()> {
     let bao = OpenBao::alone().await?;
     let bare = Bare::new(&bao).await?;
-    let ours = Ours::new(&Place::of(&bao)).await?;
+    let ours = Ours::new(&Place::of(&bao), each).await?;
     let (mut rates, mut bare_rates, mut cpu, mut bare_cpu) = (vec![], vec![], vec![], vec![]);
     for _ in 0..turns {
-        let turn = ours.turn(each).await?;
+        let turn = ours.turn().await?;
         rates.push(turn.rate);
         cpu.push(turn.cpu);
         let turn = bare.turn(each).await?;

@@ -62,7 +62,7 @@ impl Bare {
     pub async fn turn(&self, each: usize) -> anyhow::Result<Turn> {
         let (client, url) = (self.client.clone(), Arc::<str>::from(&*self.url));
         let (token, bodies) = (Arc::<str>::from(&*self.token), self.bodies.clone());
-        measure(each, move |number| {
+        measure(each, move |number, _round| {
             let request = client
                 .post(&*url)
                 .header("X-Vault-Token", &*token)

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{Ask, CertSource, LiveCert, Why};
+use anyhow::bail;
+use perennial::{
+    Ask, CertMaterial, CertSource, LiveCert, Renewal, SHORTEST_FETCH_INTERVAL, SourceError,
+};
 use perennial_vault::VaultPki;
 use tokio::time::Instant;
 
@@ -23,45 +26,64 @@ pub struct Turn {
     pub cpu: f64,
 }
 
-/// As many of our sources as there are fetches in flight, each with its own connection and login.
+/// As many of our sources as there are fetches in flight, each with its own connection and login,
+/// and the certificates that are renewed from it one after the other.
 #[derive(Debug)]
-pub struct Ours(Arc<[VaultPki]>);
+pub struct Ours(Arc<[Vec<LiveCert>]>);
 
 impl Ours {
-    /// Logs in.
+    /// Starts `each` certificates from each source.
     ///
     /// # Errors
-    /// As [`CertSource::fetch`].
-    pub async fn new(place: &Place) -> anyhow::Result<Self> {
-        let source = |number| place.source(&format!("app-{number}"), LIFE);
-        let sources: Result<Vec<_>, _> = (0..IN_FLIGHT).map(source).collect();
-        let ours = Self(sources?.into());
-        ours.turn(1).await?;
-        Ok(ours)
+    /// As [`LiveCert::start`].
+    pub async fn new(place: &Place, each: usize) -> anyhow::Result<Self> {
+        let mut all = Vec::with_capacity(IN_FLIGHT);
+        for number in 0..IN_FLIGHT {
+            let source = Arc::new(place.source(&format!("app-{number}"), LIFE)?);
+            let mut certs = Vec::with_capacity(each);
+            for _ in 0..each {
+                certs.push(LiveCert::start(FetchOnly(Arc::clone(&source))).await?);
+            }
+            all.push(certs);
+        }
+        Ok(Self(all.into()))
     }
 
-    /// Renews `each` times with each source: a new key, the request, every check up to a snapshot.
+    /// Renews every certificate: a new key, the request, every check, and its publication.
     ///
     /// # Errors
-    /// As [`CertSource::fetch`], and what the checks refuse.
-    pub async fn turn(&self, each: usize) -> anyhow::Result<Turn> {
-        let sources = self.0.clone();
-        measure(each, move |number| {
-            let sources = sources.clone();
+    /// A renewal that brings nothing newer.
+    pub async fn turn(&self) -> anyhow::Result<Turn> {
+        // A certificate is not renewed again sooner.
+        tokio::time::sleep(SHORTEST_FETCH_INTERVAL).await;
+        let all = Arc::clone(&self.0);
+        measure(all[0].len(), move |number, round| {
+            let live = all[number][round].clone();
             async move {
-                let material = sources[number].fetch(Ask::new(Why::Due, None)).await?;
-                LiveCert::fixed(material)?.current()?;
-                Ok(())
+                match live.renew_now().await {
+                    Renewal::Newer(_) => Ok(()),
+                    other => bail!("not renewed: {other:?}"),
+                }
             }
         })
         .await
     }
 }
 
+/// Without the readings of the mount's issuers, which the bare client does not do either: they are
+/// in the figures of [`Hundred`](super::Hundred).
+struct FetchOnly(Arc<VaultPki>);
+
+impl CertSource for FetchOnly {
+    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+        self.0.fetch(ask).await
+    }
+}
+
 /// Lets each of [`IN_FLIGHT`] tasks do it `each` times, one after the other.
 pub(super) async fn measure<F>(
     each: usize,
-    request: impl Fn(usize) -> F + Clone + Send + 'static,
+    request: impl Fn(usize, usize) -> F + Clone + Send + 'static,
 ) -> anyhow::Result<Turn>
 where
     F: Future<Output = anyhow::Result<()>> + Send,
@@ -71,8 +93,8 @@ where
     for number in 0..IN_FLIGHT {
         let request = request.clone();
         tasks.spawn(async move {
-            for _ in 0..each {
-                request(number).await?;
+            for round in 0..each {
+                request(number, round).await?;
             }
             anyhow::Ok(())
         });

@@ -141,6 +141,46 @@ fn roots_that_do_not_issue_the_leaf_are_refused_only_where_they_are_said_to() {
 }
 
 #[test]
+fn issuers_that_are_known_spare_no_leaf_its_own_check() {
+    let (ca, impostor) = (TestCa::new(), TestCa::new());
+    let tls = policy(TlsSettings::new());
+    let next = |material: CertMaterial, after: &Snapshot| {
+        Snapshot::build(material.roots_issue_leaf(), Some(after), noon(), &tls)
+    };
+    let material = |by: &TestCa, issuer: &TestCa, root: &TestCa| {
+        let (leaf, key) = by.leaf(noon(), MINUTE);
+        let chain = vec![leaf, issuer.intermediate_der()];
+        CertMaterial::from_der(chain, key, vec![root.root_der()]).unwrap()
+    };
+    let first = build(material(&ca, &ca, &ca).roots_issue_leaf(), noon()).unwrap();
+    let second = next(material(&ca, &ca, &ca), &first).unwrap();
+    for foreign in [
+        material(&impostor, &ca, &ca),
+        material(&impostor, &impostor, &ca),
+        material(&ca, &ca, &impostor),
+    ] {
+        let refused = next(foreign, &second);
+        assert!(matches!(refused, Err(MaterialError::Chain(_))));
+    }
+    // The roots were not asked for it then.
+    let servers_only = build(material(&ca, &ca, &impostor), noon()).unwrap();
+    let refused = next(material(&ca, &ca, &impostor), &servers_only);
+    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+}
+
+#[test]
+fn root_that_is_bound_to_names_is_asked_again_for_other_names() {
+    let ca = TestCa::bound_to("app.test");
+    let tls = policy(TlsSettings::new());
+    let first = build(ca.issue(noon(), MINUTE).roots_issue_leaf(), noon()).unwrap();
+    let (leaf, key) = ca.leaf_named("other.test");
+    let chain = vec![leaf, ca.intermediate_der()];
+    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
+    let refused = Snapshot::build(material.roots_issue_leaf(), Some(&first), noon(), &tls);
+    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+}
+
+#[test]
 fn validity_is_that_of_the_whole_chain() {
     let ca = TestCa::new();
     let at = |now| build(ca.issue(noon(), MINUTE), now);
