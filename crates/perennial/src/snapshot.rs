@@ -77,7 +77,7 @@ impl Snapshot {
         let leaf_sha256 = Sha256::digest(&chain[0]).into();
         let roots = Arc::new(root_store(&parts.roots)?);
         let upper_links = upper_links(&chain[1..], &parts.roots, parts.anchoring);
-        // Issuers may be bound to names.
+        // Names too: an issuer may be bound to some.
         let known = previous.is_some_and(|previous| {
             previous.upper_links == upper_links && previous.names == leaf.names
         });

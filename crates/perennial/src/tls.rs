@@ -102,7 +102,8 @@ impl TlsPolicy {
     /// Verifies the presented chain's signatures and its use as a client's.
     ///
     /// Where the roots are not said to issue the leaf, the chain's own last certificate is the
-    /// anchor: the links are checked, and where they lead is the server's business.
+    /// anchor: the links are checked, and where they lead is the server's business. With
+    /// [`Links::First`] it is the leaf's issuer in the chain, if that is there.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
