@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::certificate::latest_not_before;
 use crate::clock::{Clock, Deadline};
 use crate::error::RenewError;
 use crate::gate::{DynGate, Verdict, verdict};
@@ -39,7 +38,10 @@ pub(crate) enum Held {
     /// The gate refused it.
     Refused(Box<Snapshot>),
     /// Its validity has not begun.
-    NotYetValid(CertMaterial),
+    NotYetValid {
+        material: CertMaterial,
+        not_before: SystemTime,
+    },
 }
 
 /// A moment in a certificate's life that is told when it passes unrenewed.
@@ -94,9 +96,10 @@ impl Attempts {
             Some(Held::Refused(candidate)) if by_itself && now < self.renewal_point(&candidate) => {
                 return Ok(*candidate);
             }
-            Some(Held::NotYetValid(material)) if by_itself && has_begun(&material, now) => {
-                return self.check(material);
-            }
+            Some(Held::NotYetValid {
+                material,
+                not_before,
+            }) if by_itself && not_before <= now => return self.check(material),
             _ => {}
         }
         let current = self.current();
@@ -121,14 +124,18 @@ impl Attempts {
             return Err(Miss::Unchanged);
         }
         let now = self.clock.now();
-        if !has_begun(&material, now) {
-            let not_before = latest_not_before(material.chain()).unwrap_or(now);
-            self.held = Some(Held::NotYetValid(material));
-            let error = MaterialError::NotYetValid { not_before };
-            return Err(Miss::Failed(RenewError::Material(error)));
-        }
-        let snapshot = Snapshot::build(material, current.as_deref(), now, &self.tls)
-            .map_err(|error| Miss::Failed(RenewError::Material(error)))?;
+        let snapshot = match Snapshot::build(&material, current.as_deref(), now, &self.tls) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                if let MaterialError::NotYetValid { not_before } = error {
+                    self.held = Some(Held::NotYetValid {
+                        material,
+                        not_before,
+                    });
+                }
+                return Err(Miss::Failed(RenewError::Material(error)));
+            }
+        };
         // A first certificate that cannot keep the policy's promise is refused; a later one is
         // better than none.
         if current.is_none() {
@@ -291,8 +298,4 @@ impl Attempts {
     pub(crate) fn rejected(&self, generation: u64) {
         self.signals.rejected(generation);
     }
-}
-
-fn has_begun(material: &CertMaterial, now: SystemTime) -> bool {
-    latest_not_before(material.chain()).is_none_or(|not_before| not_before <= now)
 }

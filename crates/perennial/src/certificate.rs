@@ -126,6 +126,11 @@ impl Facts {
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
+
+    /// Whether that certificate bears the name of this one's issuer.
+    pub(crate) fn names_issuer(&self, issuer: &Self) -> bool {
+        self.issuer == issuer.subject
+    }
 }
 
 fn for_clients(cert: &X509Certificate<'_>) -> Result<bool, String> {
@@ -133,15 +138,6 @@ fn for_clients(cert: &X509Certificate<'_>) -> Result<bool, String> {
         .extended_key_usage()
         .map_err(|error| error.to_string())?;
     Ok(usage.is_none_or(|usage| usage.value.any || usage.value.client_auth))
-}
-
-/// When the last of these becomes valid; `None` if none can be read.
-pub(crate) fn latest_not_before(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
-    let read = chain
-        .iter()
-        .filter_map(|der| X509Certificate::from_der(der).ok());
-    read.filter_map(|(_, cert)| system_time(cert.validity().not_before).ok())
-        .max()
 }
 
 fn system_time(time: ASN1Time) -> Result<SystemTime, String> {

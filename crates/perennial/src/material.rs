@@ -209,6 +209,15 @@ impl CertMaterial {
         &self.key
     }
 
+    /// The first certificate of the chain, which is never empty.
+    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
+    pub(crate) fn guard(&self) -> Option<Guard> {
+        self.guard.clone()
+    }
+
     pub(crate) fn anchoring(&self) -> Anchoring {
         self.anchoring
     }
@@ -233,17 +242,6 @@ impl CertMaterial {
         ];
         digest(parts.iter().map(<[u8; 32]>::as_slice))
     }
-
-    pub(crate) fn into_parts(self) -> Parts {
-        Parts {
-            chain: self.chain,
-            key: self.key,
-            roots: self.roots,
-            anchoring: self.anchoring,
-            warnings: self.warnings,
-            guard: self.guard,
-        }
-    }
 }
 
 impl fmt::Debug for CertMaterial {
@@ -253,13 +251,4 @@ impl fmt::Debug for CertMaterial {
             .field("roots", &self.roots.len())
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) struct Parts {
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: Key,
-    pub(crate) roots: Vec<CertificateDer<'static>>,
-    pub(crate) anchoring: Anchoring,
-    pub(crate) warnings: Vec<String>,
-    pub(crate) guard: Option<Guard>,
 }

@@ -1,16 +1,18 @@
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{fmt, iter};
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::{ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
-use crate::material::{Anchoring, CertMaterial, Guard, MaterialError, Part};
+use crate::material::{CertMaterial, Guard, MaterialError, Part};
 use crate::schedule::UsableLife;
-use crate::source::digest;
 use crate::tls::{Anchors, Links, TlsPolicy};
+
+mod upper;
+use upper::Upper;
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -27,7 +29,7 @@ pub struct Snapshot {
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
     material_digest: [u8; 32],
-    upper_links: [u8; 32],
+    upper: Arc<Upper>,
     anchors: Anchors,
     server_name: Option<ServerName<'static>>,
     warnings: Vec<String>,
@@ -42,28 +44,32 @@ impl Snapshot {
     /// `previous` numbers it, lends it the roots that are in their overlap, and spares it what was
     /// verified then: in most renewals the leaf alone is new.
     pub(crate) fn build(
-        material: CertMaterial,
+        material: &CertMaterial,
         previous: Option<&Self>,
         now: SystemTime,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
-        let material_digest = material.digest();
         // Never ahead: a usable life must not begin later than now.
         let obtained_at = material.when_obtained().map_or(now, |at| at.min(now));
-        let parts = material.into_parts();
-
-        let (chain, facts) = presented_chain(parts.chain)?;
-        let not_before = facts.iter().map(|f| f.not_before).max();
-        let not_after = facts.iter().map(|f| f.not_after).min();
-        let limited_by = limiting_issuer(&facts).map(str::to_owned);
-        let (Some(not_before), Some(not_after), Some(leaf)) =
-            (not_before, not_after, facts.into_iter().next())
-        else {
-            return Err(MaterialError::Missing { part: Part::Chain });
-        };
+        let upper = Upper::of(material, previous.map(|previous| &previous.upper))?;
+        let leaf_der = material.leaf();
+        let leaf = Facts::read(leaf_der).map_err(|problem| MaterialError::Certificate {
+            part: Part::Chain,
+            index: 0,
+            problem,
+        })?;
+        if upper
+            .facts
+            .first()
+            .is_some_and(|issuer| !leaf.names_issuer(issuer))
+        {
+            return Err(MaterialError::BrokenLink { index: 0 });
+        }
         if !leaf.for_clients {
             return Err(MaterialError::NotForClients);
         }
+        let (not_before, not_after) = validity(&leaf, &upper.facts);
+        let limited_by = limiting_issuer(&leaf, &upper.facts).map(str::to_owned);
         if now >= not_after {
             return Err(MaterialError::Expired {
                 not_after,
@@ -74,32 +80,35 @@ impl Snapshot {
             return Err(MaterialError::NotYetValid { not_before });
         }
 
-        let leaf_sha256 = Sha256::digest(&chain[0]).into();
-        let roots = Arc::new(root_store(&parts.roots)?);
-        let upper_links = upper_links(&chain[1..], &parts.roots, parts.anchoring);
         // Names too: an issuer may be bound to some.
-        let known = previous.is_some_and(|previous| {
-            previous.upper_links == upper_links && previous.names == leaf.names
+        let verified_before = previous.is_some_and(|previous| {
+            Arc::ptr_eq(&previous.upper, &upper) && previous.names == leaf.names
         });
-        let links = if known { Links::First } else { Links::All };
-        let certified = tls.certified_key(chain, parts.key)?;
+        let links = if verified_before {
+            Links::First
+        } else {
+            Links::All
+        };
+        let chain = iter::once(leaf_der).chain(&upper.issuers).cloned();
+        let certified = tls.certified_key(chain.collect(), material.key())?;
         tls.verify_chain(
             &certified.cert,
-            &roots,
-            parts.anchoring,
+            &upper.roots,
+            material.anchoring(),
             links,
             unix_time(now),
         )?;
         let anchors = Anchors::after(
             previous.map(|previous| &previous.anchors),
-            parts.roots,
+            material.roots().to_vec(),
             now,
             tls.anchor_overlap(),
         );
         let client_config = tls
-            .client_config(roots, &anchors, certified)
+            .client_config(Arc::clone(&upper.roots), &anchors, certified)
             .map_err(MaterialError::Chain)?;
 
+        let leaf_sha256 = Sha256::digest(leaf_der).into();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         Ok(Self {
@@ -113,13 +122,13 @@ impl Snapshot {
             not_after,
             obtained_at,
             leaf_sha256,
-            material_digest,
-            upper_links,
+            material_digest: material.digest(),
+            upper,
             anchors,
             server_name: tls.server_name().cloned(),
-            warnings: parts.warnings,
+            warnings: material.warnings().to_vec(),
             client_config: Arc::new(client_config),
-            _guard: parts.guard,
+            _guard: material.guard(),
         })
     }
 
@@ -229,70 +238,22 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// The chain as it goes on the wire: linked by name, without self-signed certificates.
-///
-/// OpenSSL peers refuse a self-signed certificate in a presented chain. It is dropped, and
-/// never taken for a root.
-fn presented_chain(
-    chain: Vec<CertificateDer<'static>>,
-) -> Result<(Vec<CertificateDer<'static>>, Vec<Facts>), MaterialError> {
-    let mut presented = Vec::with_capacity(chain.len());
-    let mut facts: Vec<Facts> = Vec::with_capacity(chain.len());
-    for (index, der) in chain.into_iter().enumerate() {
-        let read = Facts::read(&der).map_err(|problem| MaterialError::Certificate {
-            part: Part::Chain,
-            index,
-            problem,
-        })?;
-        if index > 0 && read.is_self_issued() {
-            continue;
-        }
-        if facts
-            .last()
-            .is_some_and(|above| above.issuer != read.subject)
-        {
-            return Err(MaterialError::BrokenLink { index: index - 1 });
-        }
-        presented.push(der);
-        facts.push(read);
-    }
-    Ok((presented, facts))
+/// From the latest beginning to the earliest end.
+fn validity(leaf: &Facts, issuers: &[Facts]) -> (SystemTime, SystemTime) {
+    let whole = (leaf.not_before, leaf.not_after);
+    issuers.iter().fold(whole, |(from, to), issuer| {
+        (from.max(issuer.not_before), to.min(issuer.not_after))
+    })
 }
 
-fn limiting_issuer(facts: &[Facts]) -> Option<&str> {
-    let leaf = facts.first()?;
+fn limiting_issuer<'a>(leaf: &'a Facts, issuers: &'a [Facts]) -> Option<&'a str> {
     // Each names the next one, its issuer.
-    let issuers = facts.windows(2);
-    issuers
-        .filter(|pair| pair[1].not_after <= leaf.not_after)
-        .min_by_key(|pair| pair[1].not_after)
-        .map(|pair| &*pair[0].issuer_name)
-}
-
-/// A digest over what the links above the leaf are made of; time is looked at anew each time.
-fn upper_links(
-    issuers: &[CertificateDer<'static>],
-    roots: &[CertificateDer<'static>],
-    anchoring: Anchoring,
-) -> [u8; 32] {
-    let how = [u8::from(anchoring == Anchoring::RootsIssueLeaf)];
-    let count = issuers.len().to_be_bytes();
-    let certificates = issuers.iter().chain(roots).map(AsRef::as_ref);
-    digest([&how[..], &count[..]].into_iter().chain(certificates))
-}
-
-fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {
-    let mut store = RootCertStore::empty();
-    for (index, root) in roots.iter().enumerate() {
-        store
-            .add(root.clone())
-            .map_err(|error| MaterialError::Certificate {
-                part: Part::Roots,
-                index,
-                problem: error.to_string(),
-            })?;
-    }
-    Ok(store)
+    let below = iter::once(leaf).chain(issuers);
+    below
+        .zip(issuers)
+        .filter(|(_, issuer)| issuer.not_after <= leaf.not_after)
+        .min_by_key(|(_, issuer)| issuer.not_after)
+        .map(|(below, _)| &*below.issuer_name)
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

@@ -18,6 +18,8 @@ mod anchors;
 pub(crate) use anchors::Anchors;
 mod crls;
 pub use crls::ServerCrls;
+#[cfg(feature = "aws-lc-rs")]
+mod keys;
 mod settings;
 use settings::OldestVersion;
 pub use settings::{TlsSettings, TlsSettingsError};
@@ -79,7 +81,7 @@ impl TlsPolicy {
     pub(crate) fn certified_key(
         &self,
         chain: Vec<CertificateDer<'static>>,
-        key: Key,
+        key: &Key,
     ) -> Result<CertifiedKey, MaterialError> {
         let key = match key {
             Key::Der(der) => self
@@ -87,7 +89,7 @@ impl TlsPolicy {
                 .key_provider
                 .load_private_key(der.clone_key())
                 .map_err(MaterialError::Key)?,
-            Key::Signer(signer) => signer,
+            Key::Signer(signer) => Arc::clone(signer),
         };
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
@@ -173,6 +175,7 @@ pub(crate) fn default_provider() -> Option<Arc<CryptoProvider>> {
     #[cfg(feature = "aws-lc-rs")]
     {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.key_provider = &keys::CurvesFirst;
         // Stable: the order of the others stays.
         provider
             .kx_groups

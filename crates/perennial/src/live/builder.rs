@@ -185,7 +185,7 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`]; [`StartError::Tls`].
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
         let tls = self.tls_policy()?;
-        let snapshot = Snapshot::build(material, None, self.clock.now(), &tls)
+        let snapshot = Snapshot::build(&material, None, self.clock.now(), &tls)
             .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
         let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
         let (progress_sender, progress) = watch::channel(Progress::default());

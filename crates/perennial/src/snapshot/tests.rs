@@ -1,3 +1,5 @@
+use rustls_pki_types::CertificateDer;
+
 use super::*;
 use crate::testing::{MINUTE, TestCa, noon};
 use crate::tls::{TlsSettings, default_provider};
@@ -7,7 +9,7 @@ fn policy(settings: TlsSettings) -> TlsPolicy {
 }
 
 fn build(material: CertMaterial, now: SystemTime) -> Result<Snapshot, MaterialError> {
-    Snapshot::build(material, None, now, &policy(TlsSettings::new()))
+    Snapshot::build(&material, None, now, &policy(TlsSettings::new()))
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn generation_follows_the_previous_one() {
     let mut previous: Option<Snapshot> = None;
     for generation in 1..=3 {
         let material = ca.issue(noon(), MINUTE);
-        let next = Snapshot::build(material, previous.as_ref(), noon(), &tls).unwrap();
+        let next = Snapshot::build(&material, previous.as_ref(), noon(), &tls).unwrap();
         assert_eq!(next.generation(), generation);
         previous = Some(next);
     }
@@ -115,6 +117,19 @@ fn chain_that_does_not_begin_with_the_leaf_is_refused() {
 }
 
 #[test]
+fn issuer_that_another_one_issued_is_named_by_its_place() {
+    let (ca, other) = (TestCa::new(), TestCa::new());
+    let (leaf, key) = ca.leaf(noon(), MINUTE);
+    let foreign = other.leaf(noon(), MINUTE).0;
+    let chain = vec![leaf, ca.intermediate_der(), foreign];
+    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
+    assert!(matches!(
+        build(material, noon()),
+        Err(MaterialError::BrokenLink { index: 1 })
+    ));
+}
+
+#[test]
 fn link_with_a_foreign_signature_is_refused_though_its_names_fit() {
     let (ca, impostor) = (TestCa::new(), TestCa::new());
     let (leaf, key) = ca.leaf(noon(), MINUTE);
@@ -145,7 +160,7 @@ fn issuers_that_are_known_spare_no_leaf_its_own_check() {
     let (ca, impostor) = (TestCa::new(), TestCa::new());
     let tls = policy(TlsSettings::new());
     let next = |material: CertMaterial, after: &Snapshot| {
-        Snapshot::build(material.roots_issue_leaf(), Some(after), noon(), &tls)
+        Snapshot::build(&material.roots_issue_leaf(), Some(after), noon(), &tls)
     };
     let material = |by: &TestCa, issuer: &TestCa, root: &TestCa| {
         let (leaf, key) = by.leaf(noon(), MINUTE);
@@ -176,7 +191,7 @@ fn root_that_is_bound_to_names_is_asked_again_for_other_names() {
     let (leaf, key) = ca.leaf_named("other.test");
     let chain = vec![leaf, ca.intermediate_der()];
     let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
-    let refused = Snapshot::build(material.roots_issue_leaf(), Some(&first), noon(), &tls);
+    let refused = Snapshot::build(&material.roots_issue_leaf(), Some(&first), noon(), &tls);
     assert!(matches!(refused, Err(MaterialError::Chain(_))));
 }
 
@@ -208,6 +223,12 @@ fn issuer_that_expires_first_is_named() {
         "{error}"
     );
 
+    // An issuer that is known is asked for its end all the same.
+    let material = ca.issue(noon(), beyond);
+    let tls = policy(TlsSettings::new());
+    let known = Snapshot::build(&material, Some(&snapshot), snapshot.not_after(), &tls);
+    assert!(matches!(known, Err(MaterialError::Expired { .. })));
+
     // As a CA does that cuts a leaf's life to its own.
     let cut = snapshot.not_after().duration_since(noon()).unwrap();
     let together = build(ca.issue(noon(), cut), noon()).unwrap();
@@ -222,9 +243,9 @@ fn self_signed_certificate_is_neither_presented_nor_trusted() {
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
     let chain = vec![leaf, ca.intermediate_der(), ca.root_der()];
-    let (presented, facts) = presented_chain(chain.clone()).unwrap();
-    assert_eq!(presented, chain[..2]);
-    assert_eq!(facts.len(), 2);
+    let (presented, facts) = upper::presented(&chain).unwrap();
+    assert_eq!(presented, chain[1..2]);
+    assert_eq!(facts.len(), 1);
 
     // The chain brought the root along; as a trust root only another one was given.
     let other = TestCa::new();

@@ -204,7 +204,7 @@ fn is_before_renewal(
     let tls = TlsPolicy::new(provider, TlsSettings::new());
     let tls = tls.map_err(|_no_tls_13| Unfit::NoProvider)?;
     let material = saved.to_material().map_err(Unfit::Material)?;
-    let snapshot = Snapshot::build(material, None, now, &tls).map_err(Unfit::Material)?;
+    let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
     // By the default policy; under another one the renewer may ask for a newer one at once.
     let point = Schedule::new().renewal_point(&snapshot.usable_life(), snapshot.leaf_sha256());
     Ok(point.is_ok_and(|point| now < point))
