@@ -84,11 +84,27 @@ impl Place {
         self.builder(name, life).build()
     }
 
+    /// Sources for all these names, which log in once.
+    fn sources(&self, names: &[String], life: Duration) -> Result<Vec<VaultPki>, BuildError> {
+        let mut all: Vec<VaultPki> = Vec::with_capacity(names.len());
+        for name in names {
+            all.push(match all.first() {
+                None => self.source(name, life)?,
+                Some(first) => self.certificate(first.another(), name, life).build()?,
+            });
+        }
+        Ok(all)
+    }
+
     fn builder(&self, name: &str, life: Duration) -> VaultPkiBuilder {
-        VaultPki::builder(&self.address)
+        let builder = VaultPki::builder(&self.address)
             .ca_pem(&self.ca_pem)
-            .auth(Auth::approle(&*self.role_id, &*self.secret_id))
-            .mount(&*self.mount)
+            .auth(Auth::approle(&*self.role_id, &*self.secret_id));
+        self.certificate(builder, name, life)
+    }
+
+    fn certificate(&self, of: VaultPkiBuilder, name: &str, life: Duration) -> VaultPkiBuilder {
+        of.mount(&*self.mount)
             .role(&*self.role)
             .common_name(name)
             .ttl(life)

@@ -1,6 +1,8 @@
 //! Vault's answer, checked against what was asked, as material.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::slice;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use perennial::CertMaterial;
@@ -14,6 +16,9 @@ use zeroize::Zeroizing;
 use crate::error::{Step, VaultError};
 use crate::request::CertRequest;
 use crate::skew;
+
+mod above_leaf;
+pub(crate) use above_leaf::{AboveLeaf, LastAboveLeaf};
 
 /// A certificate that lives for a smaller share of the asked `ttl` is refused.
 ///
@@ -50,6 +55,15 @@ impl Issued {
             .map(Zeroizing::new)
             .map_err(|_may_quote_the_key| unusable("its private key is not PEM"))
     }
+
+    /// In PEM, one by one: without a line end, two of them cannot be joined.
+    fn above_leaf(&self) -> &[String] {
+        match self.ca_chain.as_deref() {
+            // Absent, null or empty: a role or mount that leaves roots out of its chains.
+            None | Some([]) => slice::from_ref(&self.issuing_ca),
+            Some(texts) => texts,
+        }
+    }
 }
 
 /// What servers are verified by.
@@ -67,58 +81,61 @@ pub(crate) struct Asked<'a> {
     /// What was asked for last; `None` leaves it to the role.
     pub(crate) ttl: Option<Duration>,
     pub(crate) server_roots: ServerRoots<'a>,
+    pub(crate) last: &'a LastAboveLeaf,
     /// The server's clock at the answer.
     pub(crate) server_now: Option<SystemTime>,
     /// Ours.
     pub(crate) now: SystemTime,
 }
 
+/// An answer that is what was asked for.
+pub(crate) struct Taken {
+    pub(crate) material: CertMaterial,
+    pub(crate) above_leaf: Arc<AboveLeaf>,
+    /// Where the clocks differ too much.
+    pub(crate) warning: Option<&'static str>,
+}
+
 /// Makes material of an answer, unless it is not what was asked for.
 ///
-/// With it comes a warning where the clocks differ too much. That the chain links up and belongs
-/// to the key is checked by the core.
-pub(crate) fn material(
+/// That the chain links up and belongs to the key is checked by the core.
+pub(crate) fn take(
     answer: &Issued,
     key: &PrivateKeyDer<'static>,
     asked: &Asked<'_>,
-) -> Result<(CertMaterial, Option<&'static str>), VaultError> {
+) -> Result<Taken, VaultError> {
     let mut chain = certificates(&answer.certificate)?;
     let leaf = chain
         .first()
         .ok_or_else(|| unusable("it holds no certificate"))?;
     let leaf = parsed(leaf)?;
     names_are_as_asked(&leaf, asked.request)?;
-    let skew = life_is_as_asked(&leaf, asked)?;
+    let warning = life_is_as_asked(&leaf, asked)?;
 
-    let mut issuers = Vec::new();
-    match answer.ca_chain.as_deref() {
-        // Absent, null or empty: a role or mount that leaves roots out of its chains.
-        None | Some([]) => issuers = certificates(&answer.issuing_ca)?,
-        // One by one: without a line end, two PEM texts cannot be joined.
-        Some(texts) => {
-            for text in texts {
-                issuers.extend(certificates(text)?);
-            }
-        }
-    }
-    let own = self_issued(&issuers)?;
+    let above_leaf = asked.last.or_read(answer.above_leaf())?;
     let (roots, issue_leaf) = match asked.server_roots {
         ServerRoots::Fixed(roots) => (roots.to_vec(), false),
         // Those in the answer came as the leaf's own issuers.
-        ServerRoots::Followed(others) => (union(&own, others), !own.is_empty()),
+        ServerRoots::Followed(others) => (
+            union(&above_leaf.roots, others),
+            !above_leaf.roots.is_empty(),
+        ),
     };
     if roots.is_empty() {
         return Err(VaultError::NoRoots);
     }
-    chain.extend(issuers);
+    chain.extend_from_slice(&above_leaf.issuers);
     let material =
         CertMaterial::from_der(chain, key.clone_key(), roots).map_err(VaultError::Material)?;
-    let material = if issue_leaf {
-        material.roots_issue_leaf()
-    } else {
-        material
-    };
-    Ok((material, skew))
+    Ok(Taken {
+        material: if issue_leaf {
+            material.roots_issue_leaf()
+        } else {
+            material
+        },
+        above_leaf,
+        warning,
+    })
 }
 
 /// Both, each once.

@@ -20,7 +20,7 @@ use proof::Way;
 use secret::{header, line, pem};
 
 pub(crate) use call::Call;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use proof::granted;
 pub(crate) use proof::{Granted, Proof, renew};
 pub use secret::Secret;
@@ -237,6 +237,10 @@ impl Method {
     /// Whether a token is all there is, and nothing to log in with.
     pub(crate) fn is_given(&self) -> bool {
         matches!(self, Self::Token(_))
+    }
+
+    pub(crate) fn is_a_certificate(&self) -> bool {
+        matches!(self, Self::Certificate { .. })
     }
 
     /// Whether a new credential takes the place of the token that the old one brought.

@@ -1,66 +1,62 @@
-use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use perennial::Fingerprint;
-use reqwest::Url;
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
+use crate::access::{Access, AccessSettings};
+use crate::answer::LastAboveLeaf;
 use crate::auth::Auth;
 use crate::key::KeyType;
 use crate::pki::{Roots, VaultPki, Warnings};
-use crate::request::{CertRequest, KeyFrom};
+use crate::request::CertRequest;
 use crate::revocation::Revocations;
-use crate::token::Tokens;
-use crate::transport::{
-    Addresses, CONNECT_TIMEOUT, REQUEST_TIMEOUT, Settings, Transport, client_config,
-    default_provider,
-};
+
+mod checks;
+pub use checks::BuildError;
+pub(crate) use checks::{address, distinct, namespace, path, positive, setting, trusted};
+use checks::{checked, fingerprint, key_from};
 
 /// Settings of a [`VaultPki`].
 ///
 /// # Defaults
 /// The platform's trust roots; no namespace; no names (at least one must be set); the role's own
 /// `ttl` and issuer; `sign`, with a key of [`KeyType::EcP256`]; server roots those of
-/// the mount's issuers; [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`]; the crypto provider of the feature
-/// that is on. `auth`, `mount` and `role` have none and must be set.
+/// the mount's issuers; [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT),
+/// [`REQUEST_TIMEOUT`](crate::REQUEST_TIMEOUT); the crypto provider of the feature that is on.
+/// `auth`, `mount` and `role` have none and must be set; after [`VaultPki::another`], `mount` and
+/// `role`.
 #[must_use]
 pub struct VaultPkiBuilder {
-    addresses: Vec<String>,
-    ca_pem: Option<Vec<u8>>,
-    namespace: Option<String>,
-    auth: Option<Auth>,
+    access: AccessSettings,
+    /// That of another source, in place of one of its own.
+    shared: Option<Access>,
     request: CertRequest,
     key_type: Option<KeyType>,
     issue: bool,
     server_roots_pem: Option<Vec<u8>>,
     revoke: bool,
-    connect_timeout: Duration,
-    request_timeout: Duration,
-    provider: Option<Arc<CryptoProvider>>,
 }
 
 impl VaultPkiBuilder {
     pub(crate) fn new(address: String) -> Self {
+        Self::with(None).address(address)
+    }
+
+    pub(crate) fn sharing(access: Access) -> Self {
+        Self::with(Some(access))
+    }
+
+    fn with(shared: Option<Access>) -> Self {
         Self {
-            addresses: vec![address],
-            ca_pem: None,
-            namespace: None,
-            auth: None,
+            access: AccessSettings::default(),
+            shared,
             request: CertRequest::default(),
             key_type: None,
             issue: false,
             server_roots_pem: None,
             revoke: false,
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-            provider: None,
         }
     }
 
@@ -70,7 +66,7 @@ impl VaultPkiBuilder {
     /// most once in a fetch. What a *refusal* says holds for all of them, so no other is asked.
     /// Redirects between addresses are followed. Each name is resolved anew for each connection.
     pub fn address(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.access.addresses.push(address.into());
         self
     }
 
@@ -80,19 +76,19 @@ impl VaultPkiBuilder {
     /// or where `SSL_CERT_FILE` and `SSL_CERT_DIR` say: the only variables that have a say in
     /// what is trusted, and none once a CA is given here.
     pub fn ca_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.ca_pem = Some(pem.as_ref().to_vec());
+        self.access.ca_pem = Some(pem.as_ref().to_vec());
         self
     }
 
     /// The namespace (OpenBao, Vault Enterprise) in which login and mount are.
     pub fn namespace(mut self, path: impl Into<String>) -> Self {
-        self.namespace = Some(path.into());
+        self.access.namespace = Some(path.into());
         self
     }
 
     /// How this program proves who it is.
     pub fn auth(mut self, auth: Auth) -> Self {
-        self.auth = Some(auth);
+        self.access.auth = Some(auth);
         self
     }
 
@@ -184,7 +180,7 @@ impl VaultPkiBuilder {
 
     /// How long making a connection to Vault, TLS included, may take.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.access.connect_timeout = Some(timeout);
         self
     }
 
@@ -193,7 +189,7 @@ impl VaultPkiBuilder {
     /// A fetch that asks every address in vain takes that long for each, which should stay below
     /// the renewer's [fetch timeout](perennial::LiveCertBuilder::fetch_timeout).
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+        self.access.request_timeout = Some(timeout);
         self
     }
 
@@ -201,7 +197,7 @@ impl VaultPkiBuilder {
     ///
     /// The certificate's key is made by the feature that is on, aws-lc-rs where both are.
     pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
-        self.provider = Some(provider);
+        self.access.provider = Some(provider);
         self
     }
 
@@ -213,50 +209,34 @@ impl VaultPkiBuilder {
     /// - [`BuildError::Secret`]: the same of a secret, without the value.
     /// - [`BuildError::Client`]: TLS or HTTP cannot be set up, as without any platform root.
     pub fn build(self) -> Result<VaultPki, BuildError> {
-        let addresses = self.addresses.iter().map(|text| address(text));
-        let addresses = distinct(addresses.collect::<Result<_, _>>()?)?;
-        let auth = self.auth.ok_or(BuildError::Missing { field: "auth" })?;
         let request = checked(CertRequest {
             key_from: key_from(self.key_type, self.issue)?,
             ..self.request
         })?;
         let params = request.params()?;
-        let namespace = self.namespace.as_deref().map(namespace).transpose()?;
-        let roots = self.ca_pem.as_deref().map(|pem| trusted("ca_pem", pem));
         let server_roots = self
             .server_roots_pem
             .as_deref()
             .map(|pem| trusted("server_roots_pem", pem));
-        let provider = self.provider.unwrap_or_else(default_provider);
-        let tls = client_config(provider, roots.transpose()?.map(|(store, _)| store))
-            .map_err(|error| BuildError::Client(error.into()))?;
-        let fingerprint = fingerprint(&request, addresses.first(), namespace.as_ref());
-        let transport = Transport::new(Settings {
-            addresses: Arc::new(addresses),
-            namespace,
-            tls,
-            connect_timeout: positive("connect_timeout", self.connect_timeout)?,
-            request_timeout: positive("request_timeout", self.request_timeout)?,
-        })
-        .map_err(|error| BuildError::Client(error.into()))?;
-        let transport = Arc::new(transport);
-        let tokens = Arc::new(Tokens::new(auth.checked()?));
-        let revocations = self.revoke.then(|| {
-            let (transport, tokens) = (Arc::clone(&transport), Arc::clone(&tokens));
-            Revocations::new(transport, tokens, request.mount.clone())
-        });
+        let roots = match server_roots.transpose()? {
+            Some((_, list)) => Roots::Fixed(list),
+            None => Roots::Followed(Box::default()),
+        };
+        let access = match self.shared {
+            None => self.access.open()?,
+            Some(shared) => self.access.yield_to(shared)?,
+        };
         Ok(VaultPki {
-            transport,
-            tokens,
+            fingerprint: fingerprint(&request, &access.transport),
+            revocations: self
+                .revoke
+                .then(|| Revocations::new(access.clone(), request.mount.clone())),
+            access,
             request,
             params,
-            roots: match server_roots.transpose()? {
-                Some((_, list)) => Roots::Fixed(list),
-                None => Roots::Followed(Box::default()),
-            },
-            revocations,
-            fingerprint,
+            roots,
             warnings: Warnings::default(),
+            last: LastAboveLeaf::default(),
         })
     }
 }
@@ -264,233 +244,10 @@ impl VaultPkiBuilder {
 impl fmt::Debug for VaultPkiBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultPkiBuilder")
-            .field("auth", &self.auth)
-            .field("namespace", &self.namespace)
+            .field("auth", &self.access.auth)
+            .field("namespace", &self.access.namespace)
             .field("request", &self.request)
             // No address: until it is checked, it may hold a password.
             .finish_non_exhaustive()
     }
-}
-
-/// Why [`VaultPkiBuilder::build`] refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// A setting without a default was not set.
-    #[error("{field} is not set")]
-    Missing {
-        /// The setter's name.
-        field: &'static str,
-    },
-    /// A setting that cannot be used.
-    #[error("{field} is {got:?}: it takes {takes}")]
-    Setting {
-        /// The setter's name.
-        field: &'static str,
-        /// The value it got, or what it is.
-        got: String,
-        /// What it takes.
-        takes: &'static str,
-    },
-    /// A secret that cannot be used; its value is not shown.
-    #[error("{field} holds {problem}")]
-    Secret {
-        /// Which part of [`Auth`] it is.
-        field: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A variable that [`VaultPki::from_env`] does not take.
-    #[error("the variable {name} cannot be used")]
-    Variable {
-        /// Its name.
-        name: String,
-        /// Why.
-        #[source]
-        cause: Box<dyn Error + Send + Sync>,
-    },
-    /// TLS or HTTP could not be set up with these settings.
-    #[error("the connection to vault could not be set up")]
-    Client(#[source] Box<dyn Error + Send + Sync>),
-}
-
-fn setting(field: &'static str, got: impl Into<String>, takes: &'static str) -> BuildError {
-    BuildError::Setting {
-        field,
-        got: got.into(),
-        takes,
-    }
-}
-
-pub(crate) fn address(text: &str) -> Result<Url, BuildError> {
-    const FIELD: &str = "address";
-    const TAKES: &str = "a URL such as https://vault.example:8200";
-    let url = Url::parse(text).map_err(|_unparsed| {
-        // Not parsed, so a password in it cannot be told apart.
-        let shown = if text.contains('@') {
-            "not a URL"
-        } else {
-            text
-        };
-        setting(FIELD, shown, TAKES)
-    })?;
-    // Before anything shows it: it may hold a password.
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(BuildError::Secret {
-            field: FIELD,
-            problem: "a user name or password; the credential goes into auth".to_owned(),
-        });
-    }
-    if url.query().is_some() || url.fragment().is_some() || !url.has_host() {
-        return Err(setting(FIELD, text, TAKES));
-    }
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if is_this_machine(&url) => Ok(url),
-        _ => Err(setting(
-            FIELD,
-            text,
-            "https; http only for localhost, 127.0.0.1 or [::1], since a token travels in it",
-        )),
-    }
-}
-
-fn distinct(list: Vec<Url>) -> Result<Addresses, BuildError> {
-    for (i, url) in list.iter().enumerate() {
-        if list[..i].iter().any(|other| other.origin() == url.origin()) {
-            let takes = "each host and port once";
-            return Err(setting("address", url.as_str(), takes));
-        }
-    }
-    Ok(Addresses::new(list))
-}
-
-fn is_this_machine(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// A mount: one or more segments, none of which changes what the URL means.
-pub(crate) fn path(field: &'static str, text: String) -> Result<String, BuildError> {
-    let trimmed = text.trim_matches('/');
-    let is_plain = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment
-                .chars()
-                .all(|c| c.is_ascii_graphic() && !r"?#%\".contains(c))
-    };
-    if trimmed.split('/').all(is_plain) {
-        return Ok(trimmed.to_owned());
-    }
-    Err(setting(
-        field,
-        text,
-        r"a path such as pki_int, without empty or dotted segments, spaces, ?, #, % or \",
-    ))
-}
-
-fn checked(request: CertRequest) -> Result<CertRequest, BuildError> {
-    let missing = |field| Err(BuildError::Missing { field });
-    if request.mount.is_empty() {
-        return missing("mount");
-    }
-    if request.role.is_empty() {
-        return missing("role");
-    }
-    let san = request.dns.len() + request.ip.len() + request.uri.len();
-    if request.common_name.is_none() && san == 0 {
-        return missing("common_name");
-    }
-    if let Some(name) = &request.common_name
-        && (name.is_empty() || name.chars().any(char::is_control))
-    {
-        let takes = "a name without control characters";
-        return Err(setting("common_name", name, takes));
-    }
-    if let Some(ttl) = request.ttl
-        && (ttl.is_zero() || ttl.subsec_nanos() != 0)
-    {
-        let takes = "whole seconds, at least one";
-        return Err(setting("ttl", format!("{ttl:?}"), takes));
-    }
-    if request.role.contains('/') {
-        return Err(setting("role", request.role, "a name without a slash"));
-    }
-    if let Some(issuer) = &request.issuer
-        && issuer.contains('/')
-    {
-        return Err(setting("issuer", issuer, "a name or id without a slash"));
-    }
-    if request.key_from == KeyFrom::Vault {
-        request.no_comma()?;
-    }
-    Ok(CertRequest {
-        issuer: request
-            .issuer
-            .map(|issuer| path("issuer", issuer))
-            .transpose()?,
-        mount: path("mount", request.mount)?,
-        role: path("role", request.role)?,
-        ..request
-    })
-}
-
-fn key_from(kind: Option<KeyType>, issue: bool) -> Result<KeyFrom, BuildError> {
-    match kind {
-        Some(kind) if issue => {
-            let takes = "nothing with issue: there the role decides";
-            Err(setting("key_type", format!("{kind:?}"), takes))
-        }
-        Some(kind) if kind.is_rsa() && !cfg!(feature = "aws-lc-rs") => {
-            let takes = "RSA only with the feature aws-lc-rs";
-            Err(setting("key_type", format!("{kind:?}"), takes))
-        }
-        None if issue => Ok(KeyFrom::Vault),
-        kind => Ok(KeyFrom::Here(kind.unwrap_or_default())),
-    }
-}
-
-pub(crate) fn namespace(text: &str) -> Result<HeaderValue, BuildError> {
-    let takes = "a path of visible ASCII characters";
-    let trimmed = text.trim_matches('/');
-    if trimmed.is_empty() || !trimmed.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(setting("namespace", text, takes));
-    }
-    HeaderValue::from_str(trimmed).map_err(|_unsendable| setting("namespace", text, takes))
-}
-
-pub(crate) type Trusted = (RootCertStore, Vec<CertificateDer<'static>>);
-
-/// The parser's errors quote the text they stumbled on, which may be a key: not kept.
-pub(crate) fn trusted(field: &'static str, pem: &[u8]) -> Result<Trusted, BuildError> {
-    let takes = "one or more CA certificates in PEM";
-    let bytes = || format!("{} bytes", pem.len());
-    let list: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_may_quote_a_key| setting(field, bytes(), takes))?;
-    if list.is_empty() {
-        return Err(setting(field, bytes(), takes));
-    }
-    let mut store = RootCertStore::empty();
-    for (i, root) in list.iter().enumerate() {
-        store
-            .add(root.clone())
-            .map_err(|error| setting(field, format!("certificate {i}: {error}"), takes))?;
-    }
-    Ok((store, list))
-}
-
-fn positive(field: &'static str, timeout: Duration) -> Result<Duration, BuildError> {
-    if timeout.is_zero() {
-        let takes = "a time longer than zero";
-        return Err(setting(field, format!("{timeout:?}"), takes));
-    }
-    Ok(timeout)
-}
-
-/// Of several addresses the first one stands for the Vault, whatever nodes are added or leave.
-fn fingerprint(request: &CertRequest, base: &Url, namespace: Option<&HeaderValue>) -> Fingerprint {
-    let namespace = namespace.and_then(|value| value.to_str().ok());
-    request.fingerprint(base.as_str(), namespace.unwrap_or_default())
 }

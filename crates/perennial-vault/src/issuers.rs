@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::answer;
+use crate::answer::{self, AboveLeaf};
 use crate::error::{Failure, Step, VaultError};
 use crate::token::{Token, Tokens};
-use crate::transport::{Reply, Transport};
+use crate::transport::{Reply, Round, Transport};
 
 /// The mount's issuers are read after each renewal, and no less often than this.
 pub const ISSUERS_POLL: Duration = Duration::from_secs(600);
@@ -49,6 +49,7 @@ struct State {
 /// What is delivered again when only the roots have changed.
 struct Last {
     chain: Vec<CertificateDer<'static>>,
+    above_leaf: Arc<AboveLeaf>,
     key: Zeroizing<PrivateKeyDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
     warnings: Vec<String>,
@@ -69,12 +70,14 @@ impl Issuers {
         &self,
         material: &CertMaterial,
         key: &PrivateKeyDer<'static>,
+        above_leaf: Arc<AboveLeaf>,
         guard: Option<Arc<dyn Any + Send + Sync>>,
     ) {
         let mut state = self.state();
         state.due = Some(Instant::now());
         state.last = Some(Last {
             chain: material.chain().to_vec(),
+            above_leaf,
             key: Zeroizing::new(key.clone_key()),
             roots: material.roots().to_vec(),
             warnings: material.warnings().to_vec(),
@@ -130,7 +133,7 @@ impl Issuers {
             };
             tokio::time::sleep_until(next).await;
             self.state().tried = Some(Instant::now());
-            let reading = read(transport, tokens, mount).await;
+            let reading = read(&mut transport.round(), tokens, mount).await;
             self.state().note(reading, mount);
         }
     }
@@ -148,8 +151,7 @@ impl State {
             return None;
         }
         // The leaf's own stay, whatever a reading says.
-        let own = answer::self_issued(&last.chain).ok()?;
-        let now = answer::union(&own, &self.roots);
+        let now = answer::union(&last.above_leaf.roots, &self.roots);
         let same = now.len() == last.roots.len() && now.iter().all(|r| last.roots.contains(r));
         (!same).then_some(now)
     }
@@ -233,7 +235,7 @@ fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, VaultErr
     Ok(roots)
 }
 
-async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec<Issuer>, Failure> {
+async fn read(round: &mut Round<'_>, tokens: &Tokens, mount: &str) -> Result<Vec<Issuer>, Failure> {
     #[derive(Deserialize)]
     struct List {
         key_info: BTreeMap<String, Info>,
@@ -243,11 +245,10 @@ async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec
         /// Vault does not always tell it.
         key_id: Option<String>,
     }
-    transport.begin();
     let token = tokens.kept().await;
     let token = token.as_deref();
     let list = Read::list(format!("{mount}/issuers"));
-    let list: List = data(transport, &list, token).await?;
+    let list: List = data(round, &list, token).await?;
     let mut issuers = Vec::new();
     for (id, info) in list.key_info {
         // It has no key here: a root that was imported with its intermediate, most often.
@@ -261,17 +262,17 @@ async fn read(transport: &Transport, tokens: &Tokens, mount: &str) -> Result<Vec
             return Err(Failure::unusable(VaultError::Unusable { step, problem }));
         }
         let issuer = Read::get(format!("{mount}/issuer/{id}"));
-        issuers.push(data(transport, &issuer, token).await?);
+        issuers.push(data(round, &issuer, token).await?);
     }
     Ok(issuers)
 }
 
 async fn data<T: DeserializeOwned>(
-    transport: &Transport,
+    round: &mut Round<'_>,
     endpoint: &Read,
     token: Option<&Token>,
 ) -> Result<T, Failure> {
-    taken(&transport.send(Step::ReadIssuers, endpoint, token).await?)
+    taken(&round.send(Step::ReadIssuers, endpoint, token).await?)
 }
 
 fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
@@ -284,7 +285,7 @@ fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
 }
 
 /// One issuer in a reply, with the roots that it leads to: for the fuzz target alone.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn of_one(reply: &Reply) -> Result<(), Failure> {
     roots_of(&[taken(reply)?]).map_err(Failure::unusable)?;
     Ok(())

@@ -76,8 +76,9 @@ impl NewKey {
     }
 
     fn make_here(kind: KeyType, names: &CertificateParams) -> Result<Self, rcgen::Error> {
-        let pair = kind.generate()?;
-        let request = names.serialize_request(&pair)?.pem()?;
+        // Not wiped by itself.
+        let pair = Zeroizing::new(kind.generate()?);
+        let request = names.serialize_request(&*pair)?.pem()?;
         let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
         Ok(Self {
             key: Zeroizing::new(key.into()),

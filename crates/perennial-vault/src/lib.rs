@@ -56,7 +56,7 @@
 //! thirds of its lease, [a little earlier](RENEWAL_SPREAD) by a draw of its own. Once a renewal is
 //! refused or grants less than before, the next fetch logs in again, and until that succeeds the
 //! token serves as long as it lives. Of a refused token nothing is kept. A token that was given to the program is renewed at once, to learn its lease,
-//! and serves until Vault refuses it.
+//! and serves until Vault refuses it. [`VaultPki::another`] has several certificates share it.
 //!
 //! The folder `examples` has one for each login.
 //!
@@ -75,6 +75,7 @@
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("perennial-vault makes keys: enable its feature `aws-lc-rs` or `ring`");
 
+mod access;
 mod answer;
 mod auth;
 mod builder;
@@ -100,7 +101,7 @@ pub use error::{Step, VaultError};
 pub use issuers::ISSUERS_POLL;
 pub use key::KeyType;
 pub use outcome::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD};
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use pki::Reader;
 pub use pki::VaultPki;

@@ -1,13 +1,14 @@
 use std::fmt;
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError, Why};
 use rcgen::CertificateParams;
 use rustls_pki_types::CertificateDer;
 
-use crate::answer::{self, Answer, Asked, ServerRoots};
+use crate::access::Access;
+use crate::answer::{self, Answer, Asked, LastAboveLeaf, ServerRoots, Taken};
 use crate::builder::VaultPkiBuilder;
 use crate::error::{Failure, Step, VaultError};
 use crate::issuers::Issuers;
@@ -16,8 +17,8 @@ use crate::outcome::Verdict;
 use crate::request::{CertRequest, KeyFrom};
 use crate::revocation::Revocations;
 use crate::skew;
-use crate::token::{Login, Token, Tokens};
-use crate::transport::{Reply, Transport, presentable};
+use crate::token::{Login, Token};
+use crate::transport::{Reply, Round, presentable};
 
 /// What is left of a CA is asked for but for this: the answer takes its time.
 const CA_MARGIN: Duration = Duration::from_secs(5);
@@ -36,8 +37,7 @@ const CA_MARGIN: Duration = Duration::from_secs(5);
 /// certificate would, and clocks that differ too much are logged once, and stand in
 /// [`CertStatus::warnings`](perennial::CertStatus::warnings).
 pub struct VaultPki {
-    pub(crate) transport: Arc<Transport>,
-    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) access: Access,
     pub(crate) request: CertRequest,
     /// The names of `request`, ready for a signing request.
     pub(crate) params: CertificateParams,
@@ -45,6 +45,7 @@ pub struct VaultPki {
     pub(crate) revocations: Option<Revocations>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) warnings: Warnings,
+    pub(crate) last: LastAboveLeaf,
 }
 
 /// Where the trust roots for servers come from.
@@ -61,6 +62,31 @@ impl VaultPki {
         VaultPkiBuilder::new(address.into())
     }
 
+    /// Starts another source that asks the same Vault over the same connections, with the same token.
+    ///
+    /// For a program with several certificates: it logs in once for all of them. Mount, role, names
+    /// and all that belongs to a certificate are set anew; `auth`, addresses, `ca_pem`, namespace,
+    /// timeouts and provider cannot be. The token must be good for each of the roles. Not with
+    /// [`Auth::tls_certificate`](crate::Auth::tls_certificate), where each certificate logs in for itself.
+    ///
+    /// # Example
+    /// ```
+    /// # fn main() -> Result<(), perennial_vault::BuildError> {
+    /// use perennial_vault::{Auth, VaultPki};
+    ///
+    /// let app = VaultPki::builder("https://vault.example:8200")
+    ///     .auth(Auth::token("from a safe place"))
+    ///     .mount("pki_int")
+    ///     .role("app")
+    ///     .common_name("app")
+    ///     .build()?;
+    /// let jobs = app.another().mount("pki_int").role("jobs").common_name("jobs").build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn another(&self) -> VaultPkiBuilder {
+        VaultPkiBuilder::sharing(self.access.clone())
+    }
+
     /// What revokes the certificates, if [that is set](VaultPkiBuilder::revoke_superseded).
     ///
     /// To be taken before the source is handed to a [`LiveCert`](perennial::LiveCert).
@@ -70,7 +96,6 @@ impl VaultPki {
 
     /// One certificate, with at most one login on the way.
     async fn ask(&self, current: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
-        self.transport.begin();
         let key = match self.request.key_from {
             KeyFrom::Vault => None,
             KeyFrom::Here(kind) => {
@@ -79,12 +104,13 @@ impl VaultPki {
             }
         };
         let key = key.as_ref();
-        let (token, login) = self.tokens.ready(&self.transport, current).await?;
-        match self.certificate(key, &token).await {
+        let round = &mut self.access.transport.round();
+        let (token, login) = self.access.tokens.ready(round, current).await?;
+        match self.certificate(round, key, &token).await {
             Err(failure) if failure.verdict == Verdict::TokenRefused && login == Login::Left => {
                 tracing::debug!("vault refuses the token, logging in again");
-                let token = self.tokens.another(&self.transport, current).await?;
-                self.certificate(key, &token).await
+                let token = self.access.tokens.another(round, current).await?;
+                self.certificate(round, key, &token).await
             }
             outcome => outcome,
         }
@@ -93,18 +119,19 @@ impl VaultPki {
     /// Asks with this token; once more, for less, where the CA ends before the certificate would.
     async fn certificate(
         &self,
+        round: &mut Round<'_>,
         key: Option<&NewKey>,
         token: &Token,
     ) -> Result<CertMaterial, Failure> {
         let asked = self.request.ttl;
-        let failure = match self.send(key, asked, token).await {
+        let failure = match self.send(round, key, asked, token).await {
             Ok(reply) => return self.material(key, &reply, asked, None),
             Err(failure) => failure,
         };
         match failure.verdict {
             Verdict::BeyondCa { ends, left } if left > CA_MARGIN => {
                 let less = Some(left - CA_MARGIN);
-                let reply = self.send(key, less, token).await?;
+                let reply = self.send(round, key, less, token).await?;
                 self.material(key, &reply, less, Some(ends_first(ends)))
             }
             _ => Err(failure),
@@ -113,24 +140,24 @@ impl VaultPki {
 
     async fn send(
         &self,
+        round: &mut Round<'_>,
         key: Option<&NewKey>,
         ttl: Option<Duration>,
         token: &Token,
     ) -> Result<Reply, Failure> {
-        let transport = &self.transport;
         let outcome = match key {
             Some(key) => {
                 let endpoint = self.request.sign(&key.request, ttl);
-                transport.send(Step::Sign, &endpoint, Some(token)).await
+                round.send(Step::Sign, &endpoint, Some(token)).await
             }
             None => {
                 let endpoint = self.request.issue(ttl);
-                transport.send(Step::Issue, &endpoint, Some(token)).await
+                round.send(Step::Issue, &endpoint, Some(token)).await
             }
         };
         match outcome {
             Ok(reply) => Ok(reply),
-            Err(failure) => Err(self.tokens.refused(token, failure).await),
+            Err(failure) => Err(self.access.tokens.refused(token, failure).await),
         }
     }
 
@@ -162,6 +189,7 @@ impl VaultPki {
                 Roots::Fixed(roots) => ServerRoots::Fixed(roots),
                 Roots::Followed(_) => ServerRoots::Followed(&followed),
             },
+            last: &self.last,
             server_now: reply.date(),
             now: skew::now(),
         };
@@ -174,10 +202,14 @@ impl VaultPki {
                 &made_by_vault
             }
         };
-        let (material, skew) = answer::material(&issued, key, &asked).map_err(unusable)?;
+        let Taken {
+            material,
+            above_leaf,
+            warning,
+        } = answer::take(&issued, key, &asked).map_err(unusable)?;
         let mut warnings = presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(told);
-        warnings.extend(skew.map(str::to_owned));
+        warnings.extend(warning.map(str::to_owned));
         self.warnings.report(&warnings);
         let material = material.with_warnings(warnings);
         let guard = self.revocations.as_ref().and_then(|revocations| {
@@ -185,7 +217,7 @@ impl VaultPki {
             Some(revocations.guard(leaf, answer::not_after(leaf)?))
         });
         if let Roots::Followed(issuers) = &self.roots {
-            issuers.delivered(&material, key, guard.clone());
+            issuers.delivered(&material, key, above_leaf, guard.clone());
         }
         Ok(match guard {
             Some(guard) => material.with_guard(guard),
@@ -223,7 +255,9 @@ impl CertSource for VaultPki {
                 Roots::Fixed(_) => pending().await,
                 Roots::Followed(issuers) => {
                     let mount = &self.request.mount;
-                    issuers.changed(&self.transport, &self.tokens, mount).await;
+                    issuers
+                        .changed(&self.access.transport, &self.access.tokens, mount)
+                        .await;
                 }
             }
         };
@@ -234,7 +268,7 @@ impl CertSource for VaultPki {
             }
         };
         tokio::select! {
-            () = self.tokens.upkeep(&self.transport) => {}
+            () = self.access.tokens.upkeep(&self.access.transport) => {}
             () = issuers => {}
             () = revoking => {}
         }
@@ -248,7 +282,7 @@ impl CertSource for VaultPki {
 impl fmt::Debug for VaultPki {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultPki")
-            .field("transport", &self.transport)
+            .field("transport", &self.access.transport)
             .field("request", &self.request)
             .finish_non_exhaustive()
     }
@@ -271,14 +305,15 @@ impl Warnings {
     }
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 mod fuzzing;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub use fuzzing::Reader;
 
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
 
     use super::*;
 

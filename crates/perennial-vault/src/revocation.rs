@@ -11,12 +11,13 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::access::Access;
 use crate::auth::Call;
 use crate::error::{Failure, Step, VaultError};
 use crate::outcome::Verdict;
 use crate::skew;
-use crate::token::{Login, Token, Tokens};
-use crate::transport::Transport;
+use crate::token::{Login, Token};
+use crate::transport::Round;
 
 /// How long after a revocation that failed the next one is tried.
 pub const REVOCATION_RETRY: Duration = Duration::from_secs(30);
@@ -31,8 +32,7 @@ pub struct Revocations {
 }
 
 struct Shared {
-    transport: Arc<Transport>,
-    tokens: Arc<Tokens>,
+    access: Access,
     mount: String,
     issued: Mutex<Issued>,
     released: Notify,
@@ -69,10 +69,9 @@ impl Drop for InUse {
 }
 
 impl Revocations {
-    pub(crate) fn new(transport: Arc<Transport>, tokens: Arc<Tokens>, mount: String) -> Self {
+    pub(crate) fn new(access: Access, mount: String) -> Self {
         let shared = Shared {
-            transport,
-            tokens,
+            access,
             mount,
             issued: Mutex::default(),
             released: Notify::new(),
@@ -127,11 +126,11 @@ impl Revocations {
             }
             // Before the request: one that is cancelled counts too.
             self.shared.put_off(id);
-            self.shared.transport.begin();
-            let Some(token) = self.shared.tokens.kept().await else {
+            let Some(token) = self.shared.access.tokens.kept().await else {
                 continue;
             };
-            if let Err(failure) = self.shared.revoke(id, &certificate, &token).await {
+            let round = &mut self.shared.access.transport.round();
+            if let Err(failure) = self.shared.revoke(round, id, &certificate, &token).await {
                 let error = with_causes(&*failure.cause).to_string();
                 tracing::warn!(error, "a certificate that nobody uses is not revoked yet");
             }
@@ -153,16 +152,16 @@ impl Revocations {
         let mut cause = None;
         let shared = &self.shared;
         let all = async {
-            shared.transport.begin();
-            let (mut token, mut login) = shared.tokens.ready(&shared.transport, None).await?;
+            let round = &mut shared.access.transport.round();
+            let (mut token, mut login) = shared.access.tokens.ready(round, None).await?;
             for (id, certificate) in shared.unexpired(|_| true) {
-                let mut outcome = shared.revoke(id, &certificate, &token).await;
+                let mut outcome = shared.revoke(round, id, &certificate, &token).await;
                 let is_over = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
                 // Somebody has ended the token: once, another login.
                 if login == Login::Left && outcome.as_ref().is_err_and(is_over) {
                     login = Login::Spent;
-                    token = shared.tokens.another(&shared.transport, None).await?;
-                    outcome = shared.revoke(id, &certificate, &token).await;
+                    token = shared.access.tokens.another(round, None).await?;
+                    outcome = shared.revoke(round, id, &certificate, &token).await;
                 }
                 // One that Vault does not revoke holds up no other.
                 if let Err(failure) = outcome {
@@ -206,15 +205,16 @@ impl Shared {
 
     async fn revoke(
         &self,
+        round: &mut Round<'_>,
         id: u64,
         certificate: &Certificate,
         token: &Token,
     ) -> Result<(), Failure> {
         let path = format!("{}/revoke", self.mount);
         let call = Call::new(path, &[("certificate", &certificate.pem)]);
-        let sent = self.transport.send(Step::Revoke, &call, Some(token)).await;
+        let sent = round.send(Step::Revoke, &call, Some(token)).await;
         if let Err(failure) = sent {
-            return Err(self.tokens.refused(token, failure).await);
+            return Err(self.access.tokens.refused(token, failure).await);
         }
         self.issued().left.remove(&id);
         tracing::debug!("revoked a certificate that nobody uses any more");

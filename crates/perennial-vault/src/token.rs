@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::{Fingerprint, Snapshot, with_causes};
+use rustls::crypto::CryptoProvider;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -14,7 +15,7 @@ use crate::holds::Holds;
 use crate::metrics;
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token_life::{Decision, Facts, Lease, Renewal, after_failure, after_renewal};
-use crate::transport::Transport;
+use crate::transport::{Round, Transport};
 
 /// The fetch after a policy's refusal logs in if the token is older than this.
 ///
@@ -61,19 +62,24 @@ impl Tokens {
         }
     }
 
+    /// Whether it is a certificate that logs in, with the live one in the place of the first.
+    pub(crate) fn is_of_a_certificate(&self) -> bool {
+        self.method.is_a_certificate()
+    }
+
     /// A token to use: the kept one, renewed if it is time to, or that of a new login.
     ///
     /// Where a new one is due and cannot be had, the kept one serves as long as it lives.
     pub(crate) async fn ready(
         &self,
-        transport: &Transport,
+        round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<(Arc<Token>, Login), Failure> {
         let mut state = self.state.lock().await;
-        if let Some(token) = self.fit(&mut state, transport, current).await {
+        if let Some(token) = self.fit(&mut state, round, current).await {
             return Ok((token, Login::Left));
         }
-        let failure = match self.log_in(&mut state, transport, current).await {
+        let failure = match self.log_in(&mut state, round, current).await {
             Ok(token) => return Ok((token, Login::Spent)),
             Err(failure) => failure,
         };
@@ -97,7 +103,7 @@ impl Tokens {
     /// Another token, after Vault refused one that was kept.
     pub(crate) async fn another(
         &self,
-        transport: &Transport,
+        round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
         let mut state = self.state.lock().await;
@@ -105,7 +111,7 @@ impl Tokens {
         if let Some(token) = &state.kept {
             return Ok(Arc::clone(token));
         }
-        self.log_in(&mut state, transport, current).await
+        self.log_in(&mut state, round, current).await
     }
 
     /// Draws the consequence of a request that failed with this token.
@@ -143,7 +149,7 @@ impl Tokens {
     pub(crate) async fn upkeep(&self, transport: &Transport) {
         tokio::select! {
             () = self.keep_alive(transport) => {}
-            () = self.other_credential(transport) => {}
+            () = self.other_credential(transport.provider()) => {}
         }
     }
 
@@ -155,12 +161,11 @@ impl Tokens {
             };
             tokio::time::sleep_until(next).await;
             let mut state = self.state.lock().await;
-            transport.begin();
-            self.renew(&mut state, transport).await;
+            self.renew(&mut state, &mut transport.round()).await;
         }
     }
 
-    async fn other_credential(&self, transport: &Transport) {
+    async fn other_credential(&self, provider: &CryptoProvider) {
         loop {
             {
                 let mut state = self.state.lock().await;
@@ -168,7 +173,7 @@ impl Tokens {
                     drop(state);
                     return pending().await;
                 }
-                if self.first_free(&mut state, transport, None).await.is_some() {
+                if self.first_free(&mut state, provider, None).await.is_some() {
                     return;
                 }
             }
@@ -180,7 +185,7 @@ impl Tokens {
     async fn fit(
         &self,
         state: &mut State,
-        transport: &Transport,
+        round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Option<Arc<Token>> {
         let made_of = state.kept.as_ref()?.made_of;
@@ -188,14 +193,16 @@ impl Tokens {
             return None;
         }
         if self.method.outdates_tokens() {
-            let first = self.first_free(state, transport, current).await;
+            let first = self
+                .first_free(state, round.transport.provider(), current)
+                .await;
             // What cannot be read has replaced nothing yet.
             if first.is_some_and(|id| id != made_of) {
                 return None;
             }
         }
         if state.kept.as_ref()?.facts().decide() == Decision::Renew {
-            self.renew(state, transport).await;
+            self.renew(state, round).await;
         }
         let token = state.kept.as_ref()?;
         // There is nothing to log in with beside a given token: it serves until Vault refuses it.
@@ -207,10 +214,9 @@ impl Tokens {
     async fn first_free(
         &self,
         state: &mut State,
-        transport: &Transport,
+        provider: &CryptoProvider,
         current: Option<&Snapshot>,
     ) -> Option<Fingerprint> {
-        let provider = transport.provider();
         let proofs = self.method.proofs(current, &state.opened, provider);
         let (first, second) = proofs.await.ok()?;
         let mut ids = [Some(first), second].into_iter().flatten().map(|p| p.id);
@@ -220,10 +226,10 @@ impl Tokens {
     async fn log_in(
         &self,
         state: &mut State,
-        transport: &Transport,
+        round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
-        let provider = transport.provider();
+        let provider = round.transport.provider();
         let proofs = self.method.proofs(current, &state.opened, provider);
         let (first, second) = match proofs.await {
             Ok(proofs) => proofs,
@@ -232,10 +238,10 @@ impl Tokens {
                 return Err(Failure::unusable(unreadable));
             }
         };
-        let outcome = match (attempt(state, first, transport).await, second) {
+        let outcome = match (attempt(state, first, round).await, second) {
             (Err(failure), Some(second)) if failure.verdict != Verdict::Transient => {
                 log_failure(&failure, "vault does not take the live certificate");
-                attempt(state, second, transport).await
+                attempt(state, second, round).await
             }
             (outcome, _) => outcome,
         };
@@ -245,7 +251,7 @@ impl Tokens {
         outcome
     }
 
-    async fn renew(&self, state: &mut State, transport: &Transport) {
+    async fn renew(&self, state: &mut State, round: &mut Round<'_>) {
         let Some(token) = state.kept.clone() else {
             return;
         };
@@ -257,7 +263,7 @@ impl Tokens {
         }
         // Before the request: one that is cancelled counts too.
         state.tried = Some(Instant::now());
-        let renewed = match auth::renew(transport, &token).await {
+        let renewed = match auth::renew(round, &token).await {
             Ok(granted) => {
                 tracing::debug!(lease = ?granted.lease, "renewed the vault token");
                 token.renewed(&granted)
@@ -268,6 +274,8 @@ impl Tokens {
             }
         };
         state.kept = Some(Arc::new(renewed));
+        // And from its end: of several sources that waited for it, none tries again at once.
+        state.tried = Some(Instant::now());
     }
 }
 
@@ -278,13 +286,13 @@ fn log_failure(failure: &Failure, what: &str) {
 async fn attempt(
     state: &mut State,
     proof: Proof,
-    transport: &Transport,
+    round: &mut Round<'_>,
 ) -> Result<Arc<Token>, Failure> {
     let made_of = proof.id;
     if let Some(held) = state.holds.on(made_of) {
         return Err(held);
     }
-    match proof.log_in(transport, &mut state.opened).await {
+    match proof.log_in(round, &mut state.opened).await {
         Ok(granted) => {
             tracing::debug!(lease = ?granted.lease, "logged in to vault");
             metrics::logged_in();

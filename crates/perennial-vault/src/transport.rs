@@ -7,6 +7,7 @@
 mod addresses;
 mod redirect;
 mod reply;
+mod round;
 mod tls;
 
 use std::error::Error;
@@ -16,21 +17,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use reqwest::{Response, Url};
+use reqwest::{Request, Response, Url};
 use rustify::endpoint::Endpoint;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
-use perennial::with_causes;
-
 use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
-use addresses::goes_on;
 use redirect::Hop;
 
 pub(crate) use addresses::Addresses;
 pub(crate) use reply::{Reply, presentable};
+pub(crate) use round::Round;
 pub(crate) use tls::{client_config, default_provider};
 
 /// How long making a connection, TLS included, may take.
@@ -44,6 +43,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// answer, the renewal and the request after it run out of time and no more, so with up to four
 /// addresses a fetch ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection is kept unused: long enough from a login to its signing request, too
+/// short to outlive a restart, or a name that leads elsewhere now.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.
 ///
@@ -76,20 +79,7 @@ pub(crate) struct Settings {
 
 impl Transport {
     pub(crate) fn new(settings: Settings) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(settings.tls.clone())
-            .https_only(settings.addresses.are_https())
-            // Neither the environment nor a reply decides where the token goes.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // Signing is not idempotent, and retries are the renewer's.
-            .retry(reqwest::retry::never())
-            // Long enough from a login to its signing request, too short to outlive a restart.
-            .pool_idle_timeout(Duration::from_secs(5))
-            .connect_timeout(settings.connect_timeout)
-            .user_agent(concat!("perennial-vault/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let http = client(&settings).build()?;
         Ok(Self { http, settings })
     }
 
@@ -105,55 +95,41 @@ impl Transport {
         Self::new(settings)
     }
 
+    /// The one that stands for this Vault.
+    pub(crate) fn first_address(&self) -> &Url {
+        self.settings.addresses.first()
+    }
+
+    pub(crate) fn namespace(&self) -> Option<&HeaderValue> {
+        self.settings.namespace.as_ref()
+    }
+
     /// What makes keys and signatures in its handshakes.
     pub(crate) fn provider(&self) -> &CryptoProvider {
         self.settings.tls.crypto_provider()
     }
 
-    /// Begins anew: every address may be asked once more, beginning with the one that was last.
-    pub(crate) fn begin(&self) {
-        self.settings.addresses.begin();
-    }
-
-    /// Sends one request and reads its answer; `Ok` is a success by status.
-    ///
-    /// Where an address cannot serve it, the next one is asked, and then asked first from now on;
-    /// since [`begin`](Self::begin), each is given up at most once.
-    ///
-    /// # Cancel safety
-    /// Dropped half-way, the request may have been carried out.
-    pub(crate) async fn send(
+    fn request(
         &self,
         step: Step,
         endpoint: &impl Endpoint,
         token: Option<&Token>,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Sent, Failure> {
         let body = endpoint
             .body()
             .map_err(|error| request_error(step, error))?;
-        let sent = Sent {
+        Ok(Sent {
             step,
             method: endpoint.method().into(),
             path: endpoint.path(),
             headers: self.headers(token)?,
             body: Bytes::from_owner(Zeroizing::new(body.unwrap_or_default())),
-        };
-        let addresses = &self.settings.addresses;
-        loop {
-            let base = addresses.current();
-            let failure = match self.attempt(base, &sent).await {
-                Ok(reply) => return Ok(reply),
-                Err(failure) => failure,
-            };
-            let Some(next) = addresses.next(goes_on(step, &failure)) else {
-                return Err(failure);
-            };
-            tracing::debug!(
-                error = %with_causes(&*failure.cause),
-                next = next.origin().ascii_serialization(),
-                "this vault address cannot serve, asking the next one"
-            );
-        }
+        })
+    }
+
+    /// Once round the addresses, for a fetch or for a request beside one.
+    pub(crate) fn round(&self) -> Round<'_> {
+        Round::new(self)
     }
 
     async fn attempt(&self, base: &Url, sent: &Sent) -> Result<Reply, Failure> {
@@ -173,14 +149,11 @@ impl Transport {
         let step = sent.step;
         let mut url = url(base, &sent.path);
         for _hop in 0..=MAX_REDIRECTS {
-            let response = self
-                .http
-                .request(sent.method.clone(), url.clone())
-                .headers(sent.headers.clone())
-                .body(sent.body.clone())
-                .send()
-                .await
-                .map_err(|error| broken(step, &url, error))?;
+            let mut request = Request::new(sent.method.clone(), url.clone());
+            *request.headers_mut() = sent.headers.clone();
+            *request.body_mut() = Some(sent.body.clone().into());
+            let response = self.http.execute(request).await;
+            let response = response.map_err(|error| broken(step, &url, error))?;
             if !redirect::is_one(response.status()) {
                 return read(step, &sent.path, response).await;
             }
@@ -238,6 +211,21 @@ impl fmt::Debug for Transport {
     }
 }
 
+fn client(settings: &Settings) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(settings.tls.clone())
+        .https_only(settings.addresses.are_https())
+        // Neither the environment nor a reply decides where the token goes.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // Signing is not idempotent, and retries are the renewer's.
+        .retry(reqwest::retry::never())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .connect_timeout(settings.connect_timeout)
+        .user_agent(concat!("perennial-vault/", env!("CARGO_PKG_VERSION")))
+}
+
 /// One request, as every address gets it.
 struct Sent {
     step: Step,
@@ -258,7 +246,6 @@ fn url(base: &Url, path: &str) -> Url {
 /// Reads an answer up to [`MAX_REPLY`] bytes.
 async fn read(step: Step, path: &str, mut response: Response) -> Result<Reply, Failure> {
     let status = response.status();
-    let url = response.url().clone();
     let headers = std::mem::take(response.headers_mut());
     let mut body = Zeroizing::new(Vec::new());
     loop {
@@ -270,7 +257,7 @@ async fn read(step: Step, path: &str, mut response: Response) -> Result<Reply, F
             Ok(None) => break,
             // Go refuses plain HTTP on a TLS port so: no header, and a reset in place of an end.
             Err(_reset) if !status.is_success() && headers.is_empty() => break,
-            Err(error) => return Err(broken(step, &url, error)),
+            Err(error) => return Err(broken(step, response.url(), error)),
         }
     }
     Reply::of(step, path, status, headers, body)
@@ -316,3 +303,6 @@ fn request_error(step: Step, _with_content: impl Error) -> Failure {
         problem: "the request for it could not be serialised",
     })
 }
+
+#[cfg(test)]
+mod tests;

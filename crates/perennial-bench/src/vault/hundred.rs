@@ -123,8 +123,8 @@ pub async fn keep() -> anyhow::Result<()> {
     let mut order = String::new();
     input.read_line(&mut order).await?;
     let Hundred { place, names, life } = serde_json::from_str(&order)?;
-    let sources: Result<Vec<_>, _> = names.iter().map(|name| place.source(name, life)).collect();
-    let all = try_join_all(sources?.into_iter().map(LiveCert::start)).await?;
+    let sources = place.sources(&names, life)?;
+    let all = try_join_all(sources.into_iter().map(LiveCert::start)).await?;
     let mut out = tokio::io::stdout();
     out.write_all(format!("{READY}\n").as_bytes()).await?;
     out.flush().await?;

@@ -11,7 +11,7 @@ use super::wrapping::{self, Opened};
 use crate::error::{Failure, Step, VaultError};
 use crate::token::Token;
 use crate::token_life::{Lease, Renewal};
-use crate::transport::{Reply, Transport};
+use crate::transport::{Reply, Round};
 
 /// A credential as it is now, ready to be sent.
 pub(crate) struct Proof {
@@ -55,7 +55,7 @@ impl Proof {
     /// Exchanges it for a token; of the requests, the last is the login.
     pub(crate) async fn log_in(
         self,
-        transport: &Transport,
+        round: &mut Round<'_>,
         opened: &mut Opened,
     ) -> Result<Granted, Failure> {
         match self.way {
@@ -64,28 +64,29 @@ impl Proof {
                 lease: Lease::Unknown,
                 renewal: Renewal::Possible,
             }),
-            Way::Login(call) => grant(transport, Step::Login, &call, None).await,
+            Way::Login(call) => grant(round, Step::Login, &call, None).await,
             Way::AppRole {
                 mount,
                 role_id,
                 wrapping,
             } => {
-                let secret_id = wrapping::open(wrapping, &mount, opened, transport).await?;
+                let secret_id = wrapping::open(wrapping, &mount, opened, round).await?;
                 let call = Call::new(
                     login(&mount),
                     &[("role_id", &role_id), ("secret_id", &secret_id)],
                 );
-                grant(transport, Step::Login, &call, None).await
+                grant(round, Step::Login, &call, None).await
             }
             Way::Certificate { call, resolver } => {
-                let transport = transport
+                let showing = round
+                    .transport
                     .showing(resolver)
                     .map_err(|error| Failure::unusable(VaultError::Request(error.into())))?;
-                let granted = grant(&transport, Step::Login, &call, None).await?;
+                let reply = round.send_over(&showing, Step::Login, &call, None).await?;
                 Ok(Granted {
                     // Vault renews only for the very certificate that logged in, which is on its way out.
                     renewal: Renewal::Never,
-                    ..granted
+                    ..granted(Step::Login, &reply)?
                 })
             }
         }
@@ -93,18 +94,18 @@ impl Proof {
 }
 
 /// Prolongs a token's lease.
-pub(crate) async fn renew(transport: &Transport, token: &Token) -> Result<Granted, Failure> {
+pub(crate) async fn renew(round: &mut Round<'_>, token: &Token) -> Result<Granted, Failure> {
     let call = Call::new("auth/token/renew-self", &[]);
-    grant(transport, Step::RenewToken, &call, Some(token)).await
+    grant(round, Step::RenewToken, &call, Some(token)).await
 }
 
 async fn grant(
-    transport: &Transport,
+    round: &mut Round<'_>,
     step: Step,
     call: &Call,
     token: Option<&Token>,
 ) -> Result<Granted, Failure> {
-    granted(step, &transport.send(step, call, token).await?)
+    granted(step, &round.send(step, call, token).await?)
 }
 
 /// The token in a reply.

@@ -10,7 +10,7 @@ use super::call::Call;
 use crate::error::{Failure, Step, VaultError};
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
 use crate::token::Token;
-use crate::transport::{Transport, presentable};
+use crate::transport::{Round, presentable};
 
 /// What wrapping tokens brought; none that did is sent a second time.
 #[derive(Default)]
@@ -45,13 +45,13 @@ pub(super) async fn open(
     wrapping: Zeroizing<String>,
     mount: &str,
     opened: &mut Opened,
-    transport: &Transport,
+    round: &mut Round<'_>,
 ) -> Result<Zeroizing<String>, Failure> {
     let by = Fingerprint::of([wrapping.as_bytes()]);
     if let Some((_, before)) = opened.last.as_ref().filter(|(last, _)| *last == by) {
         return before.clone().map_err(Failure::from);
     }
-    let outcome = match first_look(wrapping, by, mount, &mut opened.asked, transport).await? {
+    let outcome = match first_look(wrapping, by, mount, &mut opened.asked, round).await? {
         Err(alarm) => {
             let error = alarm.clone().error();
             // For people, who alone can tell whether it was one of them.
@@ -73,9 +73,9 @@ async fn first_look(
     by: Fingerprint,
     mount: &str,
     asked: &mut Option<Fingerprint>,
-    transport: &Transport,
+    round: &mut Round<'_>,
 ) -> Result<Result<Zeroizing<String>, Alarm>, Failure> {
-    let made_by = match made_by(&wrapping, transport).await {
+    let made_by = match made_by(&wrapping, round).await {
         Ok(path) => path,
         Err(failure) => {
             let is_lost = *asked == Some(by);
@@ -90,7 +90,7 @@ async fn first_look(
     }
     // Before the request: one that is cancelled counts too.
     *asked = Some(by);
-    match unwrap(wrapping, transport).await {
+    match unwrap(wrapping, round).await {
         Ok(secret_id) => Ok(Ok(secret_id)),
         Err(failure) => {
             if matches!(&*failure.cause, VaultError::Refused { .. }) {
@@ -102,10 +102,10 @@ async fn first_look(
 }
 
 /// The path whose answer was wrapped. Looking needs no token and uses nothing up.
-async fn made_by(wrapping: &str, transport: &Transport) -> Result<String, Failure> {
+async fn made_by(wrapping: &str, round: &mut Round<'_>) -> Result<String, Failure> {
     let step = Step::LookUpWrapping;
     let call = Call::new("sys/wrapping/lookup", &[("token", wrapping)]);
-    let reply = transport.send(step, &call, None).await?;
+    let reply = round.send(step, &call, None).await?;
     let about: Answer<About> = reply.json(step)?;
     Ok(about.data.creation_path)
 }
@@ -123,11 +123,11 @@ fn makes_secret_ids(path: &str, mount: &str) -> bool {
 /// The wrapping token authenticates its own unwrapping.
 async fn unwrap(
     wrapping: Zeroizing<String>,
-    transport: &Transport,
+    round: &mut Round<'_>,
 ) -> Result<Zeroizing<String>, Failure> {
     let token = Token::bare(wrapping);
     let call = Call::new("sys/wrapping/unwrap", &[]);
-    let reply = transport.send(Step::Unwrap, &call, Some(&token)).await?;
+    let reply = round.send(Step::Unwrap, &call, Some(&token)).await?;
     let wrapped: Answer<Wrapped> = reply.json(Step::Unwrap)?;
     Ok(wrapped.data.secret_id)
 }

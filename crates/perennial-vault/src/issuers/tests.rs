@@ -32,6 +32,11 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
     }
 }
 
+fn above_leaf(issuers: &[&Ca]) -> Arc<AboveLeaf> {
+    let texts: Vec<String> = issuers.iter().map(|ca| ca.pem()).collect();
+    Arc::new(AboveLeaf::read(&texts).expect("they are read"))
+}
+
 #[test]
 fn only_issuers_that_may_issue_lead_to_roots() {
     let (a, b) = (root("root A"), root("root B"));
@@ -81,6 +86,7 @@ async fn nothing_empty_or_unreadable_replaces_a_set_of_roots() {
     let (of_a, of_b) = (intermediate("A", &a), intermediate("B", &b));
     let last = || Last {
         chain: vec![of_a.der().clone(), of_a.der().clone(), a.der().clone()],
+        above_leaf: above_leaf(&[&of_a, &a]),
         key: Zeroizing::new(PrivateKeyDer::Pkcs8(of_a.key().serialize_der().into())),
         roots: vec![a.der().clone()],
         warnings: Vec::new(),
@@ -129,7 +135,7 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
         let key = PrivateKeyDer::Pkcs8(of_a.key().serialize_der().into());
         let (chain, roots) = (vec![of_a.der().clone()], vec![a.der().clone()]);
         let material = CertMaterial::from_der(chain, key.clone_key(), roots).expect("material");
-        issuers.delivered(&material, &key, None);
+        issuers.delivered(&material, &key, above_leaf(&[&a]), None);
     };
     let read = || {
         let mut state = issuers.state();

@@ -1,4 +1,4 @@
-//! The way to what reads a reply, for the fuzz target alone.
+//! The way to what reads a reply, for the fuzz target; with tests, so that it stays whole.
 
 #![expect(
     clippy::expect_used,
@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::auth::granted;
+use crate::issuers;
 
 /// Reads replies as a source does that asked for `app` with the DNS name `app.test`.
 pub struct Reader {
@@ -103,4 +104,21 @@ fn told(failure: Failure) {
     assert!(!line.contains(char::is_control), "{line:?}");
     let whole = with_causes(&SourceError::from(failure)).to_string();
     assert!(whole.len() < 10_000, "{} bytes", whole.len());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_are_none_are_told_in_bounded_lines() {
+        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+        let reader = Reader::new(&key);
+        let long = "x\n".repeat(9_000);
+        for body in ["", "{}", "<html>", "{\"errors\":[\"sealed\"]}", &long] {
+            for status in [200, 400, 403, 503, 1_000] {
+                reader.read(status, b"", b"", body.as_bytes());
+            }
+        }
+    }
 }

@@ -1,24 +1,25 @@
 //! Which of several addresses is asked; [`Turn`] and [`goes_on`] are pure.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Url;
 
 use crate::error::{Failure, Step, VaultError};
 use crate::outcome::Verdict;
 
-/// The addresses of one Vault, and which of them is asked now.
+/// The addresses of one Vault, and which of them is asked first.
 pub(crate) struct Addresses {
     list: Vec<Url>,
-    turn: Mutex<Turn>,
+    /// The one that served last, or the last of those that did not.
+    first: AtomicUsize,
 }
 
 impl Addresses {
     /// At least one address.
     pub(crate) fn new(list: Vec<Url>) -> Self {
-        let turn = Mutex::new(Turn::of(list.len()));
-        Self { list, turn }
+        let first = AtomicUsize::new(0);
+        Self { list, first }
     }
 
     pub(crate) fn first(&self) -> &Url {
@@ -33,22 +34,23 @@ impl Addresses {
         self.list.iter().all(|url| url.scheme() == "https")
     }
 
-    pub(super) fn begin(&self) {
-        self.turn().begin();
+    pub(super) fn turn(&self) -> Turn {
+        Turn::of(self.list.len(), self.first.load(Ordering::Relaxed))
     }
 
-    pub(super) fn current(&self) -> &Url {
-        &self.list[self.turn().at]
+    pub(super) fn at(&self, turn: &Turn) -> &Url {
+        &self.list[turn.at]
     }
 
     /// The one to ask after a failure, unless the failure is final or all have been asked.
-    pub(super) fn next(&self, failed: Failed) -> Option<&Url> {
-        let next = self.turn().after(failed)?;
+    ///
+    /// Later rounds begin with it, unless another round has found them a better one meanwhile.
+    pub(super) fn next(&self, turn: &mut Turn, failed: Failed) -> Option<&Url> {
+        let from = turn.at;
+        let next = turn.after(failed)?;
+        let order = Ordering::Relaxed;
+        let _moved_by_another = self.first.compare_exchange(from, next, order, order);
         Some(&self.list[next])
-    }
-
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,25 +63,20 @@ impl fmt::Debug for Addresses {
 
 /// Once round, from wherever the last round ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Turn {
+pub(super) struct Turn {
     count: usize,
-    /// The one that is asked: the one that served last, or the last of those that did not.
     at: usize,
     /// How many have not been asked in this round.
     left: usize,
 }
 
 impl Turn {
-    fn of(count: usize) -> Self {
+    fn of(count: usize, at: usize) -> Self {
         Self {
             count,
-            at: 0,
+            at,
             left: count - 1,
         }
-    }
-
-    fn begin(&mut self) {
-        self.left = self.count - 1;
     }
 
     fn after(&mut self, failed: Failed) -> Option<usize> {
@@ -134,9 +131,9 @@ mod tests {
     /// Which addresses are asked in rounds of which each begins anew, `x` failing here, `!`
     /// everywhere and `.` being served.
     fn asked(count: usize, rounds: &[&str]) -> Vec<String> {
-        let mut turn = Turn::of(count);
+        let mut first = 0;
         let round = |outcomes: &&str| {
-            turn.begin();
+            let mut turn = Turn::of(count, first);
             let mut asked = turn.at.to_string();
             for outcome in outcomes.chars() {
                 let next = match outcome {
@@ -147,6 +144,7 @@ mod tests {
                 let Some(next) = next else { break };
                 asked += &next.to_string();
             }
+            first = turn.at;
             asked
         };
         rounds.iter().map(round).collect()

@@ -186,3 +186,27 @@ async fn namespace_and_path_of_the_address_are_sent() {
     );
     assert_eq!(server.requests()[0].header("x-vault-token"), None);
 }
+
+#[tokio::test]
+async fn fetches_side_by_side_each_go_round_the_addresses() {
+    let sealed = Server::start(|_| Reply::errors(503, &["Vault is sealed"])).await;
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.vault(request)).await;
+    let source = builder(&sealed.url())
+        .address(sealed.url().replace("127.0.0.1", "localhost"))
+        .address(server.url())
+        .auth(Auth::token(TOKEN))
+        .build();
+    let source = source.unwrap().into();
+    let (one, two, three) = tokio::join!(fetch(&source), fetch(&source), fetch(&source));
+    for outcome in [one, two, three] {
+        outcome.unwrap();
+    }
+    assert_eq!(sealed.requests().len(), 6, "two addresses for each");
+    fetch(&source).await.unwrap();
+    assert_eq!(
+        sealed.requests().len(),
+        6,
+        "it stays with the one that serves"
+    );
+}

@@ -40,6 +40,26 @@ async fn server_that_revokes(bad: usize, refusal: &'static str) -> Server {
 }
 
 #[tokio::test]
+async fn one_login_serves_several_sources() {
+    let ca = Ca::new("root");
+    let server = Server::start(move |request| ca.vault(request)).await;
+    let app = with_approle(&server.url());
+    let jobs = app.another().mount("pki").role("jobs").common_name("jobs");
+    let jobs = jobs.build().unwrap().into();
+    let (one, other) = tokio::join!(fetch(&app), fetch(&jobs));
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(server.logins(), 1);
+    let requests = server.requests();
+    let roles = ["app", "jobs"].map(|role| format!("/v1/pki/sign/{role}"));
+    assert!(
+        roles
+            .iter()
+            .all(|path| requests.iter().any(|r| r.path == *path))
+    );
+}
+
+#[tokio::test]
 async fn one_login_serves_many_fetches() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.vault(request)).await;

@@ -15,6 +15,37 @@ fn refused(builder: VaultPkiBuilder) -> String {
 }
 
 #[test]
+fn settings_of_the_way_to_vault_are_refused_beside_another_source() {
+    let ca = Ca::new("root").pem();
+    let first = builder(ADDRESS).ca_pem(&ca).build().unwrap();
+    let another = || {
+        first
+            .another()
+            .mount("pki")
+            .role("jobs")
+            .common_name("jobs")
+    };
+    another().build().unwrap();
+    let second = Duration::from_secs(1);
+    let table = [
+        (another().address(ADDRESS), "address is"),
+        (another().ca_pem(&ca), "ca_pem is"),
+        (another().namespace("team1"), "namespace is"),
+        (another().auth(Auth::token(TOKEN)), "auth is"),
+        (another().connect_timeout(second), "connect_timeout is"),
+        (another().request_timeout(second), "request_timeout is"),
+        (
+            first.another().mount("pki").role("jobs"),
+            "common_name is not set",
+        ),
+    ];
+    for (builder, expected) in table {
+        let text = refused(builder);
+        assert!(text.contains(&format!("\n{expected}")), "{text}");
+    }
+}
+
+#[test]
 fn unusable_settings_are_refused_with_their_field() {
     let base = || builder(ADDRESS).ca_pem(Ca::new("root").pem());
     base().build().unwrap();

@@ -68,6 +68,34 @@ async fn token_is_renewed_between_fetches_too() {
 }
 
 #[tokio::test]
+async fn token_of_several_sources_is_renewed_once() {
+    let server = server(|_| None).await;
+    let first = with_approle(&server.url());
+    let mut all = vec![Arc::clone(&first)];
+    for name in ["jobs", "mail"] {
+        let another = first.another().mount("pki").role(name).common_name(name);
+        all.push(another.build().unwrap().into());
+    }
+    for source in &all {
+        fetch(source).await.unwrap();
+    }
+    let upkeeps: Vec<_> = all.iter().map(between_fetches).collect();
+    for renewals in 1..=3 {
+        pass(TWO_THIRDS).await;
+        renewed(&server, &first, renewals).await;
+        // Each of the others has had its turn.
+        for source in &all {
+            fetch(source).await.unwrap();
+        }
+        assert_eq!(server.renewals(), renewals);
+    }
+    assert_eq!(server.logins(), 1);
+    for upkeep in upkeeps {
+        upkeep.abort();
+    }
+}
+
+#[tokio::test]
 async fn given_token_is_renewed_at_once_to_learn_its_lease() {
     let server = server(|_| None).await;
     let source = with_token(&server.url());
@@ -122,6 +150,16 @@ async fn certificate_login_is_made_anew_and_its_token_never_renewed() {
     let server = server(|_| None).await;
     let (chain, key) = pair();
     let source = with(&server.url(), Auth::tls_certificate("app", chain, key));
+    let another = source
+        .another()
+        .mount("pki")
+        .role("jobs")
+        .common_name("jobs");
+    let refused = another.build().unwrap_err().to_string();
+    assert!(
+        refused.contains("each certificate logs in for itself"),
+        "{refused}"
+    );
     for _fetch in 0..2 {
         fetch(&source).await.unwrap();
         let upkeep = between_fetches(&source);
