@@ -41,6 +41,12 @@ pub enum VaultError {
         #[source]
         refusal: Arc<Self>,
     },
+    /// The login that another source with the same token was making had no answer.
+    #[error("the login that was waited for failed: {told}")]
+    LoginOfAnother {
+        /// What that source was told, on one line.
+        told: String,
+    },
     /// A file with a part of the credential cannot be read.
     #[error("{field} cannot be read from {}", path.display())]
     CredentialFile {

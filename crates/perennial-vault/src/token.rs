@@ -1,16 +1,17 @@
 use std::fmt;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::{Fingerprint, Snapshot, with_causes};
 use rustls::crypto::CryptoProvider;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::auth::{self, Granted, Method, Opened, Proof};
-use crate::error::Failure;
+use crate::error::{Failure, VaultError};
 use crate::holds::Holds;
 use crate::metrics;
 use crate::outcome::{CREDENTIAL_HOLD, Verdict};
@@ -31,6 +32,8 @@ pub(crate) struct Tokens {
     method: Method,
     /// Held across a request: whoever comes second finds what the first has brought.
     state: Mutex<State>,
+    /// Tells each source that a login has brought another token.
+    logged_in: Notify,
 }
 
 #[derive(Default)]
@@ -44,6 +47,16 @@ struct State {
     outdated: bool,
     /// No credential that is there now may be sent.
     stuck: bool,
+    unanswered: Option<Unanswered>,
+}
+
+/// The last login that no answer came to: it is the one of everybody who waited for it.
+///
+/// If each of several sources waited in turn, the last would run out of time.
+struct Unanswered {
+    ended: Instant,
+    told: String,
+    retry_after: Option<Duration>,
 }
 
 /// Whether a fetch may still log in when its token is refused.
@@ -59,6 +72,7 @@ impl Tokens {
         Self {
             method,
             state: Mutex::default(),
+            logged_in: Notify::new(),
         }
     }
 
@@ -75,11 +89,12 @@ impl Tokens {
         round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<(Arc<Token>, Login), Failure> {
+        let since = Instant::now();
         let mut state = self.state.lock().await;
         if let Some(token) = self.fit(&mut state, round, current).await {
             return Ok((token, Login::Left));
         }
-        let failure = match self.log_in(&mut state, round, current).await {
+        let failure = match self.log_in(&mut state, since, round, current).await {
             Ok(token) => return Ok((token, Login::Spent)),
             Err(failure) => failure,
         };
@@ -106,28 +121,34 @@ impl Tokens {
         round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
+        let since = Instant::now();
         let mut state = self.state.lock().await;
         // Whoever was refused at the same moment has logged in already.
         if let Some(token) = &state.kept {
             return Ok(Arc::clone(token));
         }
-        self.log_in(&mut state, round, current).await
+        self.log_in(&mut state, since, round, current).await
     }
 
     /// Draws the consequence of a request that failed with this token.
+    ///
+    /// None where another one is kept by now: the refusal is older than that.
     pub(crate) async fn refused(&self, token: &Token, failure: Failure) -> Failure {
-        if failure.verdict == Verdict::PolicyRefused {
-            let is_old = token.logged_in.elapsed() >= POLICY_TOKEN_AGE;
-            if is_old && !self.method.is_given() {
-                self.state.lock().await.outdated = true;
-            }
-            return failure;
-        }
-        if failure.verdict != Verdict::TokenRefused {
+        let is_policy = failure.verdict == Verdict::PolicyRefused;
+        if !is_policy && failure.verdict != Verdict::TokenRefused {
             return failure;
         }
         let mut state = self.state.lock().await;
-        state.kept.take_if(|kept| kept.value == token.value);
+        let kept = state.kept.as_ref();
+        if kept.is_some_and(|kept| kept.value != token.value) {
+            return failure;
+        }
+        if is_policy {
+            let is_old = token.logged_in.elapsed() >= POLICY_TOKEN_AGE;
+            state.outdated |= is_old && !self.method.is_given();
+            return failure;
+        }
+        state.kept = None;
         if !self.method.is_given() {
             return failure;
         }
@@ -155,23 +176,44 @@ impl Tokens {
 
     async fn keep_alive(&self, transport: &Transport) {
         loop {
+            let mut logged_in = pin!(self.logged_in.notified());
+            // From here on, so that no login falls between this and the look at the token.
+            logged_in.as_mut().enable();
             let next = self.state.lock().await.next_renewal();
-            let Some(next) = next else {
-                return pending().await;
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => pending().await,
+                }
             };
-            tokio::time::sleep_until(next).await;
+            tokio::select! {
+                () = due => {}
+                () = logged_in => continue,
+            }
             let mut state = self.state.lock().await;
-            self.renew(&mut state, &mut transport.round()).await;
+            // Another source may have renewed or replaced it meanwhile.
+            if state
+                .next_renewal()
+                .is_some_and(|next| next <= Instant::now())
+            {
+                self.renew(&mut state, &mut transport.round()).await;
+            }
         }
     }
 
     async fn other_credential(&self, provider: &CryptoProvider) {
+        let mut was_stuck = false;
         loop {
             {
                 let mut state = self.state.lock().await;
-                if !state.stuck {
-                    drop(state);
-                    return pending().await;
+                match (state.stuck, was_stuck) {
+                    (true, _) => was_stuck = true,
+                    // Another source found it first.
+                    (false, true) => return,
+                    (false, false) => {
+                        drop(state);
+                        return pending().await;
+                    }
                 }
                 if self.first_free(&mut state, provider, None).await.is_some() {
                     return;
@@ -223,12 +265,19 @@ impl Tokens {
         ids.find(|&id| state.holds.on(id).is_none())
     }
 
+    /// A token of a new login, or what became of one that ended after `since`.
     async fn log_in(
         &self,
         state: &mut State,
+        since: Instant,
         round: &mut Round<'_>,
         current: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
+        if let Some(unanswered) = &state.unanswered
+            && since < unanswered.ended
+        {
+            return Err(unanswered.failure());
+        }
         let provider = round.transport.provider();
         let proofs = self.method.proofs(current, &state.opened, provider);
         let (first, second) = match proofs.await {
@@ -248,6 +297,13 @@ impl Tokens {
         state.stuck = outcome
             .as_ref()
             .is_err_and(|failure| matches!(failure.verdict, Verdict::CredentialRefused { .. }));
+        match &outcome {
+            Ok(_) => self.logged_in.notify_waiters(),
+            Err(failure) if failure.verdict == Verdict::Transient => {
+                state.unanswered = Some(Unanswered::of(failure));
+            }
+            Err(_) => {}
+        }
         outcome
     }
 
@@ -305,6 +361,24 @@ async fn attempt(
         Err(failure) => {
             metrics::login_failed();
             Err(state.holds.note(made_of, failure))
+        }
+    }
+}
+
+impl Unanswered {
+    fn of(failure: &Failure) -> Self {
+        Self {
+            ended: Instant::now(),
+            told: with_causes(&*failure.cause).to_string(),
+            retry_after: failure.retry_after,
+        }
+    }
+
+    fn failure(&self) -> Failure {
+        let told = self.told.clone();
+        Failure {
+            retry_after: self.retry_after,
+            ..Failure::transient(VaultError::LoginOfAnother { told })
         }
     }
 }
@@ -402,36 +476,4 @@ impl Token {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lease_past_the_end_of_the_clock_is_never_due() {
-        let due = |seconds| {
-            let granted = Granted {
-                token: Zeroizing::default(),
-                lease: Lease::of_seconds(seconds),
-                renewal: Renewal::Possible,
-            };
-            Token::of(granted, Fingerprint::of([b"one".as_slice()])).renewal_due()
-        };
-        assert!(due(3_600).is_some());
-        assert_eq!(due(u64::MAX), None);
-    }
-
-    #[test]
-    fn tokens_of_one_moment_are_renewed_apart() {
-        let granted = || Granted {
-            token: Zeroizing::default(),
-            lease: Lease::of_seconds(3_600),
-            renewal: Renewal::Possible,
-        };
-        let made_of = Fingerprint::of([b"one credential".as_slice()]);
-        let due: Vec<Duration> = (0..100)
-            .filter_map(|_| Token::of(granted(), made_of).facts().renewed_at())
-            .collect();
-        let spread = due.iter().max().zip(due.iter().min()).map(|(l, f)| *l - *f);
-        // All of 100 draws within half of the four minutes: once in 2^92 runs.
-        assert!(spread > Some(Duration::from_secs(120)), "{spread:?}");
-    }
-}
+mod tests;

@@ -35,6 +35,10 @@ fn settings_of_the_way_to_vault_are_refused_beside_another_source() {
         (another().connect_timeout(second), "connect_timeout is"),
         (another().request_timeout(second), "request_timeout is"),
         (
+            another().provider(rustls::crypto::aws_lc_rs::default_provider().into()),
+            "provider is",
+        ),
+        (
             first.another().mount("pki").role("jobs"),
             "common_name is not set",
         ),

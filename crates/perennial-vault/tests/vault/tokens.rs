@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use perennial::{CertSource, SourceErrorKind};
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::ca::{Ca, SECRET_ID, TOKEN, login, made_by};
 use crate::logins::pass;
-use crate::once::{fetch, told, with, with_approle, with_token};
+use crate::once::{builder, fetch, told, with, with_approle, with_token};
 use crate::server::{Reply, Request, Server};
 
 const TWO_THIRDS: Duration = Duration::from_secs(2_400);
@@ -70,19 +71,14 @@ async fn token_is_renewed_between_fetches_too() {
 #[tokio::test]
 async fn token_of_several_sources_is_renewed_once() {
     let server = server(|_| None).await;
-    let first = with_approle(&server.url());
-    let mut all = vec![Arc::clone(&first)];
-    for name in ["jobs", "mail"] {
-        let another = first.another().mount("pki").role(name).common_name(name);
-        all.push(another.build().unwrap().into());
-    }
+    let all = three(with_approle(&server.url()));
     for source in &all {
         fetch(source).await.unwrap();
     }
     let upkeeps: Vec<_> = all.iter().map(between_fetches).collect();
     for renewals in 1..=3 {
         pass(TWO_THIRDS).await;
-        renewed(&server, &first, renewals).await;
+        renewed(&server, &all[0], renewals).await;
         // Each of the others has had its turn.
         for source in &all {
             fetch(source).await.unwrap();
@@ -93,6 +89,118 @@ async fn token_of_several_sources_is_renewed_once() {
     for upkeep in upkeeps {
         upkeep.abort();
     }
+}
+
+/// The first one, and two more on its token.
+fn three(first: Arc<VaultPki>) -> [Arc<VaultPki>; 3] {
+    let [jobs, mail] = ["jobs", "mail"].map(|name| {
+        let another = first.another().mount("pki").role(name).common_name(name);
+        Arc::new(another.build().unwrap())
+    });
+    [first, jobs, mail]
+}
+
+/// What the source does between two fetches, begun by the time that this returns.
+async fn begun(source: &Arc<VaultPki>) -> JoinHandle<()> {
+    let source = Arc::clone(source);
+    let mut changed = Box::pin(async move { source.changed().await });
+    std::future::poll_fn(|context| {
+        assert!(changed.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    tokio::spawn(changed)
+}
+
+#[tokio::test]
+async fn login_without_an_answer_is_made_once_for_all_who_wait() {
+    let hangs = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&hangs);
+    let server = server(move |request| {
+        if !request.is_login() {
+            return None;
+        }
+        let hangs = state.load(Ordering::SeqCst);
+        // Of a token that cannot be renewed.
+        let granted = serde_json::json!({ "auth": {
+            "client_token": TOKEN, "lease_duration": 3_600, "renewable": false } });
+        Some(if hangs {
+            Reply::Hang
+        } else {
+            Reply::json(200, granted.to_string())
+        })
+    })
+    .await;
+    let patience = Duration::from_millis(500);
+    let first = builder(&server.url()).request_timeout(patience).build();
+    let all = three(Arc::new(first.unwrap()));
+    let at_once = || async {
+        let [a, b, c] = &all;
+        <[_; 3]>::from(tokio::join!(fetch(a), fetch(b), fetch(c)))
+    };
+
+    for outcome in at_once().await {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Unavailable);
+        assert!(
+            told(&error).contains("did not answer the login"),
+            "{}",
+            told(&error)
+        );
+    }
+    assert_eq!(server.logins(), 1);
+
+    hangs.store(false, Ordering::SeqCst);
+    at_once().await.map(|outcome| outcome.unwrap());
+    assert_eq!(server.logins(), 2);
+
+    // Another token is due, and the one that there is serves as long as it lives.
+    hangs.store(true, Ordering::SeqCst);
+    pass(TWO_THIRDS).await;
+    at_once().await.map(|outcome| outcome.unwrap());
+    assert_eq!(server.logins(), 3);
+}
+
+#[tokio::test]
+async fn credential_that_one_source_found_replaced_is_news_to_all() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "wrong").unwrap();
+    let server = server(|request| {
+        let is_wrong = request.is_login() && !request.body.contains(SECRET_ID);
+        is_wrong.then(|| Reply::errors(400, &["invalid role or secret ID"]))
+    })
+    .await;
+    let auth = Auth::approle("role", Secret::file(file.path()));
+    let [first, second, _] = three(with(&server.url(), auth));
+    for source in [&first, &second] {
+        fetch(source).await.unwrap_err();
+    }
+    let waiting = begun(&second).await;
+    std::fs::write(file.path(), SECRET_ID).unwrap();
+    fetch(&first).await.unwrap();
+    pass(CREDENTIAL_POLL).await;
+    let woken = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    woken.expect("another source's login is heard of").unwrap();
+    fetch(&second).await.unwrap();
+    assert_eq!(server.logins(), 2);
+}
+
+#[tokio::test]
+async fn token_that_another_source_has_had_is_renewed_when_that_is_gone() {
+    let server = server(|_| None).await;
+    let [first, second, _] = three(with_approle(&server.url()));
+    let upkeep = begun(&second).await;
+    fetch(&first).await.unwrap();
+    drop(first);
+    // Not by its own fetch, or it would not be seen who renewed.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    pass(TWO_THIRDS).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.renewals() < 1 {
+        assert!(Instant::now() < deadline, "{:?}", server.steps());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    upkeep.abort();
 }
 
 #[tokio::test]
