@@ -176,6 +176,8 @@ async fn credential_that_one_source_found_replaced_is_news_to_all() {
         fetch(source).await.unwrap_err();
     }
     let waiting = begun(&second).await;
+    // It has read the file as it was by then.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     std::fs::write(file.path(), SECRET_ID).unwrap();
     fetch(&first).await.unwrap();
     pass(CREDENTIAL_POLL).await;
