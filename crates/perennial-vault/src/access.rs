@@ -17,7 +17,7 @@ pub(crate) struct Access {
     pub(crate) tokens: Arc<Tokens>,
 }
 
-/// What a [`Access`] is made of; what is not set has a default, or is missing.
+/// What an [`Access`] is made of; what is not set has a default, or is missing.
 #[derive(Default)]
 pub(crate) struct AccessSettings {
     pub(crate) addresses: Vec<String>,

@@ -284,7 +284,7 @@ fn taken<T: DeserializeOwned>(reply: &Reply) -> Result<T, Failure> {
     Ok(whole.data)
 }
 
-/// One issuer in a reply, with the roots that it leads to: for the fuzz target alone.
+/// One issuer in a reply, with the roots that it leads to: for the fuzz target and its test.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn of_one(reply: &Reply) -> Result<(), Failure> {
     roots_of(&[taken(reply)?]).map_err(Failure::unusable)?;

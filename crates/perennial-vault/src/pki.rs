@@ -64,10 +64,14 @@ impl VaultPki {
 
     /// Starts another source that asks the same Vault over the same connections, with the same token.
     ///
-    /// For a program with several certificates: it logs in once for all of them. Mount, role, names
-    /// and all that belongs to a certificate are set anew; `auth`, addresses, `ca_pem`, namespace,
+    /// For a program with several certificates: it logs in once for all of them. To be called before
+    /// this one is handed to a [`LiveCert`](perennial::LiveCert). Mount, role, names, and all else
+    /// that belongs to a certificate, as key type, roots and revocation, begin at their defaults; `auth`, addresses, `ca_pem`, namespace,
     /// timeouts and provider cannot be. The token must be good for each of the roles. Not with
     /// [`Auth::tls_certificate`](crate::Auth::tls_certificate), where each certificate logs in for itself.
+    ///
+    /// Whichever source needs a token first logs in for all. One that is shut down in the midst of
+    /// that gives the login up: a credential that is good for a single login may be spent by it.
     ///
     /// # Example
     /// ```

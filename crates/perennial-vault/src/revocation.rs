@@ -155,6 +155,8 @@ impl Revocations {
             let round = &mut shared.access.transport.round();
             let (mut token, mut login) = shared.access.tokens.ready(round, None).await?;
             for (id, certificate) in shared.unexpired(|_| true) {
+                // An address that is gone for one is tried again for the next.
+                let round = &mut shared.access.transport.round();
                 let mut outcome = shared.revoke(round, id, &certificate, &token).await;
                 let is_over = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
                 // Somebody has ended the token: once, another login.

@@ -44,8 +44,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// addresses a fetch ends within the renewer's 30 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection is kept unused: long enough from a login to its signing request, too
-/// short to outlive a restart, or a name that leads elsewhere now.
+/// How long a connection is kept unused: long enough from a login to its signing request, and for
+/// one source too short to outlive a restart, or a name that leads elsewhere now. Many sources that
+/// share one keep it in use, until its server closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many redirects one request follows.

@@ -24,6 +24,7 @@ pub struct Snapshot {
     issuer: String,
     limited_by: Option<String>,
     names: Names,
+    named: [u8; 32],
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
@@ -80,9 +81,9 @@ impl Snapshot {
             return Err(MaterialError::NotYetValid { not_before });
         }
 
-        // Names too: an issuer may be bound to some.
+        // Names too, of each kind: an issuer may be bound to some.
         let verified_before = previous.is_some_and(|previous| {
-            Arc::ptr_eq(&previous.upper, &upper) && previous.names == leaf.names
+            Arc::ptr_eq(&previous.upper, &upper) && previous.named == leaf.named
         });
         let links = if verified_before {
             Links::First
@@ -118,6 +119,7 @@ impl Snapshot {
             issuer: leaf.issuer_name,
             limited_by,
             names: leaf.names,
+            named: leaf.named,
             not_before,
             not_after,
             obtained_at,

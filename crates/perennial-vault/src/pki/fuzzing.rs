@@ -116,7 +116,7 @@ mod tests {
         let reader = Reader::new(&key);
         let long = "x\n".repeat(9_000);
         for body in ["", "{}", "<html>", "{\"errors\":[\"sealed\"]}", &long] {
-            for status in [200, 400, 403, 503, 1_000] {
+            for status in [200, 400, 403, 503] {
                 reader.read(status, b"", b"", body.as_bytes());
             }
         }

@@ -11,7 +11,7 @@ use crate::outcome::Verdict;
 /// The addresses of one Vault, and which of them is asked first.
 pub(crate) struct Addresses {
     list: Vec<Url>,
-    /// The one that served last, or the last of those that did not.
+    /// About the one that served last, or the last of those that did not: rounds that end together may differ.
     first: AtomicUsize,
 }
 

@@ -36,7 +36,7 @@ pub(super) fn hop(configured: &[Url], asked: &Url, location: Option<&HeaderValue
             origin: target.origin().ascii_serialization(),
         };
     }
-    // A user in the URL would become an Authorization header, which Vault reads as a token.
+    // A user in the URL is nothing that a redirect may give us: made a header, Vault reads it as a token.
     if target.set_username("").is_err() || target.set_password(None).is_err() {
         return Hop::Nowhere;
     }

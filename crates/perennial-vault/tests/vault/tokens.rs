@@ -151,13 +151,17 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
     assert_eq!(server.logins(), 1);
 
     hangs.store(false, Ordering::SeqCst);
-    at_once().await.map(|outcome| outcome.unwrap());
+    for outcome in at_once().await {
+        outcome.unwrap();
+    }
     assert_eq!(server.logins(), 2);
 
     // Another token is due, and the one that there is serves as long as it lives.
     hangs.store(true, Ordering::SeqCst);
     pass(TWO_THIRDS).await;
-    at_once().await.map(|outcome| outcome.unwrap());
+    for outcome in at_once().await {
+        outcome.unwrap();
+    }
     assert_eq!(server.logins(), 3);
 }
 

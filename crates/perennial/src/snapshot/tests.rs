@@ -184,6 +184,22 @@ fn issuers_that_are_known_spare_no_leaf_its_own_check() {
 }
 
 #[test]
+fn issuer_that_moves_among_the_roots_is_not_what_is_known() {
+    let ca = TestCa::new();
+    let (leaf, key) = ca.leaf_named("app.test");
+    let (issuer, root) = (ca.intermediate_der(), ca.root_der());
+    let presented = CertMaterial::from_der(
+        vec![leaf.clone(), issuer.clone()],
+        key.clone_key(),
+        vec![root.clone()],
+    );
+    let trusted = CertMaterial::from_der(vec![leaf], key, vec![issuer, root]).unwrap();
+    let known = Upper::of(&presented.unwrap(), None).unwrap();
+    let read = Upper::of(&trusted, Some(&known)).unwrap();
+    assert!(!Arc::ptr_eq(&known, &read) && read.issuers.is_empty());
+}
+
+#[test]
 fn root_that_is_bound_to_names_is_asked_again_for_other_names() {
     let ca = TestCa::bound_to("app.test");
     let tls = policy(TlsSettings::new());

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 /// Loads keys as aws-lc-rs' own provider does, and spares those on P-256 and P-384 a detour.
 ///
 /// That one tries every PKCS#8 key as RSA first, which parses a key on a curve, and checks it,
-/// once for nothing.
+/// once for nothing. The bytes that a key is loaded from are wiped.
 #[derive(Debug)]
 pub(super) struct CurvesFirst;
 
