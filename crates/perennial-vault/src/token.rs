@@ -179,7 +179,10 @@ impl Tokens {
             let mut logged_in = pin!(self.logged_in.notified());
             // From here on, so that no login falls between this and the look at the token.
             logged_in.as_mut().enable();
-            let next = self.state.lock().await.next_renewal();
+            let (token, next) = {
+                let state = self.state.lock().await;
+                (state.kept.clone(), state.next_renewal())
+            };
             let due = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
@@ -192,10 +195,8 @@ impl Tokens {
             }
             let mut state = self.state.lock().await;
             // Another source may have renewed or replaced it meanwhile.
-            if state
-                .next_renewal()
-                .is_some_and(|next| next <= Instant::now())
-            {
+            let is_it = matches!((&token, &state.kept), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+            if is_it {
                 self.renew(&mut state, &mut transport.round()).await;
             }
         }
