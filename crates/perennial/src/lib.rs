@@ -69,7 +69,7 @@
 mod admission;
 mod attempt;
 mod causes;
-mod certificate;
+
 mod clock;
 mod error;
 mod events;
@@ -90,14 +90,14 @@ mod tls;
 mod unwind;
 
 pub use causes::{find_cause, with_causes};
-pub use certificate::{Names, Serial};
+
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use events::{EVENT_BACKLOG, Event, Events};
 pub use gate::{GATE_TIMEOUT, Gate, Verdict};
 pub use live::{
     FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StatusChanges, StillRunning,
 };
-pub use material::{CertMaterial, MaterialError, Part};
+pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
 pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
 pub use schedule::{
     EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_HOLD_OFF, LONGEST_LEEWAY,
@@ -117,7 +117,7 @@ pub use sources::{
     SourceFn, source_fn,
 };
 pub use status::{CertState, CertStatus};
-pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
+pub use tls::{TlsSettings, TlsSettingsError};
 
 pub use rustls;
 pub use rustls::pki_types;

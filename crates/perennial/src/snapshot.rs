@@ -6,10 +6,9 @@ use rustls::ClientConfig;
 use rustls_pki_types::{ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, Guard, MaterialError, Part};
+use crate::material::{CertMaterial, Certificate, Guard, MaterialError, Names, Serial};
 use crate::schedule::UsableLife;
-use crate::tls::{Anchors, Links, TlsPolicy};
+use crate::tls::{TrustedRoots, Links, TlsPolicy};
 
 mod upper;
 use upper::Upper;
@@ -24,14 +23,13 @@ pub struct Snapshot {
     issuer: String,
     limited_by: Option<String>,
     names: Names,
-    named: [u8; 32],
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
     material_digest: [u8; 32],
     upper: Arc<Upper>,
-    anchors: Anchors,
+    trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
     warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
@@ -53,12 +51,8 @@ impl Snapshot {
         // Never ahead: a usable life must not begin later than now.
         let obtained_at = material.when_obtained().map_or(now, |at| at.min(now));
         let upper = Upper::of(material, previous.map(|previous| &previous.upper))?;
-        let leaf_der = material.leaf();
-        let leaf = Facts::read(leaf_der).map_err(|problem| MaterialError::Certificate {
-            part: Part::Chain,
-            index: 0,
-            problem,
-        })?;
+        let leaf_der = material.leaf_der();
+        let leaf = material.leaf()?;
         if upper
             .facts
             .first()
@@ -66,7 +60,7 @@ impl Snapshot {
         {
             return Err(MaterialError::BrokenLink { index: 0 });
         }
-        if !leaf.for_clients {
+        if !leaf.allows_clients() {
             return Err(MaterialError::NotForClients);
         }
         let (not_before, not_after) = validity(&leaf, &upper.facts);
@@ -81,33 +75,23 @@ impl Snapshot {
             return Err(MaterialError::NotYetValid { not_before });
         }
 
-        // Names too, of each kind: an issuer may be bound to some.
-        let verified_before = previous.is_some_and(|previous| {
-            Arc::ptr_eq(&previous.upper, &upper) && previous.named == leaf.named
-        });
-        let links = if verified_before {
-            Links::First
-        } else {
-            Links::All
-        };
         let chain = iter::once(leaf_der).chain(&upper.issuers).cloned();
         let certified = tls.certified_key(chain.collect(), material.key())?;
         tls.verify_chain(
             &certified.cert,
             &upper.roots,
             material.anchoring(),
-            links,
+            Links::All,
             unix_time(now),
         )?;
-        let anchors = Anchors::after(
-            previous.map(|previous| &previous.anchors),
+        let trusted_roots = TrustedRoots::after(
+            previous.map(|previous| &previous.trusted_roots),
             material.roots().to_vec(),
             now,
-            tls.anchor_overlap(),
+            tls.roots_overlap(),
         );
         let client_config = tls
-            .client_config(Arc::clone(&upper.roots), &anchors, certified)
-            .map_err(MaterialError::Chain)?;
+            .client_config(Arc::clone(&upper.roots), &trusted_roots, certified)?;
 
         let leaf_sha256 = Sha256::digest(leaf_der).into();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
@@ -115,18 +99,17 @@ impl Snapshot {
         Ok(Self {
             generation,
             leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
-            serial: leaf.serial,
-            issuer: leaf.issuer_name,
+            serial: leaf.serial().clone(),
+            issuer: leaf.issuer().to_owned(),
             limited_by,
-            names: leaf.names,
-            named: leaf.named,
+            names: leaf.names().clone(),
             not_before,
             not_after,
             obtained_at,
             leaf_sha256,
             material_digest: material.digest(),
             upper,
-            anchors,
+            trusted_roots,
             server_name: tls.server_name().cloned(),
             warnings: material.warnings().to_vec(),
             client_config: Arc::new(client_config),
@@ -241,21 +224,21 @@ impl fmt::Debug for Snapshot {
 }
 
 /// From the latest beginning to the earliest end.
-fn validity(leaf: &Facts, issuers: &[Facts]) -> (SystemTime, SystemTime) {
-    let whole = (leaf.not_before, leaf.not_after);
+fn validity(leaf: &Certificate, issuers: &[Certificate]) -> (SystemTime, SystemTime) {
+    let whole = (leaf.not_before(), leaf.not_after());
     issuers.iter().fold(whole, |(from, to), issuer| {
-        (from.max(issuer.not_before), to.min(issuer.not_after))
+        (from.max(issuer.not_before()), to.min(issuer.not_after()))
     })
 }
 
-fn limiting_issuer<'a>(leaf: &'a Facts, issuers: &'a [Facts]) -> Option<&'a str> {
+fn limiting_issuer<'a>(leaf: &'a Certificate, issuers: &'a [Certificate]) -> Option<&'a str> {
     // Each names the next one, its issuer.
     let below = iter::once(leaf).chain(issuers);
     below
         .zip(issuers)
-        .filter(|(_, issuer)| issuer.not_after <= leaf.not_after)
-        .min_by_key(|(_, issuer)| issuer.not_after)
-        .map(|(below, _)| &*below.issuer_name)
+        .filter(|(_, issuer)| issuer.not_after() <= leaf.not_after())
+        .min_by_key(|(_, issuer)| issuer.not_after())
+        .map(|(below, _)| below.issuer())
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::certificate::Serial;
+use crate::material::Serial;
 use crate::error::RenewError;
 use crate::snapshot::Snapshot;
 

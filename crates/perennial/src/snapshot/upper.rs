@@ -5,8 +5,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
-use crate::certificate::Facts;
-use crate::material::{Anchoring, CertMaterial, MaterialError, Part};
+use crate::material::{Anchoring, CertMaterial, Certificate, MaterialError, part};
 use crate::source::digest;
 
 /// The issuers that a chain presents above its leaf, and the roots that came with them.
@@ -16,7 +15,7 @@ pub(super) struct Upper {
     /// The leaf's own issuer first.
     pub(super) issuers: Vec<CertificateDer<'static>>,
     /// Of each of them.
-    pub(super) facts: Vec<Facts>,
+    pub(super) facts: Vec<Certificate>,
     pub(super) roots: Arc<RootCertStore>,
 }
 
@@ -55,15 +54,11 @@ fn digest_of(material: &CertMaterial) -> [u8; 32] {
 /// never taken for a root.
 pub(super) fn presented(
     chain: &[CertificateDer<'static>],
-) -> Result<(Vec<CertificateDer<'static>>, Vec<Facts>), MaterialError> {
+) -> Result<(Vec<CertificateDer<'static>>, Vec<Certificate>), MaterialError> {
     let mut issuers = Vec::with_capacity(chain.len());
-    let mut facts: Vec<Facts> = Vec::with_capacity(chain.len());
+    let mut facts: Vec<Certificate> = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate().skip(1) {
-        let read = Facts::read(der).map_err(|problem| MaterialError::Certificate {
-            part: Part::Chain,
-            index,
-            problem,
-        })?;
+        let read = Certificate::in_part(part::CHAIN, index, der)?;
         if read.is_self_issued() {
             continue;
         }
@@ -82,7 +77,7 @@ fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, Materi
         store
             .add(root.clone())
             .map_err(|error| MaterialError::Certificate {
-                part: Part::Roots,
+                part: part::ROOTS,
                 index,
                 problem: error.to_string(),
             })?;

@@ -7,9 +7,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::input::{Input, Place, Reading};
-use crate::certificate::Facts;
 use crate::error::SourceError;
-use crate::material::{CertMaterial, MaterialError, Part, formats};
+use crate::material::{CertMaterial, Certificate, MaterialError, formats, part};
 use crate::source::{Fingerprint, digest};
 use crate::tls::default_provider;
 
@@ -101,14 +100,14 @@ impl Inputs {
         let mut next = || contents.next().map_or(&[][..], |bytes| bytes.as_slice());
 
         let chain_bytes = next();
-        let chain = certificates(Part::Chain, &self.chain.place, chain_bytes)?;
+        let chain = certificates(part::CHAIN, &self.chain.place, chain_bytes)?;
         let (key_place, key_bytes) = match &self.key {
             Some(key) => (&key.place, next()),
             None => (&self.chain.place, chain_bytes),
         };
         let mut roots = Vec::new();
         for input in &self.roots {
-            roots.extend(certificates(Part::Roots, &input.place, next())?);
+            roots.extend(certificates(part::ROOTS, &input.place, next())?);
         }
         #[cfg(feature = "encrypted-keys")]
         let key = match &self.passphrase {
@@ -120,10 +119,10 @@ impl Inputs {
                 let open = |der: &[u8]| crate::material::encrypted::decrypt(der, passphrase);
                 formats::private_key(key_bytes, &open)
             }
-            None => formats::private_key(key_bytes, &formats::closed),
+            None => formats::private_key(key_bytes, &formats::no_passphrase),
         };
         #[cfg(not(feature = "encrypted-keys"))]
-        let key = formats::private_key(key_bytes, &formats::closed);
+        let key = formats::private_key(key_bytes, &formats::no_passphrase);
         let key = key.map_err(|cause| at(key_place, cause))?;
 
         check_pair(&chain, &key).map_err(|cause| match &self.key {
@@ -135,20 +134,13 @@ impl Inputs {
 }
 
 fn certificates(
-    part: Part,
+    part: &'static str,
     place: &Place,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, SourceError> {
     let found = formats::certificates(part, bytes).map_err(|cause| at(place, cause))?;
     for (index, certificate) in found.iter().enumerate() {
-        Facts::read(certificate).map_err(|problem| {
-            let malformed = MaterialError::Certificate {
-                part,
-                index,
-                problem,
-            };
-            at(place, malformed)
-        })?;
+        Certificate::in_part(part, index, certificate).map_err(|cause| at(place, cause))?;
     }
     Ok(found)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::material::{Anchoring, CertMaterial, Key, MaterialError, Part, formats, pem};
+use crate::material::{Anchoring, CertMaterial, Key, MaterialError, part, formats, pem};
 use crate::source::Fingerprint;
 
 /// The version of the format that is written, and the only one that is read.
@@ -90,15 +90,15 @@ impl SavedCert {
         };
         let certificates =
             |part, text| formats::pem_certificates(part, text).map_err(SavedCertError::Material);
-        let key = formats::pem_private_key(needed("key", key)?, &formats::closed);
+        let key = formats::pem_private_key(needed("key", key)?, &formats::no_passphrase);
         Ok(Self {
             request: request_of(request).ok_or(SavedCertError::Value { name: "request" })?,
             obtained_at: time_of(obtained_at).ok_or(SavedCertError::Value {
                 name: "obtained-at",
             })?,
-            chain: certificates(Part::Chain, needed("chain", chain)?)?,
+            chain: certificates(part::CHAIN, needed("chain", chain)?)?,
             key: Zeroizing::new(key.map_err(SavedCertError::Material)?),
-            roots: certificates(Part::Roots, needed("roots", roots)?)?,
+            roots: certificates(part::ROOTS, needed("roots", roots)?)?,
             anchoring,
         })
     }
