@@ -9,7 +9,7 @@ use crate::error::RenewError;
 use crate::gate::{DynGate, Verdict, verdict};
 use crate::material::{CertMaterial, MaterialError};
 use crate::renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
-use crate::schedule::{EARLIEST_RENEWAL, Failure, RETRY_CAP_BOUNDS, RenewalPolicy};
+use crate::schedule::{Backoff, Failure, RETRY_CAP_BOUNDS, RenewalSchedule};
 use crate::signals::{Failed, Outcome, Signals};
 use crate::snapshot::Snapshot;
 use crate::source::{Ask, DynSource, Why};
@@ -21,7 +21,7 @@ use crate::unwind::{Panicked, contained};
 pub(crate) struct Attempts {
     pub(crate) source: Arc<dyn DynSource>,
     pub(crate) gate: Option<Box<dyn DynGate>>,
-    pub(crate) policy: Box<dyn RenewalPolicy>,
+    pub(crate) schedule: RenewalSchedule,
     pub(crate) tls: TlsPolicy,
     pub(crate) clock: Clock,
     pub(crate) fetch_timeout: Duration,
@@ -140,9 +140,9 @@ impl Attempts {
         // better than none.
         if current.is_none() {
             let point = self
-                .policy
-                .renewal_point(&snapshot.usable_life(), snapshot.leaf_sha256());
-            point.map_err(|error| Miss::Failed(RenewError::LifeTooShort(error)))?;
+                .schedule
+                .renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256());
+            point.map_err(|error| Miss::Failed(RenewError::LifetimeTooShort(error)))?;
         }
         Ok(snapshot)
     }
@@ -161,7 +161,7 @@ impl Attempts {
         self.snapshots.send_replace(Some(Arc::clone(&snapshot)));
         self.marks = [
             (renewal_point, Mark::RenewalPoint),
-            (snapshot.usable_life().warn_at(), Mark::ExpiresSoon),
+            (snapshot.usable_lifetime().warn_at(), Mark::ExpiresSoon),
             (snapshot.not_after(), Mark::Expiry),
         ]
         .map(|(at, mark)| (self.clock.deadline(at), mark))
@@ -236,19 +236,18 @@ impl Attempts {
     }
 
     fn wait(&self, current: Option<&Snapshot>, failure: &Failure) -> Duration {
-        let life = current.map(Snapshot::usable_life);
-        self.policy
-            .retry_wait(life.as_ref(), failure, rand::random())
+        let lifetime = current.map(Snapshot::usable_lifetime);
+        Backoff::of(lifetime.as_ref()).wait(failure, rand::random())
     }
 
     /// By the policy; where that cannot keep its promise, as early as any policy may.
     fn renewal_point(&self, snapshot: &Snapshot) -> SystemTime {
-        let life = snapshot.usable_life();
-        match self.policy.renewal_point(&life, snapshot.leaf_sha256()) {
+        let lifetime = snapshot.usable_lifetime();
+        match self.schedule.renewal_point(&lifetime, snapshot.leaf_sha256()) {
             Ok(point) => point,
             Err(too_short) => {
                 tracing::warn!(error = %too_short, "the certificate is renewed as early as can be");
-                life.from() + life.length().mul_f64(EARLIEST_RENEWAL)
+                lifetime.earliest_renewal()
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
-use crate::schedule::LifeTooShort;
+use crate::schedule::LifetimeTooShort;
 use crate::tls::TlsSettingsError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -145,7 +145,7 @@ pub enum RenewError {
     Refused(#[source] BoxError),
     /// The first certificate's life is too short for what the renewal policy promises.
     #[error("the certificate does not live long enough")]
-    LifeTooShort(#[source] LifeTooShort),
+    LifetimeTooShort(#[source] LifetimeTooShort),
 }
 
 impl RenewError {
@@ -155,7 +155,7 @@ impl RenewError {
             Self::Source(error) => error.is_transient(),
             Self::TimedOut { .. } => true,
             Self::Material(error) => error.is_transient(),
-            Self::Panicked | Self::StillExpired | Self::Refused(_) | Self::LifeTooShort(_) => false,
+            Self::Panicked | Self::StillExpired | Self::Refused(_) | Self::LifetimeTooShort(_) => false,
         }
     }
 

@@ -37,7 +37,7 @@ pub enum Event {
         /// When it is tried again, wall clock.
         retry_at: SystemTime,
     },
-    /// Little of its life is left ([`WARN_AT`](crate::WARN_AT)), and it has not been renewed.
+    /// Little of its life is left, and it has not been renewed.
     ExpiringSoon {
         /// The generation in use.
         generation: u64,

@@ -99,11 +99,7 @@ pub use live::{
 };
 pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
 pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
-pub use schedule::{
-    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_HOLD_OFF, LONGEST_LEEWAY,
-    LONGEST_REQUESTED_WAIT, LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy,
-    SHORTEST_FIRST_RETRY, START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
-};
+pub use schedule::RenewalSchedule;
 pub use snapshot::Snapshot;
 pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
 #[cfg(feature = "encrypted-keys")]

@@ -115,7 +115,7 @@ impl LiveCert {
 
     /// A certificate that is valid now by the wall clock, renewed first if need be.
     ///
-    /// Returns at once unless the certificate is in its last moments ([`LEEWAY`](crate::LEEWAY))
+    /// Returns at once unless the certificate is in its last moments
     /// or past them, as after a host's sleep. Then it waits for one fetch, shared by all callers.
     /// If that fails, a certificate that is still valid is handed out all the same.
     ///
@@ -126,7 +126,7 @@ impl LiveCert {
     /// Cancelled, it does not cancel the fetch that others wait for.
     pub async fn valid(&self) -> Result<Arc<Snapshot>, Unavailable> {
         if let Ok(snapshot) = self.current() {
-            let leeway = snapshot.usable_life().leeway();
+            let leeway = snapshot.usable_lifetime().leeway();
             if snapshot.remaining(self.shared.clock.now()) > leeway {
                 return Ok(snapshot);
             }
@@ -165,7 +165,7 @@ impl LiveCert {
         let current = self.shared.snapshots.borrow().clone();
         current.is_none_or(|snapshot| {
             let expired_for = crate::clock::remaining(snapshot.not_after(), self.now());
-            expired_for <= snapshot.usable_life().length()
+            expired_for <= snapshot.usable_lifetime().length()
         })
     }
 
@@ -178,7 +178,7 @@ impl LiveCert {
     ///
     /// Joins a fetch that is under way. Rate-limited: [`Renewal::Limited`] if the last fetch ended
     /// less than [`SHORTEST_FETCH_INTERVAL`] ago, or, if it failed, less than half of the backoff's
-    /// first step ago, [`LONGEST_HOLD_OFF`] at most.
+    /// first step ago, 10 s at most.
     ///
     /// [`SHORTEST_FETCH_INTERVAL`]: crate::SHORTEST_FETCH_INTERVAL
     /// [`LONGEST_HOLD_OFF`]: crate::LONGEST_HOLD_OFF

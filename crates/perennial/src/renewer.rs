@@ -16,7 +16,7 @@ use crate::unwind::contained;
 /// No fetch follows a successful one sooner, whoever asks and however short a life the CA gives.
 ///
 /// After a failure half of the backoff's first step takes its place,
-/// [`LONGEST_HOLD_OFF`](crate::LONGEST_HOLD_OFF) at most.
+/// 10 s at most.
 pub const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a renewal that somebody asked for came to.
@@ -203,5 +203,5 @@ async fn refresh() {
 }
 
 fn backoff(current: Option<&Snapshot>) -> Backoff {
-    Backoff::of(current.map(Snapshot::usable_life).as_ref())
+    Backoff::of(current.map(Snapshot::usable_lifetime).as_ref())
 }

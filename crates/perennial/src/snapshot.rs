@@ -7,7 +7,7 @@ use rustls_pki_types::{ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::material::{CertMaterial, Certificate, Guard, MaterialError, Names, Serial};
-use crate::schedule::UsableLife;
+use crate::schedule::UsableLifetime;
 use crate::tls::{TrustedRoots, Links, TlsPolicy};
 
 mod upper;
@@ -202,8 +202,8 @@ impl Snapshot {
         &self.warnings
     }
 
-    pub(crate) fn usable_life(&self) -> UsableLife {
-        UsableLife::new(self.obtained_at, self.not_before, self.not_after)
+    pub(crate) fn usable_lifetime(&self) -> UsableLifetime {
+        UsableLifetime::new(self.obtained_at, self.not_before, self.not_after)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {

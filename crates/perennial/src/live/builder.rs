@@ -12,7 +12,7 @@ use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::CertMaterial;
 use crate::renewer::Renewer;
-use crate::schedule::{RenewalPolicy, Schedule};
+use crate::schedule::RenewalSchedule;
 use crate::signals::Signals;
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
@@ -23,7 +23,7 @@ use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 ///
 /// # Defaults
 /// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the policy
-/// [`Schedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of
+/// [`RenewalSchedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of
 /// the feature that is on.
 #[must_use]
 pub struct LiveCertBuilder {
@@ -31,7 +31,7 @@ pub struct LiveCertBuilder {
     fetch_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
     tls: TlsSettings,
-    policy: Box<dyn RenewalPolicy>,
+    schedule: RenewalSchedule,
     gate: Option<Box<dyn DynGate>>,
     name: Arc<str>,
     clock: Clock,
@@ -44,7 +44,7 @@ impl Default for LiveCertBuilder {
             fetch_timeout: FETCH_TIMEOUT,
             provider: None,
             tls: TlsSettings::new(),
-            policy: Box::new(Schedule::new()),
+            schedule: RenewalSchedule::new(),
             gate: None,
             name: "default".into(),
             clock: Clock::default(),
@@ -77,9 +77,9 @@ impl LiveCertBuilder {
         self
     }
 
-    /// When to renew: a [`Schedule`], or a policy of your own.
-    pub fn schedule(mut self, policy: impl RenewalPolicy) -> Self {
-        self.policy = Box::new(policy);
+    /// When to renew.
+    pub fn renewal(mut self, schedule: RenewalSchedule) -> Self {
+        self.schedule = schedule;
         self
     }
 
@@ -148,7 +148,7 @@ impl LiveCertBuilder {
             attempts: Attempts {
                 source: Arc::new(source),
                 gate: self.gate,
-                policy: self.policy,
+                schedule: self.schedule,
                 tls,
                 clock: self.clock.clone(),
                 fetch_timeout: self.fetch_timeout,
@@ -217,7 +217,7 @@ impl fmt::Debug for LiveCertBuilder {
         f.debug_struct("LiveCertBuilder")
             .field("start_timeout", &self.start_timeout)
             .field("fetch_timeout", &self.fetch_timeout)
-            .field("policy", &self.policy)
+            .field("schedule", &self.schedule)
             .field("name", &self.name)
             .finish_non_exhaustive()
     }

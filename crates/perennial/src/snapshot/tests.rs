@@ -30,7 +30,7 @@ fn usable_life_counts_from_when_it_was_obtained() {
     // T5: Vault sets not_before 30 s back; the schedule must not see those seconds.
     let ca = TestCa::new();
     let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + 5 * MINUTE).unwrap();
-    assert_eq!(snapshot.usable_life().length(), 5 * MINUTE);
+    assert_eq!(snapshot.usable_lifetime().length(), 5 * MINUTE);
 }
 
 #[test]
@@ -41,11 +41,11 @@ fn saved_material_keeps_the_time_it_was_obtained_at() {
     let now = noon() + 5 * MINUTE;
     let saved = build(material(noon() + MINUTE), now).unwrap();
     assert_eq!(saved.obtained_at(), noon() + MINUTE);
-    assert_eq!(saved.usable_life().length(), 9 * MINUTE);
+    assert_eq!(saved.usable_lifetime().length(), 9 * MINUTE);
     let ahead = build(material(noon() + 7 * MINUTE), now).unwrap();
     assert_eq!(ahead.obtained_at(), now);
     let early = build(material(noon() - MINUTE), now).unwrap();
-    assert_eq!(early.usable_life().length(), 10 * MINUTE);
+    assert_eq!(early.usable_lifetime().length(), 10 * MINUTE);
 }
 
 #[test]

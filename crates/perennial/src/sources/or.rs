@@ -166,7 +166,7 @@ mod tests {
             let sources = [changing(first), changing(issued)];
             let or = sources[0].clone().or(sources[1].clone());
             or.fetch(ask(Why::Start)).await.unwrap();
-            sources[says].say_changed(1);
+            sources[says].set_changed(1);
             tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
         };
         assert!(heard(issued, 0).await);

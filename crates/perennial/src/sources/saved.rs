@@ -8,7 +8,7 @@ use super::reader::off_worker;
 use crate::clock::Clock;
 use crate::error::SourceError;
 use crate::material::{CertMaterial, MaterialError};
-use crate::schedule::{RenewalPolicy, Schedule};
+use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
 use crate::source::{Ask, CertSource, Fingerprint, Why};
 use crate::tls::{TlsPolicy, TlsSettings, default_provider};
@@ -206,7 +206,8 @@ fn is_before_renewal(
     let material = saved.to_material().map_err(Unfit::Material)?;
     let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
     // By the default policy; under another one the renewer may ask for a newer one at once.
-    let point = Schedule::new().renewal_point(&snapshot.usable_life(), snapshot.leaf_sha256());
+    let point =
+        RenewalSchedule::new().renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256());
     Ok(point.is_ok_and(|point| now < point))
 }
 

@@ -1,7 +1,7 @@
 //! Callers that want a certificate, a renewal, or another one.
 
 use super::*;
-use crate::LONGEST_HOLD_OFF;
+use crate::schedule::LONGEST_HOLD_OFF;
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_waiters_cause_one_fetch() {

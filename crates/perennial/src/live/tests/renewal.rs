@@ -93,14 +93,14 @@ async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);
     let live = started(&wall, &source).await;
-    source.say_changed(1);
+    source.set_changed(1);
     until("the change is taken", || {
         live.current().unwrap().generation() == 2
     })
     .await;
     assert_eq!(source.fetches()[1].1, Why::Changed);
 
-    source.say_changed(usize::MAX);
+    source.set_changed(usize::MAX);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(source.fetches().len() <= 13, "{}", source.fetches().len());
 }
@@ -127,7 +127,7 @@ async fn certificate_that_is_not_yet_valid_is_held_and_published_in_time() {
     let source = ScriptedSource::new(&wall, [Step::Deliver(early)]);
     let live = builder(&wall).start(source.clone()).await.unwrap();
     assert_eq!(wall.now(), noon() + Duration::from_secs(20));
-    assert_eq!(live.current().unwrap().usable_life().length(), MINUTE);
+    assert_eq!(live.current().unwrap().usable_lifetime().length(), MINUTE);
     assert_eq!(source.fetches().len(), 1, "held, not fetched again");
 }
 

@@ -138,24 +138,24 @@ async fn panic_of_the_source_fails_start_and_does_not_end_the_renewer() {
 #[tokio::test(start_paused = true)]
 async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
     let wall = TestClock::starting_at(noon());
-    let patient = || crate::Schedule::new().survive_outage(10 * MINUTE);
+    let patient = || crate::RenewalSchedule::new().survive_outage(10 * MINUTE);
     let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]);
     let error = builder(&wall)
-        .schedule(patient())
+        .renewal(patient())
         .start(source)
         .await
         .unwrap_err();
     let StartError::Failed(cause) = error else {
         panic!("{error:?}");
     };
-    assert!(matches!(*cause, RenewError::LifeTooShort(_)));
+    assert!(matches!(*cause, RenewError::LifetimeTooShort(_)));
 
     // A later one is better than none: it is used, and renewed early.
     let steps = [Step::Issue(60 * MINUTE), Step::Issue(10 * MINUTE)];
     let source = ScriptedSource::new(&wall, steps);
     source.then(|| Step::Issue(60 * MINUTE));
     let live = builder(&wall)
-        .schedule(patient())
+        .renewal(patient())
         .start(source.clone())
         .await
         .unwrap();
