@@ -22,7 +22,8 @@ const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
 const RETRY_CAP: f64 = 0.05;
 
 /// The bounds of [`RETRY_CAP`].
-pub(crate) const RETRY_CAP_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+pub(crate) const RETRY_CAP_BOUNDS: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(300));
 
 /// The longest time after a failure in which a requested renewal is limited.
 ///
@@ -85,12 +86,9 @@ impl UsableLifetime {
     }
 }
 
-/// A usable lifetime is too short for the outage that is to be survived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a usable lifetime of {usable:?} is too short: surviving an outage of {outage:?} takes {needed:?}"
-)]
-pub struct LifetimeTooShort {
+/// A usable lifetime is too short for the outage that the schedule must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LifetimeTooShort {
     pub(crate) usable: Duration,
     pub(crate) outage: Duration,
     /// The shortest lifetime that would be enough.

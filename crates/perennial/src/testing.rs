@@ -48,7 +48,9 @@ use tokio::time::Instant;
 pub use crate::clock::scripted::TestClock;
 use crate::schedule::Backoff;
 pub use crate::schedule::{Failure, UsableLifetime};
-use crate::{Ask, CertMaterial, CertSource, RenewalSchedule, SourceError, Why};
+use crate::{
+    CertMaterial, CertSource, FetchContext, FetchReason, Fetched, RenewalSchedule, SourceError,
+};
 #[cfg(test)]
 use crate::{LiveCert, LiveCertBuilder};
 
@@ -219,7 +221,7 @@ pub enum Step {
     /// Issues a certificate with this lifetime.
     Issue(Duration),
     /// Delivers this material.
-    Deliver(CertMaterial),
+    Deliver(Fetched),
     /// Fails with this error.
     Fail(SourceError),
     /// Never answers.
@@ -244,7 +246,7 @@ struct Script {
     wall: TestClock,
     steps: Mutex<VecDeque<Step>>,
     then: Mutex<fn() -> Step>,
-    fetches: Mutex<Vec<(Instant, Why)>>,
+    fetches: Mutex<Vec<(Instant, FetchReason)>>,
     released: Notify,
     changed: AtomicUsize,
     change: Notify,
@@ -271,7 +273,7 @@ impl ScriptedSource {
     }
 
     /// Every fetch so far and its reason.
-    pub fn fetches(&self) -> Vec<(Instant, Why)> {
+    pub fn fetches(&self) -> Vec<(Instant, FetchReason)> {
         self.0.fetches.lock().unwrap().clone()
     }
 
@@ -288,27 +290,27 @@ impl ScriptedSource {
 }
 
 impl CertSource for ScriptedSource {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
         let script = &self.0;
         script
             .fetches
             .lock()
             .unwrap()
-            .push((Instant::now(), ask.why));
+            .push((Instant::now(), context.reason));
         let left = script.changed.load(Ordering::SeqCst).saturating_sub(1);
         script.changed.store(left, Ordering::SeqCst);
         let step = script.steps.lock().unwrap().pop_front();
         let step = step.unwrap_or_else(|| script.then.lock().unwrap()());
         let now = script.wall.now();
         match step {
-            Step::Issue(lifetime) => Ok(script.ca.issue(now, lifetime)),
-            Step::Deliver(material) => Ok(material),
+            Step::Issue(lifetime) => Ok(script.ca.issue(now, lifetime).into()),
+            Step::Deliver(fetched) => Ok(fetched),
             Step::Fail(error) => Err(error),
             Step::Hang => std::future::pending().await,
             Step::Panic => panic!("scripted"),
             Step::HeldUntilReleased(lifetime) => {
                 script.released.notified().await;
-                Ok(script.ca.issue(now, lifetime))
+                Ok(script.ca.issue(now, lifetime).into())
             }
         }
     }

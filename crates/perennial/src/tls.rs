@@ -12,6 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::error::StartError;
 use crate::material::{Anchoring, Key, MaterialError, part};
 
 mod provider;
@@ -19,18 +20,10 @@ pub(crate) use provider::default_provider;
 mod roots;
 pub(crate) use roots::TrustedRoots;
 mod settings;
-use settings::{OldestVersion, ServerTrust};
-pub use settings::{TlsSettings, TlsSettingsError};
+pub use settings::TlsSettings;
+use settings::{OldestVersion, ServerTrust, invalid_because};
 mod verifier;
 use verifier::ServerVerifier;
-
-/// Which links of a presented chain are verified.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Links {
-    All,
-    /// The leaf's own: those above were verified with an earlier leaf.
-    First,
-}
 
 /// What every generation's TLS config has in common.
 pub(crate) struct TlsPolicy {
@@ -48,7 +41,7 @@ impl TlsPolicy {
     pub(crate) fn new(
         provider: Arc<CryptoProvider>,
         settings: TlsSettings,
-    ) -> Result<Self, TlsSettingsError> {
+    ) -> Result<Self, StartError> {
         let versions: &[_] = match settings.oldest {
             OldestVersion::Tls13 => &[&TLS13],
             OldestVersion::Tls12 => &[&TLS13, &TLS12],
@@ -56,8 +49,8 @@ impl TlsPolicy {
         let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(|cause| {
-                let problem = "it supports none of the TLS versions that are allowed";
-                TlsSettingsError::caused("provider", problem, cause)
+                let problem = "expected support for the TLS versions that are allowed";
+                invalid_because("provider", None, problem, cause)
             })?;
         Ok(Self {
             versions,
@@ -104,32 +97,25 @@ impl TlsPolicy {
     /// Verifies the presented chain's signatures and its use as a client's.
     ///
     /// Where the roots are not said to issue the leaf, the chain's own last certificate is the
-    /// anchor: the links are checked, and where they lead is the server's business. With
-    /// [`Links::First`] it is the leaf's issuer in the chain, if that is there.
+    /// anchor: the links are checked, and where they lead is the server's business.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
         roots: &RootCertStore,
         anchoring: Anchoring,
-        links: Links,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(MaterialError::Missing { part: part::CHAIN });
         };
-        let of_the_chain = match (links, anchoring) {
-            (Links::First, _) => intermediates.first(),
-            (Links::All, Anchoring::ServersOnly) => intermediates.last(),
-            (Links::All, Anchoring::RootsIssueLeaf) => None,
-        };
-        let anchors = match (of_the_chain, anchoring) {
-            (Some(anchor), _) => {
+        let anchors = match (anchoring, intermediates.last()) {
+            (Anchoring::RootsIssueLeaf, _) => roots.clone(),
+            (Anchoring::ServersOnly, None) => return Ok(()),
+            (Anchoring::ServersOnly, Some(last)) => {
                 let mut anchors = RootCertStore::empty();
-                anchors.add(anchor.clone()).map_err(MaterialError::Chain)?;
+                anchors.add(last.clone()).map_err(MaterialError::Chain)?;
                 anchors
             }
-            (None, Anchoring::ServersOnly) => return Ok(()),
-            (None, Anchoring::RootsIssueLeaf) => roots.clone(),
         };
         WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&self.provider))
             .build()

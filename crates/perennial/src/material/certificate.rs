@@ -146,8 +146,7 @@ impl Certificate {
             issuer: name(cert.issuer()),
             not_before: system_time(cert.validity().not_before)?,
             not_after: system_time(cert.validity().not_after)?,
-            allows_clients: usage
-                .is_none_or(|usage| usage.value.any || usage.value.client_auth),
+            allows_clients: usage.is_none_or(|usage| usage.value.any || usage.value.client_auth),
         })
     }
 

@@ -133,7 +133,10 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
                 return Err(malformed(number, "an END line without its BEGIN line"));
             };
             if open.name != name {
-                return Err(malformed(number, "the END line names another kind than the BEGIN line"));
+                return Err(malformed(
+                    number,
+                    "the END line names another kind than the BEGIN line",
+                ));
             }
             found.push(Block {
                 label: open.label,

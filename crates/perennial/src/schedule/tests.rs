@@ -148,16 +148,18 @@ proptest! {
 fn lifetime_too_short_for_the_outage_is_refused_and_the_needed_one_is_named() {
     for outage in [5, 20, 300, 86_400] {
         let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(outage));
-        let refused = schedule.renewal_point(&lifetime(outage), &[0; 32]).unwrap_err();
+        let refused = schedule
+            .renewal_point(&lifetime(outage), &[0; 32])
+            .unwrap_err();
         let enough = refused.needed + Duration::from_millis(1);
         let at = |usable: Duration| {
             let from = SystemTime::UNIX_EPOCH;
             schedule.renewal_point(&UsableLifetime::new(from, from, from + usable), &[0; 32])
         };
-        assert!(at(enough).is_ok(), "{refused}");
+        assert!(at(enough).is_ok(), "{refused:?}");
         assert!(
             at(refused.needed - Duration::from_millis(20)).is_err(),
-            "{refused}"
+            "{refused:?}"
         );
     }
 }
@@ -186,7 +188,7 @@ fn thousand_certificates_spread_over_the_whole_band() {
     let day = lifetime(86_400);
     let mut bins = [0u32; 10];
     for i in 0u32..1_000 {
-        let sha = crate::source::digest([i.to_be_bytes().as_slice()]);
+        let sha = crate::digest::digest([i.to_be_bytes().as_slice()]);
         let at = point(&RenewalSchedule::new(), &day, sha).as_secs_f64();
         let place = (at / 86_400.0 - RENEWAL_BAND.start) / (RENEWAL_BAND.end - RENEWAL_BAND.start);
         bins[((place * 10.0) as usize).min(9)] += 1;

@@ -8,6 +8,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, ServerName};
 
+use crate::error::StartError;
 use crate::material::{formats, part};
 
 /// How a live certificate's configs speak TLS and verify servers.
@@ -47,7 +48,10 @@ pub struct TlsSettings {
 }
 
 /// Makes a verifier for one set of roots.
-pub(super) type MakeVerifier = dyn Fn(Arc<RootCertStore>, &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error>
+pub(super) type MakeVerifier = dyn Fn(
+        Arc<RootCertStore>,
+        &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error>
     + Send
     + Sync;
 
@@ -188,14 +192,15 @@ impl TlsSettings {
         self
     }
 
-    pub(super) fn read(self) -> Result<ServerTrust, TlsSettingsError> {
+    pub(super) fn read(self) -> Result<ServerTrust, StartError> {
         let overlap = self.roots_overlap;
         let (fixed_roots, overlap) = match self.server_roots {
             None => (None, overlap),
             Some(given) if overlap.is_zero() => (Some(Arc::new(given.read()?)), overlap),
             Some(_) => {
-                let problem = format!("{overlap:?}: expected zero, because server_roots are fixed");
-                return Err(TlsSettingsError::new("roots_overlap", problem));
+                let got = Some(format!("{overlap:?}"));
+                let problem = "expected zero, because server_roots are fixed";
+                return Err(invalid("roots_overlap", got, problem));
             }
         };
         let verification = match (self.verify, self.server_verifier) {
@@ -205,7 +210,7 @@ impl TlsSettings {
             (Verify::Chain, verifier) => {
                 let other = verifier.map_or("server_name", |_| "server_verifier");
                 let problem = format!("expected no {other} together with it");
-                return Err(TlsSettingsError::new("verify_ca", problem));
+                return Err(invalid("verify_ca", None, problem));
             }
         };
         Ok(ServerTrust {
@@ -266,64 +271,60 @@ impl fmt::Debug for Given {
 }
 
 impl Given {
-    fn read(self) -> Result<RootCertStore, TlsSettingsError> {
+    fn read(self) -> Result<RootCertStore, StartError> {
         let list = match self {
             Self::Der(list) => list,
             Self::Pem(text) => formats::pem_certificates(part::ROOTS, &text).map_err(|cause| {
-                TlsSettingsError::caused("server_roots", "expected certificates in PEM", cause)
+                invalid_because("server_roots", None, "expected certificates in PEM", cause)
             })?,
         };
         if list.is_empty() {
             let problem = "expected at least one certificate";
-            return Err(TlsSettingsError::new("server_roots", problem));
+            return Err(invalid("server_roots", None, problem));
         }
         let mut roots = RootCertStore::empty();
         for (index, root) in list.into_iter().enumerate() {
             roots.add(root).map_err(|cause| {
                 let problem = format!("certificate {index} cannot be a root");
-                TlsSettingsError::caused("server_roots", problem, cause)
+                invalid_because("server_roots", None, problem, cause)
             })?;
         }
         Ok(roots)
     }
 }
 
-fn read_name(name: String) -> Result<ServerName<'static>, TlsSettingsError> {
+fn read_name(name: String) -> Result<ServerName<'static>, StartError> {
     ServerName::try_from(name.as_str())
         .map(|read| read.to_owned())
         .map_err(|cause| {
-            let problem = format!("{name:?}: expected a DNS name or an IP address");
-            TlsSettingsError::caused("server_name", problem, cause)
+            let problem = "expected a DNS name or an IP address";
+            invalid_because("server_name", Some(format!("{name:?}")), problem, cause)
         })
 }
 
-/// Why [`TlsSettings`] cannot be used; names the setter at fault.
-#[derive(Debug, thiserror::Error)]
-#[error("invalid {field}: {problem}")]
-pub struct TlsSettingsError {
-    pub(crate) field: &'static str,
-    pub(crate) problem: String,
-    #[source]
-    pub(crate) cause: Option<Box<dyn Error + Send + Sync>>,
+pub(super) fn invalid(
+    field: &'static str,
+    got: Option<String>,
+    problem: impl Into<String>,
+) -> StartError {
+    StartError::Setting {
+        field,
+        got,
+        problem: problem.into(),
+        cause: None,
+    }
 }
 
-impl TlsSettingsError {
-    fn new(field: &'static str, problem: impl Into<String>) -> Self {
-        Self {
-            field,
-            problem: problem.into(),
-            cause: None,
-        }
-    }
-
-    pub(super) fn caused(
-        field: &'static str,
-        problem: impl Into<String>,
-        cause: impl Error + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            cause: Some(Box::new(cause)),
-            ..Self::new(field, problem)
-        }
+pub(super) fn invalid_because(
+    field: &'static str,
+    got: Option<String>,
+    problem: impl Into<String>,
+    cause: impl Error + Send + Sync + 'static,
+) -> StartError {
+    StartError::Setting {
+        field,
+        got,
+        problem: problem.into(),
+        cause: Some(Box::new(cause)),
     }
 }

@@ -138,7 +138,9 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting.verifier.verify_tls12_signature(message, cert, signed)
+        self.lasting
+            .verifier
+            .verify_tls12_signature(message, cert, signed)
     }
 
     fn verify_tls13_signature(
@@ -147,7 +149,9 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting.verifier.verify_tls13_signature(message, cert, signed)
+        self.lasting
+            .verifier
+            .verify_tls13_signature(message, cert, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
     use crate::TlsSettings;
     use crate::testing::{MINUTE, noon};
-    
+
     const HOST: &str = "db.test";
 
     /// A CA's root, and a server's certificate by it.
