@@ -11,7 +11,7 @@ use crate::digest::digest;
 
 mod certificate;
 #[cfg(feature = "encrypted-keys")]
-pub(crate) mod encrypted;
+mod encrypted;
 mod error;
 pub(crate) mod formats;
 pub(crate) mod pem;
@@ -77,7 +77,7 @@ impl CertMaterial {
         key: impl AsRef<[u8]>,
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
-        let key = formats::pem_private_key(key.as_ref(), &formats::no_passphrase)?;
+        let key = formats::pem_private_key(key.as_ref(), None)?;
         Self::from_der(
             formats::pem_certificates(part::CHAIN, chain.as_ref())?,
             key,
@@ -97,7 +97,7 @@ impl CertMaterial {
         key: impl AsRef<[u8]>,
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
-        let key = formats::private_key(key.as_ref(), &formats::no_passphrase)?;
+        let key = formats::private_key(key.as_ref(), None)?;
         Self::from_der(
             formats::certificates(part::CHAIN, chain.as_ref())?,
             key,

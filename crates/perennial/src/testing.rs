@@ -75,6 +75,14 @@ pub fn retry_wait(lifetime: Option<&UsableLifetime>, failure: &Failure, draw: f6
     Backoff::of(lifetime).wait(failure, draw)
 }
 
+/// Reads the text of a saved certificate, for fuzzing; `None` if it is not one.
+pub fn read_saved(text: &[u8]) -> Option<CertMaterial> {
+    crate::source::SavedCert::parse(text)
+        .ok()?
+        .to_material()
+        .ok()
+}
+
 /// A moment of a whole second, as X.509 times are.
 #[cfg(test)]
 pub(crate) fn noon() -> SystemTime {

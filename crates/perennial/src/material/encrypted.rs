@@ -14,7 +14,7 @@ const MOST_ROUNDS: u32 = 10_000_000;
 const MOST_MEMORY: u64 = 256 << 20;
 
 /// Decrypts a key. Takes time for each round, so it must not run on an async worker.
-pub(crate) fn decrypt(
+pub(super) fn decrypt(
     der: &[u8],
     passphrase: &[u8],
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {

@@ -8,9 +8,6 @@ use zeroize::Zeroizing;
 use super::error::{MaterialError, part};
 use super::pem::{self, Block, Fault, Label};
 
-/// Decrypts an encrypted PKCS#8 key.
-type Decrypt<'a> = &'a dyn Fn(&[u8]) -> Result<PrivateKeyDer<'static>, MaterialError>;
-
 /// One or more certificates in PEM, in their order, or one in DER.
 pub(crate) fn certificates(
     part: &'static str,
@@ -41,20 +38,20 @@ pub(crate) fn pem_certificates(
     Ok(found)
 }
 
-/// The one private key in PEM or DER: PKCS#1, SEC1, PKCS#8, or PKCS#8 that `decrypt` decrypts.
+/// The one private key in PEM or DER: PKCS#1, SEC1, PKCS#8, or encrypted PKCS#8.
 pub(crate) fn private_key(
     bytes: &[u8],
-    decrypt: Decrypt<'_>,
+    passphrase: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
     if pem::is_pem(bytes) {
-        return pem_private_key(bytes, decrypt);
+        return pem_private_key(bytes, passphrase);
     }
     let der = der(part::KEY, bytes)?;
     if let Ok(key) = PrivateKeyDer::try_from(der.as_slice()) {
         return Ok(key.clone_key());
     }
     if is_encrypted_pkcs8(&der) {
-        return decrypt(&der);
+        return decrypt(&der, passphrase);
     }
     Err(MaterialError::Encoding {
         part: part::KEY,
@@ -64,7 +61,7 @@ pub(crate) fn private_key(
 
 pub(crate) fn pem_private_key(
     text: &[u8],
-    decrypt: Decrypt<'_>,
+    passphrase: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
     let blocks = pem::blocks(text).map_err(|fault| faulty(part::KEY, fault))?;
     let mut keys = blocks.iter().filter(|block| block.label.is_key());
@@ -89,7 +86,7 @@ pub(crate) fn pem_private_key(
         Label::Sec1 => der(|der| PrivateSec1KeyDer::from(der).into()),
         Label::EncryptedPkcs8 => {
             let der = block.decode().map_err(|fault| faulty(part::KEY, fault))?;
-            decrypt(&der)
+            decrypt(&der, passphrase)
         }
         Label::EncryptedByHeader | Label::Certificate | Label::Other(_) => {
             Err(MaterialError::Encrypted {
@@ -99,14 +96,18 @@ pub(crate) fn pem_private_key(
     }
 }
 
-/// Refuses encrypted keys, for callers without a passphrase.
-pub(crate) fn no_passphrase(_der: &[u8]) -> Result<PrivateKeyDer<'static>, MaterialError> {
+#[cfg(feature = "encrypted-keys")]
+fn decrypt(der: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
+    let passphrase = passphrase.ok_or(MaterialError::Encrypted {
+        problem: "give the source the passphrase",
+    })?;
+    super::encrypted::decrypt(der, passphrase)
+}
+
+#[cfg(not(feature = "encrypted-keys"))]
+fn decrypt(_: &[u8], _: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
     Err(MaterialError::Encrypted {
-        problem: if cfg!(feature = "encrypted-keys") {
-            "give the source the passphrase"
-        } else {
-            "enable the feature `encrypted-keys` and give the source the passphrase"
-        },
+        problem: "enable the feature `encrypted-keys` and give the source the passphrase",
     })
 }
 
