@@ -50,7 +50,7 @@
 //! # Features
 //! - `aws-lc-rs` (default), `ring`: the crypto provider; or give [`LiveCertBuilder::provider`] one.
 //! - `watch` (default): files that change are noticed at once, and not only by polling.
-//! - `encrypted-keys`: private keys in encrypted PKCS#8. `serde`: `SourceConfig`.
+//! - `encrypted-keys`: private keys in encrypted PKCS#8.
 //! - `test-util`: the module `testing`, for tests of your own.
 //! - `metrics`: these, through the `metrics` facade. Each has the label `certificate`, the name given
 //!   to [`LiveCertBuilder::name`].
@@ -67,7 +67,6 @@
 //! | `perennial_fetch_duration_seconds` | histogram | one attempt, checks and gate included |
 
 mod causes;
-mod certificate;
 mod clock;
 mod digest;
 mod error;
@@ -84,26 +83,19 @@ pub mod testing;
 mod tls;
 
 pub use causes::{find_cause, with_causes};
-pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use gate::{Gate, Verdict};
 pub use live::{LiveCert, LiveCertBuilder, Reporter, Rotations};
-pub use material::{CertMaterial, MaterialError, Part};
+pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
 pub use observe::{CertState, CertStatus, Event, Events};
 pub use renewer::Renewed;
 pub use schedule::RenewalSchedule;
 pub use snapshot::Snapshot;
-#[cfg(feature = "encrypted-keys")]
-pub use source::Passphrase;
-#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
-pub use source::PassphraseConfig;
 pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
-    LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError, SourceFn, source_fn,
+    source_fn,
 };
-#[cfg(feature = "serde")]
-pub use source::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
-pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
+pub use tls::TlsSettings;
 
 pub use rustls;
 pub use rustls::pki_types;

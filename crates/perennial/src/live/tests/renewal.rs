@@ -93,14 +93,14 @@ async fn source_that_reports_a_change_is_fetched_without_a_hot_loop() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);
     let live = started(&wall, &source).await;
-    source.say_changed(1);
+    source.set_changed(1);
     until("the change is taken", || {
         live.current().unwrap().generation() == 2
     })
     .await;
     assert_eq!(source.fetches()[1].1, FetchReason::Changed);
 
-    source.say_changed(usize::MAX);
+    source.set_changed(usize::MAX);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(source.fetches().len() <= 13, "{}", source.fetches().len());
 }
