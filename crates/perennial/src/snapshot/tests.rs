@@ -249,7 +249,7 @@ fn self_signed_certificate_is_neither_presented_nor_trusted() {
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
     let chain = vec![leaf, ca.intermediate_der(), ca.root_der()];
-    let (presented, above) = presented(&chain, &read(&chain[0], 0).unwrap()).unwrap();
+    let (presented, above) = presented(&chain, &Certificate::from_der(&chain[0]).unwrap()).unwrap();
     assert_eq!(presented, [&chain[1]]);
     assert_eq!(above.len(), 1);
 
