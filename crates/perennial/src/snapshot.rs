@@ -127,7 +127,7 @@ impl Snapshot {
         self.leaf.issuer()
     }
 
-    /// Whom the leaf names.
+    /// The names in the leaf.
     pub fn names(&self) -> &Names {
         self.leaf.names()
     }
@@ -144,20 +144,21 @@ impl Snapshot {
 
     /// The issuer in the presented chain that expires first, if it is not the leaf that does.
     ///
-    /// Its distinguished name, for people to read. One that expires together with the leaf counts:
-    /// CAs cut the leaf's life short then. Only a newer issuer makes lives longer again.
+    /// Its distinguished name, for people to read. An issuer that expires together with the leaf
+    /// counts too: a CA near its expiry shortens the leaf's lifetime to its own. Only a newer
+    /// issuer makes lifetimes longer again.
     pub fn limited_by(&self) -> Option<&str> {
         self.limited_by.as_deref()
     }
 
     /// When the certificate was obtained from its CA, wall clock.
     ///
-    /// What [`CertMaterial::obtained_at`] said; otherwise when this process fetched it.
+    /// The time given to [`CertMaterial::obtained_at`]; otherwise when this process fetched it.
     pub fn obtained_at(&self) -> SystemTime {
         self.obtained_at
     }
 
-    /// Life left at `now`; zero once expired.
+    /// The remaining lifetime at `now`; zero once expired.
     pub fn remaining(&self, now: SystemTime) -> Duration {
         crate::clock::remaining(now, self.not_after)
     }
@@ -169,25 +170,26 @@ impl Snapshot {
 
     /// The ready config for connecting as this certificate's subject.
     ///
-    /// Made by the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, the roots of
-    /// the same fetch and nothing else trusted. A clone of the `Arc` is all that it costs.
+    /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
+    /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
     ///
-    /// A session is resumed only by connections of the same generation. A clone of the config,
-    /// say to set ALPN, belongs to its generation too; a new resolver or verifier does not.
+    /// Only connections of the same generation resume its sessions. A clone of the config, for
+    /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client_config)
     }
 
-    /// Whom servers are verified as, if [`TlsSettings::server_name`] says so.
+    /// The name that servers are verified as, if [`TlsSettings::server_name`] sets one.
     ///
-    /// For connectors: given to rustls in place of the dialled host, it is sent as SNI too.
+    /// For connectors: pass it to rustls instead of the dialled host, so that it is sent as SNI
+    /// too.
     ///
     /// [`TlsSettings::server_name`]: crate::TlsSettings::server_name
     pub fn server_name(&self) -> Option<&ServerName<'static>> {
         self.server_name.as_ref()
     }
 
-    /// What the CA said beside the certificate, for people to read; most often nothing.
+    /// The CA's warnings about the certificate, for people to read; most often none.
     pub fn warnings(&self) -> &[String] {
         self.material.warnings()
     }
@@ -222,7 +224,6 @@ impl fmt::Debug for Snapshot {
 ///
 /// OpenSSL peers refuse a self-signed certificate in a presented chain. It is left out, and
 /// never becomes a root.
-#[expect(clippy::type_complexity, reason = "two lists of one length")]
 fn presented<'a>(
     chain: &'a [CertificateDer<'static>],
     leaf: &Certificate,

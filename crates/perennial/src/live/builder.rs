@@ -11,7 +11,7 @@ use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::CertMaterial;
 use crate::observe::{Published, Renewal, Signals};
-use crate::renewer::Renewer;
+use crate::renewer::{Memory, Renewer};
 use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
@@ -143,16 +143,17 @@ impl LiveCertBuilder {
         let (publisher, published) = watch::channel(Published::default());
         let signals = Signals::new(self.name);
         let events = signals.events().downgrade();
-        let renewer = Renewer::new(
-            Arc::new(source),
-            self.gate,
-            self.schedule,
+        let renewer = Renewer {
+            source: Arc::new(source),
+            gate: self.gate,
+            schedule: self.schedule,
             tls,
-            self.clock.clone(),
-            self.fetch_timeout,
-            publisher,
+            clock: self.clock.clone(),
+            fetch_timeout: self.fetch_timeout,
+            published: publisher,
             signals,
-        );
+            memory: Memory::default(),
+        };
         let task = tokio::spawn(renewer.run(inbox));
         Ok(LiveCert {
             shared: Arc::new(Shared {
