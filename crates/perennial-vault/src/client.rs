@@ -49,8 +49,8 @@ impl Vault {
             ca_pem: None,
             namespace: None,
             auth: None,
-            connect_timeout: None,
-            request_timeout: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
             provider: None,
         };
         builder.address(address)
@@ -84,8 +84,8 @@ pub struct VaultBuilder {
     ca_pem: Option<Vec<u8>>,
     namespace: Option<String>,
     auth: Option<Auth>,
-    connect_timeout: Option<Duration>,
-    request_timeout: Option<Duration>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
 }
 
@@ -129,7 +129,7 @@ impl VaultBuilder {
     /// # Defaults
     /// 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = Some(timeout);
+        self.connect_timeout = timeout;
         self
     }
 
@@ -142,7 +142,7 @@ impl VaultBuilder {
     /// # Defaults
     /// 5 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = Some(timeout);
+        self.request_timeout = timeout;
         self
     }
 
@@ -166,7 +166,7 @@ impl VaultBuilder {
 
     fn checked(self) -> Result<Vault, Problem> {
         let addresses = settings::addresses(&self.addresses)?;
-        let auth = self.auth.ok_or(Problem::Missing { field: "auth" })?;
+        let auth = self.auth.ok_or(Problem::Missing("auth"))?;
         let namespace = self.namespace.as_deref().map(settings::namespace);
         let ca = self.ca_pem.as_deref();
         let roots = ca.map(|pem| settings::roots("ca_pem", pem)).transpose()?;
@@ -176,16 +176,8 @@ impl VaultBuilder {
         let transport = Transport::new(TransportSettings {
             namespace: namespace.transpose()?,
             tls,
-            connect_timeout: settings::timeout(
-                "connect_timeout",
-                self.connect_timeout,
-                CONNECT_TIMEOUT,
-            )?,
-            request_timeout: settings::timeout(
-                "request_timeout",
-                self.request_timeout,
-                REQUEST_TIMEOUT,
-            )?,
+            connect_timeout: settings::timeout("connect_timeout", self.connect_timeout)?,
+            request_timeout: settings::timeout("request_timeout", self.request_timeout)?,
             addresses: Arc::new(Addresses::new(addresses)),
         })
         .map_err(|error| Problem::Client(error.into()))?;

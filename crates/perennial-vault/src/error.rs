@@ -14,10 +14,10 @@ use crate::verdict::{Operation, Verdict};
 /// [`VaultPki`](crate::VaultPki)'s fetches return it as the cause of a [`SourceError`]; see
 /// [`find_cause`](perennial::find_cause). It holds no token, credential, key or raw body; of a
 /// refusal, it holds Vault's own `errors` strings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct VaultError {
     kind: SourceErrorKind,
-    problem: Box<Problem>,
+    problem: Arc<Problem>,
 }
 
 impl VaultError {
@@ -100,37 +100,28 @@ impl From<Failure> for SourceError {
     }
 }
 
+type BoxError = Box<dyn Error + Send + Sync>;
+
 /// What a [`VaultError`] is about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("{field} is not set")]
-    Missing { field: &'static str },
+    #[error("{0} is not set")]
+    Missing(&'static str),
     #[error("invalid {field} {got:?}: expected {takes}")]
     Setting {
         field: &'static str,
         got: String,
         takes: &'static str,
     },
-    #[error("invalid {field}: {problem}")]
-    Secret {
-        field: &'static str,
-        problem: String,
-    },
-    #[error("invalid variable {name}")]
-    Variable {
-        name: String,
-        #[source]
-        cause: Box<dyn Error + Send + Sync>,
-    },
+    /// A setting whose value may be secret.
+    #[error("invalid {0}: {1}")]
+    Secret(&'static str, String),
+    #[error("invalid variable {0}")]
+    Variable(String, #[source] BoxError),
     #[error("failed to set up the connection to vault")]
-    Client(#[source] Box<dyn Error + Send + Sync>),
-    #[error("failed to read {field} from {}", path.display())]
-    SecretFile {
-        field: &'static str,
-        path: PathBuf,
-        #[source]
-        cause: io::Error,
-    },
+    Client(#[source] BoxError),
+    #[error("failed to read {0} from {path}", path = .1.display())]
+    SecretFile(&'static str, PathBuf, #[source] io::Error),
     #[error(
         "{operation} failed with status {status} at {path}{} ({remedy})",
         Quoted(messages)
@@ -143,36 +134,24 @@ pub(crate) enum Problem {
         messages: Vec<String>,
         remedy: &'static str,
     },
-    #[error("the refused credential is not sent again for {wait:?}")]
-    BackOff {
-        wait: Duration,
-        #[source]
-        refusal: Arc<Self>,
-    },
-    #[error("the login of another source with the same token failed: {problem}")]
-    SharedLogin { problem: String },
+    #[error("the refused credential is not sent again for {0:?}")]
+    BackOff(Duration, #[source] Arc<Self>),
     #[error(
         "the wrapping token was used before or has expired: unless you used it, its secret_id \
          was intercepted (revoke it, read the audit log, and have another one wrapped)"
     )]
-    WrappingTokenSpent {
-        #[source]
-        refusal: Arc<Self>,
-    },
+    WrappingTokenSpent(#[source] Arc<Self>),
     #[error(
         "the wrapping token is used up: vault's answer to this program was lost, or the token has \
          expired since (have another one wrapped; the audit log shows who unwrapped this one)"
     )]
-    WrappingTokenLost {
-        #[source]
-        refusal: Arc<Self>,
-    },
+    WrappingTokenLost(#[source] Arc<Self>),
     #[error(
-        "the wrapping token was made by {made_by:?} and not for a secret_id of this AppRole: unless \
+        "the wrapping token was made by {0:?} and not for a secret_id of this AppRole: unless \
          you made it, an attacker replaced yours (revoke the secret_id, read the audit log, and \
          have another one wrapped)"
     )]
-    WrappingTokenForeign { made_by: String },
+    WrappingTokenForeign(String),
     #[error("{operation} timed out after {after:?} at {origin}")]
     TimedOut {
         operation: Operation,
@@ -184,7 +163,7 @@ pub(crate) enum Problem {
         operation: Operation,
         origin: String,
         #[source]
-        cause: Box<dyn Error + Send + Sync>,
+        cause: BoxError,
     },
     #[error("the TLS handshake with vault at {origin} failed ({remedy})")]
     Tls {
@@ -194,33 +173,23 @@ pub(crate) enum Problem {
         cause: rustls::Error,
     },
     #[error(
-        "vault redirects the {operation} to {origin}, which is not configured \
+        "vault redirects the {0} to {1}, which is not configured \
          (nothing was sent there: add its address, or have standbys forward requests)"
     )]
-    RedirectedElsewhere {
-        operation: Operation,
-        origin: String,
-    },
-    #[error("vault redirects the {operation} more than {limit} times (has the cluster a leader?)")]
-    RedirectedTooOften { operation: Operation, limit: usize },
-    #[error("vault's answer to the {operation} is longer than {limit} bytes")]
-    TooLarge { operation: Operation, limit: usize },
-    #[error("vault's answer to the {operation} is unusable: {problem}")]
-    Unusable {
-        operation: Operation,
-        problem: &'static str,
-    },
-    #[error("failed to build the {operation}")]
-    Request {
-        operation: Operation,
-        #[source]
-        cause: Box<dyn Error + Send + Sync>,
-    },
+    RedirectedElsewhere(Operation, String),
+    #[error("vault redirects the {0} more than {1} times (has the cluster a leader?)")]
+    RedirectedTooOften(Operation, usize),
+    #[error("vault's answer to the {0} is longer than {1} bytes")]
+    TooLarge(Operation, usize),
+    #[error("vault's answer to the {0} is unusable: {1}")]
+    Unusable(Operation, &'static str),
+    #[error("failed to build the {0}")]
+    Request(Operation, #[source] BoxError),
     #[error(
-        "the certificate lacks the requested {kind} {name:?} \
+        "the certificate lacks the requested {0} {1:?} \
          (enable use_csr_common_name and use_csr_sans on the role)"
     )]
-    Names { kind: &'static str, name: String },
+    Names(&'static str, String),
     #[error("the certificate had expired when it was issued (renew the issuing CA)")]
     Expired,
     #[error(
@@ -235,25 +204,19 @@ pub(crate) enum Problem {
     NoRoots,
     #[error("the certificates in vault's answer are unusable")]
     Material(#[source] MaterialError),
-    #[error("{count} unexpired certificates are not revoked")]
-    NotRevoked {
-        count: usize,
-        /// `None` where only the deadline was reached.
-        #[source]
-        cause: Option<Box<VaultError>>,
-    },
+    /// Without a cause, only the deadline was reached.
+    #[error("{0} unexpired certificates are not revoked")]
+    NotRevoked(usize, #[source] Option<Arc<Self>>),
 }
 
 impl Problem {
     /// The refusal that this problem repeats, or the problem itself.
     fn refusal(&self) -> &Self {
         match self {
-            Self::BackOff { refusal, .. }
-            | Self::WrappingTokenSpent { refusal }
-            | Self::WrappingTokenLost { refusal } => refusal.refusal(),
-            Self::NotRevoked {
-                cause: Some(cause), ..
-            } => cause.problem.refusal(),
+            Self::BackOff(_, refusal)
+            | Self::WrappingTokenSpent(refusal)
+            | Self::WrappingTokenLost(refusal)
+            | Self::NotRevoked(_, Some(refusal)) => refusal.refusal(),
             _ => self,
         }
     }
@@ -263,14 +226,13 @@ impl Problem {
             Self::Refused { operation, .. }
             | Self::TimedOut { operation, .. }
             | Self::Unreachable { operation, .. }
-            | Self::RedirectedElsewhere { operation, .. }
-            | Self::RedirectedTooOften { operation, .. }
-            | Self::TooLarge { operation, .. }
-            | Self::Unusable { operation, .. }
-            | Self::Request { operation, .. } => Some(*operation),
-            Self::SharedLogin { .. } => Some(Operation::Login),
-            Self::WrappingTokenForeign { .. } => Some(Operation::LookUpWrapping),
-            Self::NotRevoked { .. } => Some(Operation::Revoke),
+            | Self::RedirectedElsewhere(operation, _)
+            | Self::RedirectedTooOften(operation, _)
+            | Self::TooLarge(operation, _)
+            | Self::Unusable(operation, _)
+            | Self::Request(operation, _) => Some(*operation),
+            Self::WrappingTokenForeign(_) => Some(Operation::LookUpWrapping),
+            Self::NotRevoked(..) => Some(Operation::Revoke),
             _ => None,
         }
     }
@@ -288,11 +250,11 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// A failed request, with the verdict on it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) verdict: Verdict,
-    /// Boxed: it is far larger than what a success returns.
-    pub(crate) problem: Box<Problem>,
+    /// Shared by every fetch that fails for the same reason.
+    pub(crate) problem: Arc<Problem>,
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -308,7 +270,7 @@ impl Failure {
     pub(crate) fn new(verdict: Verdict, problem: Problem) -> Self {
         Self {
             verdict,
-            problem: Box::new(problem),
+            problem: Arc::new(problem),
             retry_after: None,
         }
     }

@@ -88,10 +88,7 @@ impl Variable {
 }
 
 fn refused(name: String, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Problem {
-    Problem::Variable {
-        name,
-        cause: cause.into(),
-    }
+    Problem::Variable(name, cause.into())
 }
 
 fn from(of: impl Fn(&str) -> Option<OsString>) -> Result<VaultBuilder, Problem> {

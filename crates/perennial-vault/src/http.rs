@@ -150,20 +150,18 @@ impl Transport {
             match redirect::hop(self.settings.addresses.all(), &url, location) {
                 Hop::Follow(next) => url = next,
                 Hop::Elsewhere { origin } => {
-                    let problem = Problem::RedirectedElsewhere { operation, origin };
+                    let problem = Problem::RedirectedElsewhere(operation, origin);
                     return Err(Failure::transient(problem));
                 }
                 Hop::Nowhere => {
                     let problem =
                         "a redirect with an unusable Location (is the address vault's own?)";
-                    return Err(Failure::unusable(Problem::Unusable { operation, problem }));
+                    return Err(Failure::unusable(Problem::Unusable(operation, problem)));
                 }
             }
         }
-        Err(Failure::transient(Problem::RedirectedTooOften {
-            operation,
-            limit: MAX_REDIRECTS,
-        }))
+        let problem = Problem::RedirectedTooOften(operation, MAX_REDIRECTS);
+        Err(Failure::transient(problem))
     }
 
     fn headers(&self, operation: Operation, token: Option<&str>) -> Result<HeaderMap, Failure> {
@@ -177,10 +175,8 @@ impl Transport {
             headers.insert(X_VAULT_NAMESPACE, namespace.clone());
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token).map_err(|error| {
-                let cause = error.into();
-                Failure::unusable(Problem::Request { operation, cause })
-            })?;
+            let mut value = HeaderValue::from_str(token)
+                .map_err(|error| Failure::unusable(Problem::Request(operation, error.into())))?;
             // Hidden in `Debug`, and kept out of HTTP/2's compression tables.
             value.set_sensitive(true);
             headers.insert(X_VAULT_TOKEN, value);
@@ -266,8 +262,7 @@ fn cut_off(
     headers: HeaderMap,
 ) -> Result<Reply, Failure> {
     if status.is_success() {
-        let limit = MAX_REPLY;
-        return Err(Failure::unusable(Problem::TooLarge { operation, limit }));
+        return Err(Failure::unusable(Problem::TooLarge(operation, MAX_REPLY)));
     }
     Reply::of(operation, path, status, headers, Zeroizing::default())
 }

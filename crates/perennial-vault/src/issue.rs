@@ -11,7 +11,3 @@ pub use key::KeyType;
 pub(crate) use key::NewKey;
 pub(crate) use request::{CertRequest, KeyOrigin};
 pub(crate) use skew::wall_clock;
-
-/// How many delivered certificates may wait for their publication; older ones are forgotten, and
-/// not revoked.
-pub(crate) const MOST_PENDING: usize = 2;

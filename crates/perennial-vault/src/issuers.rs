@@ -1,6 +1,6 @@
 //! The roots of servers, read from the mount's issuers that may issue.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::{Failure, Problem};
 #[cfg(any(test, fuzzing))]
 use crate::http::Reply;
 use crate::http::{ListIssuersRequest, Request, Round};
-use crate::issue::{MOST_PENDING, certificates, self_issued, union};
+use crate::issue::{certificates, self_issued, union};
 use crate::verdict::Operation;
 
 /// The longest time between two readings; the issuers are also read after each renewal.
@@ -34,19 +34,19 @@ pub(crate) struct Issuers {
 struct State {
     /// The result of the last reading; empty before the first.
     roots: Vec<CertificateDer<'static>>,
-    pending: VecDeque<Delivery>,
-    in_use: Option<Delivery>,
+    in_use: Option<CertRoots>,
     due: Option<Instant>,
     tried: Option<Instant>,
     is_failure_logged: bool,
 }
 
-/// A certificate and the roots that were delivered with it.
-struct Delivery {
-    leaf_sha256: [u8; 32],
-    /// The roots in its own chain, which are kept whatever the issuers are.
-    own: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
+/// The roots of a certificate.
+#[derive(Clone)]
+pub(crate) struct CertRoots {
+    /// Those in its own chain, which are kept whatever the issuers are.
+    pub(crate) own: Vec<CertificateDer<'static>>,
+    /// All that were delivered with it.
+    pub(crate) delivered: Vec<CertificateDer<'static>>,
 }
 
 impl Issuers {
@@ -58,36 +58,13 @@ impl Issuers {
         union(own, &self.state().roots)
     }
 
-    /// Remembers a certificate that is being delivered.
-    pub(crate) fn delivered(
-        &self,
-        leaf_sha256: [u8; 32],
-        own: Vec<CertificateDer<'static>>,
-        roots: Vec<CertificateDer<'static>>,
-    ) {
-        let pending = &mut self.state().pending;
-        if pending.len() == MOST_PENDING {
-            pending.pop_front();
-        }
-        pending.push_back(Delivery {
-            leaf_sha256,
-            own,
-            roots,
-        });
-    }
-
-    /// Follows the issuers for the certificate with this digest, which is in use now.
+    /// Follows the issuers for the certificate in use; `None` if another source delivered it.
     ///
     /// They are read next: the certificate may come from a new one, and there are a connection and
     /// a token to read with.
-    pub(crate) fn published(&self, leaf_sha256: &[u8; 32]) {
+    pub(crate) fn published(&self, in_use: Option<CertRoots>) {
         let mut state = self.state();
-        let is_it = |delivery: &Delivery| delivery.leaf_sha256 == *leaf_sha256;
-        if state.in_use.as_ref().is_some_and(is_it) {
-            return;
-        }
-        let at = state.pending.iter().position(is_it);
-        state.in_use = at.and_then(|at| state.pending.drain(..=at).next_back());
+        state.in_use = in_use;
         state.due = Some(Instant::now());
     }
 
@@ -96,7 +73,7 @@ impl Issuers {
         let mut state = self.state();
         let roots = state.other_roots()?;
         if let Some(in_use) = &mut state.in_use {
-            in_use.roots.clone_from(&roots);
+            in_use.delivered.clone_from(&roots);
         }
         let count = roots.len();
         tracing::info!(
@@ -142,7 +119,7 @@ impl State {
         }
         let now = union(&in_use.own, &self.roots);
         let is_same =
-            now.len() == in_use.roots.len() && now.iter().all(|r| in_use.roots.contains(r));
+            now.len() == in_use.delivered.len() && now.iter().all(|r| in_use.delivered.contains(r));
         (!is_same).then_some(now)
     }
 
@@ -245,7 +222,7 @@ async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
         let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !id.chars().all(is_id) {
             let problem = "an issuer's id is malformed";
-            return Err(Failure::unusable(Problem::Unusable { operation, problem }));
+            return Err(Failure::unusable(Problem::Unusable(operation, problem)));
         }
         issuers.push(read_one(round, format!("{mount}/issuer/{id}"), token).await?);
     }

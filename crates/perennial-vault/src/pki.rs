@@ -1,7 +1,8 @@
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use perennial::{
@@ -15,7 +16,7 @@ use crate::client::Vault;
 use crate::error::{Failure, Problem, VaultError};
 use crate::http::{Reply, Round, presentable};
 use crate::issue::{CertRequest, Expected, IssueReply, KeyOrigin, KeyType, NewKey, wall_clock};
-use crate::issuers::Issuers;
+use crate::issuers::{CertRoots, Issuers};
 use crate::login::{LoginBudget, Token};
 use crate::revocation::Revocations;
 use crate::settings;
@@ -24,6 +25,9 @@ use crate::verdict::{Operation, Verdict};
 /// A `ttl` for a CA that is about to expire is shorter than its remaining lifetime by this much: the
 /// request takes time.
 const CA_MARGIN: Duration = Duration::from_secs(5);
+
+/// How many deliveries may wait for their publication; older ones are never revoked.
+const MOST_PENDING: usize = 2;
 
 /// The PKI secrets engine of Vault or OpenBao, as a certificate source.
 ///
@@ -45,6 +49,20 @@ pub struct VaultPki {
     server_roots: ServerRoots,
     revocations: Option<Revocations>,
     warnings: Warnings,
+    deliveries: Mutex<Deliveries>,
+}
+
+/// The certificates that wait for their publication, and the one in use.
+#[derive(Default)]
+struct Deliveries {
+    pending: VecDeque<Delivery>,
+    in_use: Option<[u8; 32]>,
+}
+
+struct Delivery {
+    leaf_sha256: [u8; 32],
+    roots: CertRoots,
+    revocation: Option<u64>,
 }
 
 /// Where the trust roots for servers come from.
@@ -82,17 +100,14 @@ impl VaultPki {
 
     /// Requests one certificate, with one login at most.
     async fn certificate(&self, live: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
-        let key =
-            match self.request.key_origin {
-                KeyOrigin::Vault => None,
-                KeyOrigin::Here(kind) => {
-                    let generated = NewKey::generate(kind, &self.params).await;
-                    let operation = Operation::Sign;
-                    Some(generated.map_err(|cause| {
-                        Failure::unusable(Problem::Request { operation, cause })
-                    })?)
-                }
-            };
+        let key = match self.request.key_origin {
+            KeyOrigin::Vault => None,
+            KeyOrigin::Here(kind) => {
+                let generated = NewKey::generate(kind, &self.params).await;
+                let refuse = |error| Failure::unusable(Problem::Request(Operation::Sign, error));
+                Some(generated.map_err(refuse)?)
+            }
+        };
         let (tokens, key) = (&self.vault.tokens, key.as_ref());
         let round = &mut self.vault.transport.round();
         let (token, login) = tokens.ready(round, live).await?;
@@ -181,30 +196,47 @@ impl VaultPki {
         if roots.is_empty() {
             return Err(Failure::unusable(Problem::NoRoots));
         }
-        let leaf_sha256 = sha256(accepted.chain.first());
+        let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
         let mut material = CertMaterial::from_der(accepted.chain, key, roots)
             .map_err(|error| Failure::unusable(Problem::Material(error)))?;
-        if let ServerRoots::Followed(issuers) = &self.server_roots {
-            // The roots in the answer came as the leaf's own issuers.
-            if !accepted.roots.is_empty() {
-                material = material.roots_issue_leaf();
-            }
-            issuers.delivered(leaf_sha256, accepted.roots, material.roots().to_vec());
+        // The roots in the answer came as the leaf's own issuers.
+        if matches!(self.server_roots, ServerRoots::Followed(_)) && !accepted.roots.is_empty() {
+            material = material.roots_issue_leaf();
         }
+        let roots = CertRoots {
+            own: accepted.roots,
+            delivered: material.roots().to_vec(),
+        };
+        let mut revocation = None;
         if let Some(revocations) = &self.revocations {
-            let guard = revocations.delivered(accepted.pem, leaf_sha256, accepted.not_after);
+            let (id, guard) = revocations.delivered(accepted.pem, accepted.not_after);
             material = material.with_guard(guard);
+            revocation = Some(id);
         }
+        self.delivered(Delivery {
+            leaf_sha256: leaf_sha256.into(),
+            roots,
+            revocation,
+        });
         let mut warnings = presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(ca_warning);
         warnings.extend(accepted.warning.map(str::to_owned));
         self.warnings.report(&warnings);
         Ok(material.with_warnings(warnings))
     }
-}
 
-fn sha256(der: Option<&CertificateDer<'_>>) -> [u8; 32] {
-    Sha256::digest(der.map_or(&[][..], |der| der)).into()
+    fn delivered(&self, delivery: Delivery) {
+        let pending = &mut self.deliveries().pending;
+        if pending.len() == MOST_PENDING {
+            pending.pop_front();
+        }
+        pending.push_back(delivery);
+    }
+
+    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
+        let deliveries = self.deliveries.lock();
+        deliveries.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn shortened(ca_expires: SystemTime) -> String {
@@ -252,11 +284,23 @@ impl CertSource for VaultPki {
 
     /// Follows the issuers for this certificate, and arms its revocation.
     fn published(&self, snapshot: &Arc<Snapshot>) {
-        if let ServerRoots::Followed(issuers) = &self.server_roots {
-            issuers.published(snapshot.leaf_sha256());
+        let leaf_sha256 = snapshot.leaf_sha256();
+        let mut deliveries = self.deliveries();
+        if deliveries.in_use.replace(*leaf_sha256) == Some(*leaf_sha256) {
+            return;
         }
-        if let Some(revocations) = &self.revocations {
-            revocations.published(snapshot.leaf_sha256());
+        let pending = &mut deliveries.pending;
+        let at = pending
+            .iter()
+            .position(|one| one.leaf_sha256 == *leaf_sha256);
+        let delivery = at.and_then(|at| pending.drain(..=at).next_back());
+        if let (Some(revocations), Some(delivery)) = (&self.revocations, &delivery)
+            && let Some(id) = delivery.revocation
+        {
+            revocations.published(id);
+        }
+        if let ServerRoots::Followed(issuers) = &self.server_roots {
+            issuers.published(delivery.map(|delivery| delivery.roots));
         }
     }
 
@@ -403,6 +447,7 @@ impl VaultPkiBuilder {
             request,
             vault: self.vault,
             warnings: Warnings::default(),
+            deliveries: Mutex::default(),
         })
     }
 }

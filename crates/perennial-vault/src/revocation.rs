@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::client::Vault;
 use crate::error::{Failure, Problem, VaultError};
 use crate::http::{Request, Round};
-use crate::issue::{MOST_PENDING, wall_clock};
+use crate::issue::wall_clock;
 use crate::login::{LoginBudget, Token};
 use crate::verdict::{Operation, Verdict};
 
@@ -45,7 +45,6 @@ struct Issued {
 
 #[derive(Clone)]
 struct IssuedCert {
-    leaf_sha256: [u8; 32],
     pem: String,
     not_after: SystemTime,
     state: State,
@@ -95,44 +94,33 @@ impl Revocations {
         }
     }
 
-    /// Remembers a certificate that is being delivered; the guard's drop releases it.
+    /// Remembers a certificate that is being delivered, under an id.
+    ///
+    /// The drop of the guard releases it.
     pub(crate) fn delivered(
         &self,
         pem: String,
-        leaf_sha256: [u8; 32],
         not_after: SystemTime,
-    ) -> Arc<dyn Any + Send + Sync> {
+    ) -> (u64, Arc<dyn Any + Send + Sync>) {
         let mut issued = self.shared.issued();
-        let is_pending = |(id, certificate): (&u64, &IssuedCert)| {
-            (certificate.state == State::Pending).then_some(*id)
-        };
-        let pending: Vec<u64> = issued.certificates.iter().filter_map(is_pending).collect();
-        for old in pending.iter().rev().skip(MOST_PENDING - 1) {
-            issued.certificates.remove(old);
-        }
         let id = issued.next_id;
         issued.next_id += 1;
-        issued.certificates.insert(
-            id,
-            IssuedCert {
-                leaf_sha256,
-                pem,
-                not_after,
-                state: State::Pending,
-            },
-        );
-        Arc::new(UseGuard {
-            id,
-            shared: Arc::clone(&self.shared),
-        })
+        let certificate = IssuedCert {
+            pem,
+            not_after,
+            state: State::Pending,
+        };
+        issued.certificates.insert(id, certificate);
+        let shared = Arc::clone(&self.shared);
+        (id, Arc::new(UseGuard { id, shared }))
     }
 
-    /// Arms the revocation of the certificate with this digest.
-    pub(crate) fn published(&self, leaf_sha256: &[u8; 32]) {
-        for certificate in self.shared.issued().certificates.values_mut() {
-            if certificate.leaf_sha256 == *leaf_sha256 && certificate.state == State::Pending {
-                certificate.state = State::InUse;
-            }
+    /// From now on, this certificate is revoked once it is released.
+    pub(crate) fn published(&self, id: u64) {
+        if let Some(certificate) = self.shared.issued().certificates.get_mut(&id)
+            && certificate.state == State::Pending
+        {
+            certificate.state = State::InUse;
         }
     }
 
@@ -210,15 +198,15 @@ impl Revocations {
         if let Ok(Err(failure)) = tokio::time::timeout(deadline, all).await {
             cause = Some(failure);
         }
-        let count = shared.armed().len();
-        if count == 0 {
-            return Ok(());
+        match (shared.armed().len(), cause) {
+            (0, _) => Ok(()),
+            (count, Some(cause)) => Err(Failure {
+                problem: Arc::new(Problem::NotRevoked(count, Some(cause.problem))),
+                ..cause
+            }
+            .into()),
+            (count, None) => Err(Failure::transient(Problem::NotRevoked(count, None)).into()),
         }
-        let verdict = cause
-            .as_ref()
-            .map_or(Verdict::Transient, |failure| failure.verdict);
-        let cause = cause.map(|failure| Box::new(VaultError::from(failure)));
-        Err(Failure::new(verdict, Problem::NotRevoked { count, cause }).into())
     }
 }
 

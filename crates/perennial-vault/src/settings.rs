@@ -33,10 +33,8 @@ pub(crate) fn address(text: &str) -> Result<Url, Problem> {
     })?;
     // Checked before any error shows the URL.
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Problem::Secret {
-            field: FIELD,
-            problem: "it holds a user name or password; the credential belongs to auth".to_owned(),
-        });
+        let problem = "it holds a user name or password; the credential belongs to auth";
+        return Err(Problem::Secret(FIELD, problem.to_owned()));
     }
     if url.query().is_some() || url.fragment().is_some() || !url.has_host() {
         return Err(invalid(FIELD, text, TAKES));
@@ -129,13 +127,9 @@ pub(crate) fn roots(
     Ok((store, list))
 }
 
-pub(crate) fn timeout(
-    field: &'static str,
-    set: Option<Duration>,
-    default: Duration,
-) -> Result<Duration, Problem> {
-    match set {
-        Some(Duration::ZERO) => Err(invalid(field, "0ns", "a time longer than zero")),
-        set => Ok(set.unwrap_or(default)),
+pub(crate) fn timeout(field: &'static str, timeout: Duration) -> Result<Duration, Problem> {
+    match timeout.is_zero() {
+        true => Err(invalid(field, "0ns", "a time longer than zero")),
+        false => Ok(timeout),
     }
 }

@@ -91,18 +91,16 @@ pub(crate) fn outcome(
     messages: Option<&[String]>,
     date: Option<SystemTime>,
 ) -> Outcome {
-    let row = table::row(operation, status.as_u16(), messages);
-    let ca_expiry = messages.and_then(ca_expiry);
-    let verdict = match (row.verdict, ca_expiry, date) {
-        (Verdict::Refused, Some(expires), Some(now)) => Verdict::BeyondCa {
-            expires,
-            remaining: expires.duration_since(now).unwrap_or_default(),
+    let outcome = table::outcome(operation, status.as_u16(), messages);
+    match (outcome.verdict, messages.and_then(ca_expiry), date) {
+        (Verdict::Refused, Some(expires), Some(now)) => Outcome {
+            verdict: Verdict::BeyondCa {
+                expires,
+                remaining: expires.duration_since(now).unwrap_or_default(),
+            },
+            ..outcome
         },
-        (verdict, ..) => verdict,
-    };
-    Outcome {
-        verdict,
-        remedy: row.remedy,
+        _ => outcome,
     }
 }
 

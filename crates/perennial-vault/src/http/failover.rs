@@ -162,8 +162,8 @@ fn reach(operation: Operation, failure: &Failure) -> Reach {
     let is_local = match &*failure.problem {
         // The request has reached no Vault.
         Problem::Tls { .. }
-        | Problem::RedirectedElsewhere { .. }
-        | Problem::RedirectedTooOften { .. } => true,
+        | Problem::RedirectedElsewhere(..)
+        | Problem::RedirectedTooOften(..) => true,
         // If the lost answer was a success, a second unwrapping would look like an interception.
         _ if operation == Operation::Unwrap => false,
         Problem::TimedOut { .. } | Problem::Unreachable { .. } => true,
@@ -250,12 +250,8 @@ mod tests {
                 after: std::time::Duration::ZERO,
             })
         };
-        let elsewhere = || {
-            Failure::transient(Problem::RedirectedElsewhere {
-                operation: Operation::Sign,
-                origin: String::new(),
-            })
-        };
+        let elsewhere =
+            || Failure::transient(Problem::RedirectedElsewhere(Operation::Sign, String::new()));
         let table = [
             (Operation::Sign, transient(503), Reach::Address),
             (Operation::Sign, transient(501), Reach::Address),

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
@@ -38,7 +39,7 @@ impl Reply {
         Err(Failure {
             verdict,
             retry_after: retry_after(&headers),
-            problem: Box::new(Problem::Refused {
+            problem: Arc::new(Problem::Refused {
                 operation,
                 path: path.to_owned(),
                 status: status.as_u16(),
@@ -56,7 +57,7 @@ impl Reply {
         serde_json::from_slice(&self.body).map_err(|_| {
             let problem = "it is not the JSON that vault sends \
                            (is the address vault's own, and not a proxy's or a portal's?)";
-            Failure::unusable(Problem::Unusable { operation, problem })
+            Failure::unusable(Problem::Unusable(operation, problem))
         })
     }
 

@@ -33,8 +33,10 @@ impl Request {
     pub(crate) fn typed(operation: Operation, endpoint: &impl Endpoint) -> Result<Self, Failure> {
         // rustify's error is not kept: some of its variants hold the content.
         let body = endpoint.body().map_err(|_| {
-            let cause = "vaultrs failed to serialise it".into();
-            Failure::unusable(Problem::Request { operation, cause })
+            Failure::unusable(Problem::Request(
+                operation,
+                "vaultrs failed to serialise it".into(),
+            ))
         })?;
         let path = endpoint.path();
         Ok(Self {

@@ -161,10 +161,7 @@ fn parsed(der: &CertificateDer<'_>, operation: Operation) -> Result<Certificate,
 }
 
 fn check_names(leaf: &Certificate, request: &CertRequest) -> Result<(), Problem> {
-    let lacks = |kind, name: &dyn ToString| {
-        let name = name.to_string();
-        Err(Problem::Names { kind, name })
-    };
+    let lacks = |kind, name: &dyn ToString| Err(Problem::Names(kind, name.to_string()));
     let names = leaf.names();
     if let Some(name) = &request.common_name
         && names.common_name.as_ref() != Some(name)
@@ -210,5 +207,5 @@ fn check_lifetime(
 }
 
 fn unusable(operation: Operation, problem: &'static str) -> Problem {
-    Problem::Unusable { operation, problem }
+    Problem::Unusable(operation, problem)
 }

@@ -58,7 +58,7 @@ impl KeyOrigin {
 
 impl CertRequest {
     pub(crate) fn checked(self) -> Result<Self, Problem> {
-        let missing = |field| Err(Problem::Missing { field });
+        let missing = |field| Err(Problem::Missing(field));
         if self.mount.is_empty() {
             return missing("mount");
         }

@@ -93,12 +93,7 @@ async fn empty_or_unreadable_answers_replace_no_roots() {
     issuers.published(&LEAF);
     let note = |reading| issuers.state().note(reading, "pki");
     let other_roots = || issuers.state().other_roots();
-    let refused = || {
-        Failure::unusable(Problem::Unusable {
-            operation: Operation::ReadIssuers,
-            problem: "it is mangled",
-        })
-    };
+    let refused = || Failure::unusable(Problem::Unusable(Operation::ReadIssuers, "it is mangled"));
     let unreadable = || {
         let of_b = mangled(issuer(&of_b, &b));
         [Ok(vec![]), Err(refused()), Ok(vec![of_b])]

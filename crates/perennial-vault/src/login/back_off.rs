@@ -31,7 +31,7 @@ impl BackOff {
         let Verdict::CredentialRefused { back_off } = failed.verdict else {
             return failed;
         };
-        let refusal = Arc::from(failed.problem);
+        let refusal = failed.problem;
         let failure = failure(back_off, &refusal);
         self.0.push(RefusedCredential {
             id,
@@ -45,10 +45,7 @@ impl BackOff {
 fn failure(wait: Duration, refusal: &Arc<Problem>) -> Failure {
     Failure {
         verdict: Verdict::CredentialRefused { back_off: wait },
-        problem: Box::new(Problem::BackOff {
-            wait,
-            refusal: Arc::clone(refusal),
-        }),
+        problem: Arc::new(Problem::BackOff(wait, Arc::clone(refusal))),
         retry_after: Some(wait),
     }
 }

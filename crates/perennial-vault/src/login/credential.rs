@@ -33,14 +33,11 @@ enum Exchange {
     /// It is one.
     None(Zeroizing<String>),
     Login(Request),
+    Certificate(Request, Arc<dyn ResolvesClientCert>),
     Unwrap {
         mount: String,
         role_id: Zeroizing<String>,
         wrapping_token: Zeroizing<String>,
-    },
-    Certificate {
-        login: Request,
-        resolver: Arc<dyn ResolvesClientCert>,
     },
 }
 
@@ -110,7 +107,7 @@ impl Credential {
             Method::Certificate { role, chain, key } => {
                 let present = |id, resolver| {
                     let login = login("", &[("name", role)]);
-                    Self::new(id, Exchange::Certificate { login, resolver })
+                    Self::new(id, Exchange::Certificate(login, resolver))
                 };
                 let first = first_certificate(chain, key, provider).await;
                 let first = first.map(|(id, resolver)| present(id, resolver));
@@ -162,10 +159,9 @@ impl Credential {
                 let request = Request::post(operation, format!("auth/{mount}/login"), &fields);
                 granted(operation, &round.send(&request, None).await?)
             }
-            Exchange::Certificate { login, resolver } => {
+            Exchange::Certificate(login, resolver) => {
                 let transport = round.transport.presenting(resolver).map_err(|error| {
-                    let cause = error.into();
-                    Failure::unusable(Problem::Request { operation, cause })
+                    Failure::unusable(Problem::Request(operation, error.into()))
                 })?;
                 let reply = round.send_over(&transport, &login, None).await?;
                 Ok(Granted {
@@ -214,7 +210,7 @@ pub(crate) fn granted(operation: Operation, reply: &Reply) -> Result<Granted, Fa
     let token = auth.client_token;
     if token.is_empty() || token.chars().any(|c| !c.is_ascii_graphic()) {
         let problem = "its token is empty or holds a character that tokens do not have";
-        return Err(Failure::unusable(Problem::Unusable { operation, problem }));
+        return Err(Failure::unusable(Problem::Unusable(operation, problem)));
     }
     Ok(Granted {
         token,

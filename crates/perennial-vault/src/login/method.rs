@@ -159,16 +159,16 @@ impl Auth {
                 token.check()?;
                 return Ok(self);
             }
-            Method::AppRole { role_id, secret_id } => {
-                role_id.check()?;
-                secret_id.check()?;
-            }
-            Method::WrappedAppRole {
+            Method::AppRole {
                 role_id,
-                wrapping_token,
+                secret_id: secret,
+            }
+            | Method::WrappedAppRole {
+                role_id,
+                wrapping_token: secret,
             } => {
                 role_id.check()?;
-                wrapping_token.check()?;
+                secret.check()?;
             }
             Method::Jwt { role, jwt } => {
                 *role = settings::name("auth role", std::mem::take(role))?;

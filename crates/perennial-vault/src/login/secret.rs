@@ -93,11 +93,8 @@ impl Part {
             Origin::Text(text) => return self.apply(text),
             Origin::File(path) => path,
         };
-        let bytes = read(path).await.map_err(|cause| Problem::SecretFile {
-            field: self.field,
-            path: path.clone(),
-            cause,
-        })?;
+        let bytes = read(path).await;
+        let bytes = bytes.map_err(|error| Problem::SecretFile(self.field, path.clone(), error))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.apply(text),
             Err(error) => Err(self.unusable(format!("not text at byte {}", error.valid_up_to()))),
@@ -105,10 +102,7 @@ impl Part {
     }
 
     pub(super) fn unusable(&self, problem: String) -> Problem {
-        Problem::Secret {
-            field: self.field,
-            problem,
-        }
+        Problem::Secret(self.field, problem)
     }
 
     fn apply(&self, text: &str) -> Result<Zeroizing<String>, Problem> {

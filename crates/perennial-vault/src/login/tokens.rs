@@ -1,4 +1,3 @@
-use std::fmt;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use super::credential::{Credential, CredentialId, Granted, renew};
 use super::lease::{Decision, Lease, Renewal, TokenFacts, after_failure, after_renewal};
 use super::method::Auth;
 use super::wrapping::Unwrapped;
-use crate::error::{Failure, Problem};
+use crate::error::Failure;
 use crate::http::{Round, Transport};
 use crate::verdict::{CREDENTIAL_BACK_OFF, Verdict};
 
@@ -49,16 +48,9 @@ struct State {
     outdated: bool,
     /// No credential that exists now may be sent.
     waits_for_credential: bool,
-    unanswered: Option<UnansweredLogin>,
-}
-
-/// The last login without an answer, whose failure counts for every fetch that waited for it.
-///
-/// If each of several sources tried in turn, the last one would run out of time.
-struct UnansweredLogin {
-    ended: Instant,
-    problem: String,
-    retry_after: Option<Duration>,
+    /// The last login without an answer, and when it ended. Its failure counts for every fetch that
+    /// waited for it: if each of several sources tried in turn, the last would run out of time.
+    unanswered: Option<(Instant, Failure)>,
 }
 
 /// Whether a fetch may still log in when its token is refused.
@@ -285,10 +277,10 @@ impl Tokens {
         round: &mut Round<'_>,
         live: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
-        if let Some(unanswered) = &state.unanswered
-            && since < unanswered.ended
+        if let Some((ended, failure)) = &state.unanswered
+            && since < *ended
         {
-            return Err(unanswered.failure());
+            return Err(failure.clone());
         }
         let provider = round.transport.provider();
         let read = Credential::read(&self.auth, live, &state.unwrapped, provider);
@@ -312,7 +304,7 @@ impl Tokens {
         match &outcome {
             Ok(_) => self.logged_in.notify_waiters(),
             Err(failure) if failure.verdict == Verdict::Transient => {
-                state.unanswered = Some(UnansweredLogin::of(failure));
+                state.unanswered = Some((Instant::now(), failure.clone()));
             }
             Err(_) => {}
         }
@@ -385,24 +377,6 @@ async fn attempt(
     }
 }
 
-impl UnansweredLogin {
-    fn of(failure: &Failure) -> Self {
-        Self {
-            ended: Instant::now(),
-            problem: with_causes(&*failure.problem).to_string(),
-            retry_after: failure.retry_after,
-        }
-    }
-
-    fn failure(&self) -> Failure {
-        let problem = self.problem.clone();
-        Failure {
-            retry_after: self.retry_after,
-            ..Failure::transient(Problem::SharedLogin { problem })
-        }
-    }
-}
-
 impl State {
     fn next_renewal(&self) -> Option<Instant> {
         let token = self.token.as_ref()?;
@@ -411,12 +385,6 @@ impl State {
             Some(tried) => due.max(tried + token.facts().spacing()),
             None => due,
         })
-    }
-}
-
-impl fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").finish_non_exhaustive()
     }
 }
 

@@ -13,21 +13,13 @@ use crate::verdict::{CREDENTIAL_BACK_OFF, Operation, Verdict};
 /// The outcome of the last wrapping token; one that has an outcome is not sent again.
 #[derive(Default)]
 pub(super) struct Unwrapped {
-    last: Option<(CredentialId, Result<Zeroizing<String>, Alarm>)>,
+    last: Option<(CredentialId, Outcome)>,
     /// The wrapping token whose unwrapping was sent and not answered.
     unanswered: Option<CredentialId>,
 }
 
-/// Why a wrapping token must not be trusted.
-#[derive(Clone)]
-enum Alarm {
-    Spent(Arc<Problem>),
-    /// Most likely this program itself has unwrapped it.
-    Lost(Arc<Problem>),
-    Foreign {
-        made_by: String,
-    },
-}
+/// The secret_id, or why its wrapping token must not be trusted.
+type Outcome = Result<Zeroizing<String>, Arc<Problem>>;
 
 impl Unwrapped {
     /// The secret_id in memory, and the wrapping token that it came from.
@@ -45,25 +37,30 @@ pub(super) async fn secret_id(
     unwrapped: &mut Unwrapped,
     round: &mut Round<'_>,
 ) -> Result<Zeroizing<String>, Failure> {
-    if let Some((_, outcome)) = unwrapped.last.as_ref().filter(|(last, _)| *last == id) {
-        return outcome.clone().map_err(Failure::from);
-    }
-    let unanswered = &mut unwrapped.unanswered;
-    let outcome = check_and_unwrap(&wrapping_token, id, mount, unanswered, round).await?;
-    if let Err(alarm) = &outcome {
-        let error = alarm.clone().problem();
-        // Logged as errors: only an operator knows who used the token.
-        match alarm {
-            Alarm::Lost(_) => {
-                tracing::error!(%error, "the wrapping token is used up, most likely by this program");
+    let outcome = match &unwrapped.last {
+        Some((last, outcome)) if *last == id => outcome.clone(),
+        _ => {
+            let unanswered = &mut unwrapped.unanswered;
+            let outcome = check_and_unwrap(&wrapping_token, id, mount, unanswered, round).await?;
+            if let Err(error) = &outcome {
+                // An error: only an operator knows who used the token.
+                let outcome = match **error {
+                    Problem::WrappingTokenLost(_) => "used up, most likely by this program",
+                    _ => "not trusted: possible interception",
+                };
+                tracing::error!(%error, outcome, "the wrapping token is unusable");
             }
-            Alarm::Spent(_) | Alarm::Foreign { .. } => {
-                tracing::error!(%error, "the wrapping token is not trusted: possible interception");
-            }
+            unwrapped.last = Some((id, outcome.clone()));
+            outcome
         }
-    }
-    unwrapped.last = Some((id, outcome.clone()));
-    outcome.map_err(Failure::from)
+    };
+    outcome.map_err(|problem| Failure {
+        verdict: Verdict::CredentialRefused {
+            back_off: CREDENTIAL_BACK_OFF,
+        },
+        problem,
+        retry_after: None,
+    })
 }
 
 async fn check_and_unwrap(
@@ -72,19 +69,21 @@ async fn check_and_unwrap(
     mount: &str,
     unanswered: &mut Option<CredentialId>,
     round: &mut Round<'_>,
-) -> Result<Result<Zeroizing<String>, Alarm>, Failure> {
+) -> Result<Outcome, Failure> {
     let made_by = match made_by(wrapping_token, round).await {
         Ok(path) => path,
         Err(failure) => {
-            let is_lost = *unanswered == Some(id);
-            let alarm = if is_lost { Alarm::Lost } else { Alarm::Spent };
-            return Ok(Err(alarm(unknown_token(failure)?)));
+            let refusal = unknown_token(failure)?;
+            return Ok(Err(Arc::new(match *unanswered == Some(id) {
+                true => Problem::WrappingTokenLost(refusal),
+                false => Problem::WrappingTokenSpent(refusal),
+            })));
         }
     };
     // An attacker who has unwrapped a secret_id can wrap it again, but not in the name of this path.
     if !is_secret_id_path(&made_by, mount) {
         let made_by = presentable(&[made_by]).concat();
-        return Ok(Err(Alarm::Foreign { made_by }));
+        return Ok(Err(Arc::new(Problem::WrappingTokenForeign(made_by))));
     }
     // Set before the request, which may be cancelled.
     *unanswered = Some(id);
@@ -94,7 +93,8 @@ async fn check_and_unwrap(
             if matches!(&*failure.problem, Problem::Refused { .. }) {
                 *unanswered = None;
             }
-            Ok(Err(Alarm::Spent(unknown_token(failure)?)))
+            let refusal = unknown_token(failure)?;
+            Ok(Err(Arc::new(Problem::WrappingTokenSpent(refusal))))
         }
     }
 }
@@ -145,25 +145,8 @@ fn unknown_token(failure: Failure) -> Result<Arc<Problem>, Failure> {
         Problem::Refused { status: 400 | 403, messages, .. } if !messages.is_empty()
     );
     match failure.verdict {
-        Verdict::Refused if is_unknown => Ok(Arc::from(failure.problem)),
+        Verdict::Refused if is_unknown => Ok(failure.problem),
         _ => Err(failure),
-    }
-}
-
-impl Alarm {
-    fn problem(self) -> Problem {
-        match self {
-            Self::Spent(refusal) => Problem::WrappingTokenSpent { refusal },
-            Self::Lost(refusal) => Problem::WrappingTokenLost { refusal },
-            Self::Foreign { made_by } => Problem::WrappingTokenForeign { made_by },
-        }
-    }
-}
-
-impl From<Alarm> for Failure {
-    fn from(alarm: Alarm) -> Self {
-        let back_off = CREDENTIAL_BACK_OFF;
-        Self::new(Verdict::CredentialRefused { back_off }, alarm.problem())
     }
 }
 

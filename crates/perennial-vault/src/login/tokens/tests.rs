@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Problem;
 
 fn granted(token: &str, seconds: u64) -> Granted {
     Granted {
