@@ -1,7 +1,6 @@
 //! One certificate: what is requested, the key, and the checks of the answer.
 
 mod answer;
-mod certificate;
 mod key;
 mod request;
 mod skew;

@@ -22,7 +22,7 @@ pub(crate) fn invalid(field: &'static str, got: impl Into<String>, takes: &'stat
 pub(crate) fn address(text: &str) -> Result<Url, Problem> {
     const FIELD: &str = "address";
     const TAKES: &str = "a URL such as https://vault.example:8200";
-    let url = Url::parse(text).map_err(|_| {
+    let url = Url::parse(text).map_err(|_error| {
         // An unparsed text may hold a password.
         let shown = if text.contains('@') {
             "not a URL"
@@ -102,7 +102,7 @@ pub(crate) fn namespace(text: &str) -> Result<HeaderValue, Problem> {
     if trimmed.is_empty() || !trimmed.chars().all(|c| c.is_ascii_graphic()) {
         return Err(invalid("namespace", text, takes));
     }
-    HeaderValue::from_str(trimmed).map_err(|_| invalid("namespace", text, takes))
+    HeaderValue::from_str(trimmed).map_err(|_error| invalid("namespace", text, takes))
 }
 
 /// CA certificates in PEM, as a store and one by one.

@@ -32,7 +32,7 @@ use perennial_vault::{Auth, Secret, VaultPkiBuilder};
 use serde_json::json;
 
 use log::{KEY_BEGINS, capture, quoted};
-use once::{built, fetch, full_text};
+use once::{fetch, full_text};
 use real::{enable, kubernetes, pki, post, vault};
 use signed::Platform;
 

@@ -54,7 +54,7 @@ impl Reply {
     /// Parses the body.
     pub(crate) fn json<T: DeserializeOwned>(&self, operation: Operation) -> Result<T, Failure> {
         // serde's error is not kept, since it can quote a value.
-        serde_json::from_slice(&self.body).map_err(|_| {
+        serde_json::from_slice(&self.body).map_err(|_error| {
             let problem = "it is not the JSON that vault sends \
                            (is the address vault's own, and not a proxy's or a portal's?)";
             Failure::unusable(Problem::Unusable(operation, problem))

@@ -32,7 +32,7 @@ impl Request {
     /// errors, and logs each refusal as an error of its own.
     pub(crate) fn typed(operation: Operation, endpoint: &impl Endpoint) -> Result<Self, Failure> {
         // rustify's error is not kept: some of its variants hold the content.
-        let body = endpoint.body().map_err(|_| {
+        let body = endpoint.body().map_err(|_error| {
             Failure::unusable(Problem::Request(
                 operation,
                 "vaultrs failed to serialise it".into(),

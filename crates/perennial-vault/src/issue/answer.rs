@@ -3,12 +3,12 @@
 use std::slice;
 use std::time::{Duration, SystemTime};
 
+use perennial::Certificate;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::certificate::Certificate;
 use super::request::CertRequest;
 use super::skew;
 use crate::error::Problem;
@@ -108,7 +108,7 @@ impl IssueReply {
         // The parser's error may quote the key.
         PrivateKeyDer::from_pem_slice(pem.as_bytes())
             .map(Zeroizing::new)
-            .map_err(|_| unusable(operation, "its private key is not PEM"))
+            .map_err(|_error| unusable(operation, "its private key is not PEM"))
     }
 
     fn issued(&self, operation: Operation) -> Result<&Issued, Problem> {
@@ -138,7 +138,7 @@ pub(crate) fn certificates(
     // The parser's error quotes the text.
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|_| unusable(operation, "a certificate in it is not PEM"))
+        .map_err(|_error| unusable(operation, "a certificate in it is not PEM"))
 }
 
 /// Only certificates that name themselves as issuer: an intermediate never becomes a root.
@@ -157,7 +157,7 @@ pub(crate) fn self_issued(
 
 fn parsed(der: &CertificateDer<'_>, operation: Operation) -> Result<Certificate, Problem> {
     Certificate::from_der(der)
-        .ok_or_else(|| unusable(operation, "a certificate in it is malformed"))
+        .map_err(|_error| unusable(operation, "a certificate in it is malformed"))
 }
 
 fn check_names(leaf: &Certificate, request: &CertRequest) -> Result<(), Problem> {

@@ -202,7 +202,7 @@ fn ia5(field: &'static str, name: &str) -> Result<Ia5String, Problem> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
         return Err(invalid(field, name, takes));
     }
-    Ia5String::try_from(name).map_err(|_| invalid(field, name, takes))
+    Ia5String::try_from(name).map_err(|_error| invalid(field, name, takes))
 }
 
 #[cfg(test)]

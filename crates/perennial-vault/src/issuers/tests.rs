@@ -4,8 +4,6 @@ use super::*;
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
-const LEAF: [u8; 32] = [7; 32];
-
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,6 +29,14 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
         usage: "crl-signing,issuing-certificates,read-only".to_owned(),
         key_id: "some".to_owned(),
         revoked: false,
+    }
+}
+
+fn with_root(root: &Ca) -> CertRoots {
+    let roots = vec![root.der().clone()];
+    CertRoots {
+        own: roots.clone(),
+        delivered: roots,
     }
 }
 
@@ -88,9 +94,7 @@ async fn empty_or_unreadable_answers_replace_no_roots() {
     let (a, b) = (root("root A"), root("root B"));
     let (of_a, of_b) = (intermediate("A", &a), intermediate("B", &b));
     let issuers = Issuers::default();
-    let roots = vec![a.der().clone()];
-    issuers.delivered(LEAF, roots.clone(), roots);
-    issuers.published(&LEAF);
+    issuers.published(Some(with_root(&a)));
     let note = |reading| issuers.state().note(reading, "pki");
     let other_roots = || issuers.state().other_roots();
     let refused = || Failure::unusable(Problem::Unusable(Operation::ReadIssuers, "it is mangled"));
@@ -126,11 +130,7 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
     let a = root("root A");
     let of_a = intermediate("A", &a);
     let issuers = Issuers::default();
-    let publish = |leaf: &[u8; 32]| {
-        let roots = vec![a.der().clone()];
-        issuers.delivered(*leaf, roots.clone(), roots);
-        issuers.published(leaf);
-    };
+    let publish = || issuers.published(Some(with_root(&a)));
     let read = || {
         let mut state = issuers.state();
         state.tried = Some(Instant::now());
@@ -141,45 +141,21 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
         Some(next.saturating_duration_since(Instant::now()).as_secs())
     };
     assert_eq!(in_seconds(), None, "no certificate is in use yet");
-    publish(&LEAF);
+    publish();
     assert_eq!(in_seconds(), Some(0));
     read();
     assert_eq!(in_seconds(), Some(600));
-    // A change of roots alone publishes the same certificate, and causes no reading.
-    issuers.published(&LEAF);
-    assert_eq!(in_seconds(), Some(600));
     // Frequent renewals do not cause frequent readings.
-    publish(&[8; 32]);
+    publish();
     assert_eq!(in_seconds(), Some(1));
     tokio::time::advance(Duration::from_secs(40)).await;
     assert_eq!(in_seconds(), Some(0));
     read();
     assert_eq!(in_seconds(), Some(600));
-    issuers.published(&[9; 32]);
+    issuers.published(None);
     assert_eq!(
         in_seconds(),
         None,
         "a certificate of another source is in use"
     );
-}
-
-#[test]
-fn roots_are_compared_with_those_of_the_published_certificate() {
-    let (a, b) = (root("root A"), root("root B"));
-    let (a, b) = (vec![a.der().clone()], vec![b.der().clone()]);
-    let issuers = Issuers::default();
-    issuers.delivered(LEAF, a.clone(), a.clone());
-    issuers.published(&LEAF);
-    // Delivered, but not accepted.
-    issuers.delivered([8; 32], b.clone(), b.clone());
-    issuers.state().roots = a;
-    assert_eq!(issuers.take_other_roots(), None);
-    // Of three deliveries, the first is forgotten.
-    for leaf in [[9; 32], [10; 32]] {
-        issuers.delivered(leaf, b.clone(), b.clone());
-    }
-    issuers.published(&[8; 32]);
-    assert_eq!(issuers.take_other_roots(), None);
-    issuers.published(&[10; 32]);
-    assert!(issuers.take_other_roots().is_some());
 }

@@ -186,14 +186,14 @@ async fn first_certificate(
     // The parsers' errors are not kept, since they quote the text.
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|_| unusable(chain, "not PEM"))?;
+        .map_err(|_error| unusable(chain, "not PEM"))?;
     if certificates.is_empty() {
         return Err(unusable(chain, "no certificate in PEM"));
     }
     let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|_| unusable(key, "no unencrypted private key in PEM"))?;
+        .map_err(|_error| unusable(key, "no unencrypted private key in PEM"))?;
     let certified = CertifiedKey::from_der(certificates, private_key, provider)
-        .map_err(|_| unusable(key, "it does not match the auth certificate"))?;
+        .map_err(|_error| unusable(key, "it does not match the auth certificate"))?;
     Ok((id, Arc::new(SingleCertAndKey::from(certified))))
 }
 

@@ -71,7 +71,7 @@ impl Body {
             Whatever => true,
             Foreign => messages.is_none(),
             Says(words) => any(&|text| text.contains(words)),
-            Body::Is(words) => any(&|text| text.trim() == words),
+            Self::Is(words) => any(&|text| text.trim() == words),
         }
     }
 }
