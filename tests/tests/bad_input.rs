@@ -1,4 +1,6 @@
-//! What operators get wrong: each told in one line with cause and remedy, and healed from.
+//! Operators' mistakes: one line names cause and remedy, and the pool recovers once they are fixed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -12,13 +14,10 @@ use perennial_tests::{HOUR, Pool, Stage, eventually, renew};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use crate::connections::through_a_proxy;
-use crate::outages;
-
-/// Longer than any answer takes, shorter than anybody waits.
+/// Longer than any answer takes, and short enough to wait for.
 const PATIENCE: Duration = Duration::from_millis(600);
 
-/// A manager that gives up soon, and a pool that has not connected yet and waits a little longer.
+/// A manager that gives up soon, and its pool, not connected yet, that waits a little longer.
 fn impatient(live: &LiveCert, config: Config) -> (CertConnectionManager, Pool) {
     let manager = CertConnectionManager::builder(live.clone(), config)
         .connect_timeout(PATIENCE)
@@ -32,8 +31,8 @@ fn impatient(live: &LiveCert, config: Config) -> (CertConnectionManager, Pool) {
     (manager, pool)
 }
 
-/// Asserts that an error is one line with all of these words.
-fn assert_told(error: &(dyn Error + 'static), words: &[&str]) {
+/// Asserts that the error is one line with all of these words.
+fn assert_one_line(error: &(dyn Error + 'static), words: &[&str]) {
     let line = with_causes(error).to_string();
     assert_eq!(line.lines().count(), 1, "{line}");
     for word in words {
@@ -41,11 +40,11 @@ fn assert_told(error: &(dyn Error + 'static), words: &[&str]) {
     }
 }
 
-/// Asserts what a failing connect, and a failing check-out, say about this configuration.
+/// Asserts the error of a connect, and of a check-out, with this configuration.
 async fn assert_fails(live: &LiveCert, config: &Config, class: FailureClass, words: &[&str]) {
     let (manager, pool) = impatient(live, config.clone());
     let error = manager.connect().await.unwrap_err();
-    assert_told(&error, words);
+    assert_one_line(&error, words);
     assert_eq!(error.class(), class, "{error:?}");
     assert_cause_of_checkout(&manager, &pool, class, words).await;
 }
@@ -58,17 +57,17 @@ async fn assert_cause_of_checkout(
 ) {
     let error = pool.get().await.map(drop).unwrap_err();
     let explained = manager.explain(error);
-    assert_told(&explained, words);
+    assert_one_line(&explained, words);
     let (CheckoutError::TimedOut { last: Some(cause) } | CheckoutError::Failed(cause)) = explained
     else {
-        panic!("the cause is told");
+        panic!("the error carries its cause");
     };
     assert_eq!(cause.class(), class, "{cause:?}");
     assert!(manager.status().connect_errors[&class] > 0);
 }
 
-/// A pool that met this fault serves again, and has forgotten its error.
-async fn assert_heals(manager: &CertConnectionManager, pool: &Pool) {
+/// Asserts that the pool serves again and no longer shows an error.
+async fn assert_recovers(manager: &CertConnectionManager, pool: &Pool) {
     eventually("the pool works again", async || match pool.get().await {
         Ok(client) => client.simple_query("select 1").await.is_ok(),
         Err(_) => false,
@@ -77,11 +76,12 @@ async fn assert_heals(manager: &CertConnectionManager, pool: &Pool) {
     assert!(manager.status().last_error.is_none());
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_postgres_is_told_and_healed_from() {
+async fn server_that_is_not_postgres_is_named_and_the_pool_recovers() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let no_tls = ["speaks no TLS", "check host and port", "ssl = on"];
     let table: &[(Fault, FailureClass, &[&str])] = &[
         (
@@ -118,16 +118,17 @@ async fn what_is_no_postgres_is_told_and_healed_from() {
         let (manager, pool) = impatient(&live, config.clone());
         proxy.set(*fault).await.unwrap();
         let error = manager.connect().await.unwrap_err();
-        assert_told(&error, words);
+        assert_one_line(&error, words);
         assert_eq!(error.class(), *class, "{error:?}");
         assert_cause_of_checkout(&manager, &pool, *class, words).await;
         proxy.set(Fault::None).await.unwrap();
-        assert_heals(&manager, &pool).await;
+        assert_recovers(&manager, &pool).await;
     }
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn login_that_postgres_turns_away_is_told_in_its_words_and_healed_from() {
+async fn refused_login_quotes_postgres_and_the_pool_recovers() {
     let stage = Stage::set().await;
     let postgres = &stage.testbed.postgres;
     let live = stage.live(HOUR).await;
@@ -144,7 +145,7 @@ async fn login_that_postgres_turns_away_is_told_in_its_words_and_healed_from() {
     assert_cause_of_checkout(&manager, &pool, FailureClass::CertificateRefused, &refused).await;
     std::fs::write(&ident, mapped).unwrap();
     postgres.reload().await.unwrap();
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 
     let mut config = postgres.config();
     config.user("stranger");
@@ -158,7 +159,7 @@ async fn login_that_postgres_turns_away_is_told_in_its_words_and_healed_from() {
     assert_cause_of_checkout(&manager, &pool, FailureClass::LoginRefused, &refused).await;
     let create = "create database nowhere owner app";
     stage.admin.batch_execute(create).await.unwrap();
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 
     let (manager, pool) = impatient(&live, postgres.config());
     let full = ["max_connections", "too many connections"];
@@ -169,9 +170,9 @@ async fn login_that_postgres_turns_away_is_told_in_its_words_and_healed_from() {
     limit(0).await;
     assert_cause_of_checkout(&manager, &pool, FailureClass::NotNow, &full).await;
     limit(-1).await;
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 
-    // An orderly stop waits for the witness.
+    // Postgres' orderly stop waits for the superuser's session to end.
     let (manager, pool) = impatient(&live, postgres.config());
     let stopping = ["starting, stopping", "shutting down"];
     let pid = postgres.pid().unwrap().to_string();
@@ -179,18 +180,19 @@ async fn login_that_postgres_turns_away_is_told_in_its_words_and_healed_from() {
         .args(["-TERM", &pid])
         .status();
     assert!(kill.unwrap().success());
-    eventually("it takes nobody any more", async || {
+    eventually("postgres accepts no login", async || {
         postgres.admin().await.is_err()
     })
     .await;
     assert_cause_of_checkout(&manager, &pool, FailureClass::NotNow, &stopping).await;
     postgres.stop().await.unwrap();
     postgres.start_again().await.unwrap();
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 }
 
+/// Scenario: C12, C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_is_not_trusted_is_told_and_healed_from() {
+async fn untrusted_server_is_named_and_the_pool_recovers() {
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = stage.live(HOUR).await;
@@ -209,7 +211,7 @@ async fn server_that_is_not_trusted_is_told_and_healed_from() {
     ];
     assert_fails(&live, &config, FailureClass::ServerNotTrusted, &words).await;
 
-    // The servers' CA changes, and nobody told us.
+    // The server's CA changes, and the client still has the old roots.
     let (manager, pool) = impatient(&live, postgres.config());
     let root_b = bao.change_root("B").await.unwrap();
     let certificate = bao.server_certificate().await.unwrap();
@@ -218,14 +220,14 @@ async fn server_that_is_not_trusted_is_told_and_healed_from() {
     assert_cause_of_checkout(&manager, &pool, FailureClass::ServerNotTrusted, &words).await;
     postgres.trust(&root_b).await.unwrap();
     renew(&live).await;
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 }
 
+/// Scenario: C12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn missing_certificate_is_told_with_what_vault_said_and_healed_from() {
-    // C12: the check-out fails because of Vault.
+async fn missing_certificate_quotes_vault_and_the_pool_recovers() {
     let stage = Stage::set().await;
-    let (proxy, url) = outages::proxied(&stage).await;
+    let (proxy, url) = stage.proxied_bao().await;
     proxy.set(Fault::Refuse).await.unwrap();
     let source = stage.pki_at(&url, "app").build().unwrap();
     let live = LiveCert::builder().start_lazy(source).unwrap();
@@ -238,11 +240,12 @@ async fn missing_certificate_is_told_with_what_vault_said_and_healed_from() {
     ];
     assert_cause_of_checkout(&manager, &pool, FailureClass::NoCertificate, &words).await;
     proxy.set(Fault::None).await.unwrap();
-    assert_heals(&manager, &pool).await;
+    assert_recovers(&manager, &pool).await;
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unix_socket_is_refused_unless_it_is_allowed() {
+async fn unix_socket_is_refused() {
     let stage = Stage::set().await;
     let postgres = &stage.testbed.postgres;
     let live = stage.live(HOUR).await;
@@ -258,16 +261,16 @@ async fn unix_socket_is_refused_unless_it_is_allowed() {
         "allow_unix_sockets",
     ];
     let error = CertConnectionManager::new(live.clone(), socket()).unwrap_err();
-    assert_told(&error, &refused);
+    assert_one_line(&error, &refused);
     let error = ConnectProbe::new(socket()).unwrap_err();
-    assert_told(&error, &refused);
+    assert_one_line(&error, &refused);
 
     let mut mixed = socket();
     mixed.host("127.0.0.1");
     let allowed =
         |config| CertConnectionManager::builder(live.clone(), config).allow_unix_sockets();
     let error = allowed(mixed).build().unwrap_err();
-    assert_told(
+    assert_one_line(
         &error,
         &["Unix sockets and TCP hosts at once", "use one kind"],
     );
@@ -284,8 +287,9 @@ async fn unix_socket_is_refused_unless_it_is_allowed() {
     assert_eq!(seen, ("app".to_owned(), true, false));
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn error_that_postgres_words_over_several_lines_is_told_on_one() {
+async fn multi_line_error_of_postgres_becomes_one_line() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = CertConnectionManager::builder(live, stage.testbed.postgres.config())
@@ -293,6 +297,6 @@ async fn error_that_postgres_words_over_several_lines_is_told_on_one() {
         .build()
         .unwrap();
     let error = manager.connect().await.unwrap_err();
-    assert_told(&error, &["on_connect failed", "does not exist", "HINT: "]);
+    assert_one_line(&error, &["on_connect failed", "does not exist", "HINT: "]);
     assert_eq!(error.class(), FailureClass::OnConnect);
 }

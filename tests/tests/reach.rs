@@ -1,4 +1,6 @@
-//! Other ways to a Postgres: several hosts, direct TLS, no pool, a pooler between.
+//! Other ways to reach Postgres: several hosts, direct TLS, no pool, a pooler in between.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bb8::ManageConnection;
 use perennial_postgres::{CertConnectionManager, PgTls};
@@ -8,9 +10,10 @@ use tokio_postgres::config::{SslNegotiation, TargetSessionAttrs};
 
 const READ_ONLY: &str = "default_transaction_read_only";
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn multi_host_goes_to_the_writable_server() {
-    // Each host gets the current certificate, also the one that is passed over.
+async fn host_list_connects_to_the_writable_server() {
+    // Each host gets the current certificate, also the one that is read-only.
     let stage = Stage::set().await;
     let (bao, one) = (&stage.testbed.bao, &stage.testbed.postgres);
     let other = stage.testbed.another_postgres().await.unwrap();
@@ -29,7 +32,7 @@ async fn multi_host_goes_to_the_writable_server() {
     assert_eq!(seen.len(), 2);
     assert!(seen.values().all(|seen| *seen == serial), "{seen:?}");
 
-    // A failover, and a new root that both ask for: the rotation moves the pool to the other one.
+    // A failover, and a new root that both require: the rotation moves the pool to the other host.
     other.set(READ_ONLY, "on").await.unwrap();
     one.set(READ_ONLY, "off").await.unwrap();
     let root = bao.change_root("B").await.unwrap();
@@ -38,7 +41,7 @@ async fn multi_host_goes_to_the_writable_server() {
     }
     stage.all_on(&*renew(&live).await, 2).await;
 
-    // And back, past the one that is no longer writable.
+    // And back, skipping the host that is no longer writable.
     one.set(READ_ONLY, "on").await.unwrap();
     other.set(READ_ONLY, "off").await.unwrap();
     let serial = renew(&live).await.serial().to_decimal();
@@ -54,9 +57,10 @@ async fn multi_host_goes_to_the_writable_server() {
     drop(pool);
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn direct_tls_on_postgres_17() {
-    // Postgres 17 refuses it without ALPN.
+async fn direct_tls_works_on_postgres_17() {
+    // Postgres 17 refuses direct TLS without ALPN.
     let stage = Stage::set().await;
     let postgres = stage.testbed.another_postgres_17().await.unwrap();
     let live = stage.live(HOUR).await;
@@ -74,6 +78,7 @@ async fn direct_tls_on_postgres_17() {
     drop((pooled, bare));
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bare_connections_keep_the_certificate_of_their_connect() {
     let stage = Stage::set().await;
@@ -94,7 +99,7 @@ async fn bare_connections_keep_the_certificate_of_their_connect() {
     let expected = [(first_pid, old), (second_pid, new)];
     assert_eq!(stage.serials().await, expected.into());
 
-    // A cancel is a connection of its own, with the certificate of now.
+    // A cancel request is a connection of its own, with the current certificate.
     let sleeping = first.simple_query("select pg_sleep(60)");
     let cancel = async {
         eventually("the query runs", async || {
@@ -116,6 +121,7 @@ async fn bare_connections_keep_the_certificate_of_their_connect() {
     assert!(second.simple_query("select 1").await.is_ok());
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs pgbouncer"]
 async fn pool_rotates_through_pgbouncer() {

@@ -1,4 +1,6 @@
-//! Connections that die while nobody looks, and servers that come back.
+//! Connections that die while idle, and servers that come back.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +15,13 @@ use perennial_testbed::Fault;
 use perennial_tests::{HOUR, ROWS, Stage, eventually, full_pool, many_rows, renew};
 use perennial_vault::VaultPki;
 
-use crate::connections::through_a_proxy;
-
 async fn pids(stage: &Stage) -> BTreeSet<i32> {
     stage.serials().await.into_keys().collect()
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn terminated_backends_are_replaced_before_anybody_asks() {
+async fn terminated_backends_are_replaced_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -28,13 +29,13 @@ async fn terminated_backends_are_replaced_before_anybody_asks() {
     let before = pids(&stage).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'";
     stage.admin.simple_query(terminate).await.unwrap();
-    eventually("four others stand in their place", async || {
+    eventually("four others have replaced them", async || {
         let now = pids(&stage).await;
         now.len() == 4 && now.is_disjoint(&before)
     })
     .await;
     assert_eq!(manager.status().retired[&RetireReason::Dead], 4);
-    // Nobody is handed a dead one, once its close has been read.
+    // No caller gets a dead one, once its close has been read.
     stage.admin.simple_query(terminate).await.unwrap();
     eventually("the closes have been read", async || {
         let status = manager.status();
@@ -47,8 +48,9 @@ async fn terminated_backends_are_replaced_before_anybody_asks() {
     }
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_restart_is_recovered_from_while_callers_wait() {
+async fn waiting_callers_survive_a_server_restart() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -83,11 +85,12 @@ async fn server_restart_is_recovered_from_while_callers_wait() {
     stage.all_on(&live.current().unwrap(), 3).await;
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reset_connections_are_never_handed_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::new(live, config).unwrap();
     let pool = full_pool(&manager, 3).await;
     for _ in 0..3 {
@@ -102,11 +105,12 @@ async fn reset_connections_are_never_handed_out() {
     }
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
+async fn silent_connection_is_detected_by_a_ping_and_replaced() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .idle_ping(Duration::from_millis(500))
         .connect_timeout(Duration::from_secs(1))
@@ -115,8 +119,8 @@ async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
     let pool = full_pool(&manager, 2).await;
     let before = pids(&stage).await;
     proxy.set(Fault::Stall).await.unwrap();
-    // A replacement is wanted, which this silence lets nobody connect.
-    eventually("the silence is noticed", async || {
+    // The pool wants a replacement, and its connect times out.
+    eventually("the pool notices the silence", async || {
         manager.status().last_error.is_some()
     })
     .await;
@@ -137,8 +141,9 @@ async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
     assert!(pool.get().await.is_ok());
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
+async fn slowly_read_stream_survives_delayed_pings() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = CertConnectionManager::builder(live, stage.testbed.postgres.config())
@@ -185,15 +190,16 @@ async fn pings_keep_idle_connections_and_disturb_no_rotation() {
             == 3
     })
     .await;
-    assert_eq!(pids(&stage).await, before, "nobody was replaced");
+    assert_eq!(pids(&stage).await, before, "no connection was replaced");
     stage.all_on(&*renew(&live).await, 3).await;
     drop(pool);
 }
 
+/// Scenario: T8, C3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
-    // T8: the host sleeps through the rest of the certificate's life; Postgres' clock goes on as it
-    // did, so it would still take the old one: what is asserted is that nobody shows it.
+    // The host sleeps beyond the certificate's expiry. Postgres' own clock has not moved, so it would
+    // still accept the old certificate: the test asserts that no connection presents it.
     let stage = Stage::set().await;
     let backdated = Duration::from_secs(20);
     let wall = TestClock::starting_at(stage.live(HOUR).await.now() - backdated);
@@ -222,7 +228,7 @@ async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 3);
 }
 
-/// A life that the suspend outlasts, and then one that is long.
+/// A lifetime that ends during the suspend, then a long one.
 struct ShortThenLong {
     short: VaultPki,
     long: VaultPki,
@@ -239,10 +245,11 @@ impl CertSource for ShortThenLong {
     }
 }
 
+/// Scenario: C16
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kernel_probes_silent_connections_within_half_a_minute() {
-    // The kernel is the witness: its timer on our end of the connection.
+    // Read from the kernel: the timer on our end of the connection.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let pool = full_pool(&stage.manager(&live), 1).await;

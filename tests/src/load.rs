@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::Pool;
 
-/// Workers that query until told to stop; every failure is kept.
+/// Workers that query until [`finish`](Self::finish); each keeps its first failure.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -16,25 +16,25 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many workers, each of which checks out a connection for each query.
+    /// This many workers on a bb8 pool, each of which checks out a connection for each query.
     pub fn on(pool: &Pool, workers: usize) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();
             async move {
-                let client = pool.get().await.map_err(told)?;
+                let client = pool.get().await.map_err(in_words)?;
                 short_query(&client).await
             }
         })
     }
 
-    /// The same on deadpool.
+    /// Like [`on`](Self::on), with a deadpool pool.
     pub fn on_deadpool(pool: &DeadpoolPool, workers: usize) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();
             async move {
-                let client = pool.get().await.map_err(told)?;
+                let client = pool.get().await.map_err(in_words)?;
                 short_query(&client).await
             }
         })
@@ -64,10 +64,10 @@ impl Load {
         }
     }
 
-    /// Ends it, and returns how many queries were answered.
+    /// Stops the workers, and returns how many queries were answered.
     ///
     /// # Panics
-    /// If one failed.
+    /// If a query failed.
     pub async fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
@@ -80,9 +80,9 @@ impl Load {
 
 async fn short_query(client: &Client) -> Result<(), String> {
     let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
-    query.await.map(drop).map_err(told)
+    query.await.map(drop).map_err(in_words)
 }
 
-fn told(error: impl std::fmt::Debug) -> String {
+fn in_words(error: impl std::fmt::Debug) -> String {
     format!("{error:?}")
 }

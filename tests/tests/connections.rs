@@ -1,34 +1,23 @@
-//! Single connects, and what may happen on the way.
+//! Single connects, and the faults that may occur on the way.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bb8::ManageConnection;
 use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
-use perennial_testbed::{Fault, Proxy};
+use perennial_testbed::Fault;
 use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
 
-/// A proxy before Postgres, and the connection settings that lead through it.
-pub(crate) async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
-    let postgres = &stage.testbed.postgres;
-    let address = format!("127.0.0.1:{}", postgres.port()).parse().unwrap();
-    let proxy = Proxy::start(address).await.unwrap();
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(postgres.host())
-        .port(proxy.addr().port())
-        .user(postgres.user())
-        .dbname(postgres.database());
-    (proxy, config)
-}
-
+/// Scenario: C1, C2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connect_in_flight_at_a_rotation_is_of_the_old_generation_and_retired() {
-    // C1, and C2: the handshake that the rotation met was not killed.
+async fn connect_in_flight_during_a_rotation_keeps_its_generation_and_is_retired() {
+    // The rotation happens during the handshake, which must complete.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::new(live.clone(), config).unwrap();
 
     proxy.set(Fault::Stall).await.unwrap();
@@ -46,16 +35,17 @@ async fn connect_in_flight_at_a_rotation_is_of_the_old_generation_and_retired() 
         format!("{connection:?}").contains("generation: 1"),
         "{connection:?}"
     );
-    // It is idle and old, so it is exchanged: the server sees the new certificate only.
+    // The connection is idle and old, so it is exchanged: the server sees only the new certificate.
     stage.all_on(&live.current().unwrap(), 1).await;
     assert_eq!(connection.generation(), 2);
     assert!(connection.query_one("select 1", &[]).await.is_ok());
     assert_ne!(old.serial(), connection.snapshot().serial());
 }
 
+/// Scenario: C11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_without_tls_is_refused() {
-    // C11: Postgres itself with ssl off, and plain TCP made welcome.
+    // Postgres itself with ssl = off, and with a rule that accepts plain TCP.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let postgres = &stage.testbed.postgres;
@@ -71,7 +61,7 @@ async fn server_without_tls_is_refused() {
 
     let mut config = postgres.config();
     config.ssl_mode(SslMode::Prefer);
-    eventually("plain TCP is welcome", async || {
+    eventually("postgres accepts plain TCP", async || {
         let plain = config
             .clone()
             .ssl_mode(SslMode::Disable)
@@ -95,6 +85,7 @@ async fn server_without_tls_is_refused() {
     );
 }
 
+/// Scenario: C11, C15
 #[tokio::test]
 async fn sslmode_disable_is_refused_at_build() {
     let stage = Stage::set().await;
@@ -108,12 +99,13 @@ async fn sslmode_disable_is_refused_at_build() {
     );
 }
 
+/// Scenario: C12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hung_server_does_not_hold_a_slot_and_the_cause_is_told() {
-    // C12: a server that accepts and says nothing; then it heals.
+async fn hung_server_holds_no_slot_and_the_error_names_it() {
+    // The server accepts the connection and never answers; then it recovers.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .connect_timeout(Duration::from_millis(300))
         .build()
@@ -155,6 +147,7 @@ async fn on_connect_runs_on_replacements_too() {
     assert_eq!(name, "hooked");
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
     let stage = Stage::set().await;
@@ -186,20 +179,21 @@ async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
             _ => matches!(error, ConnectError::OnConnectPanicked),
         };
         assert!(expected, "{error:?}");
-        // The background task meets it too.
+        // The background task fails in the same way.
         let failed = || manager.status().connect_errors.values().sum::<u64>();
         let before = failed();
         renew(&live).await;
         eventually("a replacement has failed", async || failed() > before).await;
         WRONG.store(0, Ordering::SeqCst);
-        // What hung is gone, and the pool moves as if nothing had been.
+        // The hung connect is closed, and the pool rotates as usual.
         stage.all_on(&live.current().unwrap(), all).await;
     }
     drop(pool);
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_bb8_postgres_takes_the_current_certificate_for_each_connect() {
+async fn stock_bb8_postgres_uses_the_current_certificate_for_each_connect() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let config = stage.testbed.postgres.config();
@@ -215,9 +209,10 @@ async fn stock_bb8_postgres_takes_the_current_certificate_for_each_connect() {
     drop((first, second));
 }
 
+/// Scenario: H3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_the_pool_leaves_no_connection_and_no_task() {
-    // H3: after the pool, its replacer; after the last handle, the renewer.
+    // The replacer ends with the pool, the renewer with the last handle.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(4)).await;
     let manager = stage.manager(&live);
@@ -229,7 +224,7 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
         stage.serials().await.is_empty()
     })
     .await;
-    // The renewer is the only writer: with it gone, so are the rotations.
+    // The renewer is the only writer: the subscription ends with it.
     let ended = async { while rotations.next().await.is_some() {} };
     assert!(
         tokio::time::timeout(perennial_tests::SOON, ended)
@@ -243,5 +238,5 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     .await;
 }
 
-/// The witness' own connection.
+/// The task of the superuser's connection.
 const TESTBED_TASKS: usize = 1;

@@ -1,4 +1,6 @@
-//! Retiring on demand, at a limit, and at the end.
+//! Retirement on demand, at a limit, and at shutdown.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -10,8 +12,9 @@ use perennial_postgres::{
 use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
 use tokio_postgres::error::SqlState;
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
+async fn retire_exchanges_idle_connections_and_counts_those_in_use() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -20,8 +23,8 @@ async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
     in_use.simple_query("begin").await.unwrap();
 
     let newest = renew(&live).await;
-    let came_of_it = manager.retire_now(Retire::Gently).await;
-    assert_eq!((came_of_it.left, came_of_it.generation), (1, 2));
+    let outcome = manager.retire_now(Retire::Gently).await;
+    assert_eq!((outcome.left, outcome.generation), (1, 2));
     let status = manager.status();
     assert_eq!(status.old_in_use, 1);
     assert_eq!(status.retired[&RetireReason::Rotated], 4);
@@ -30,15 +33,16 @@ async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
     stage.all_on(&newest, 5).await;
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retiring_immediately_leaves_nothing_old_at_the_server() {
+async fn immediate_retire_leaves_no_old_backend() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
     let pool = full_pool(&manager, 3).await;
     let dedicated = pool.dedicated_connection().await.unwrap();
     dedicated.simple_query("begin").await.unwrap();
-    // Its connection goes back, and the stream is read on.
+    // The connection is returned to the pool while its stream is still read.
     let stream = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -52,14 +56,14 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     let newest = renew(&live).await;
     assert_eq!(manager.status().old_in_use, 2);
     eventually(
-        "the one with a stream was exchanged and is leaving",
+        "the one with a stream was exchanged and is draining",
         async || manager.status().leaving == 1,
     )
     .await;
-    let came_of_it = manager.retire_now(Retire::Immediately).await;
-    assert_eq!((came_of_it.generation, came_of_it.left), (2, 0));
-    assert!(came_of_it.retired >= 3, "{came_of_it:?}");
-    // The query was cancelled, not cut off: its caller knows why it ended.
+    let outcome = manager.retire_now(Retire::Immediately).await;
+    assert_eq!((outcome.generation, outcome.left), (2, 0));
+    assert!(outcome.retired >= 3, "{outcome:?}");
+    // The query was cancelled, not cut off: its caller gets the reason.
     let error = query.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
     stage.all_on(&newest, 3).await;
@@ -69,16 +73,17 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     assert_eq!(manager.status().leaving, 0);
 }
 
-/// How many queries sleep at the server.
+/// The number of sleeping queries at the server.
 async fn sleeping(stage: &Stage) -> i64 {
     let count = "select count(*) from pg_stat_activity
         where state = 'active' and query = 'select pg_sleep(60)'";
     stage.admin.query_one(count, &[]).await.unwrap().get(0)
 }
 
+/// Scenario: C5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
-    // C5: what is in use outlives its certificate by the limit and no longer.
+    // A connection in use outlives its certificate by the limit and no longer.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(6)).await;
     let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
@@ -109,7 +114,7 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     .await;
     let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
     assert!(tokio::time::timeout(SOON, ended).await.is_ok());
-    eventually("nothing is in use past its end", async || {
+    eventually("no connection is in use after its expiry", async || {
         let status = manager.status();
         let limited = status.retired.get(&RetireReason::HardLimit);
         limited.is_some_and(|limited| *limited >= 2) && status.expired_in_use == 0
@@ -118,16 +123,17 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     drop(pool);
 }
 
+/// Scenario: C3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newer_comes() {
-    // Invariant 7: the CA is gone, so nothing takes the old certificate's place.
+async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
+    // Invariant 7: the CA is stopped, so no newer certificate arrives.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(12)).await;
     stage.testbed.bao.stop().await.unwrap();
     let manager = stage.manager(&live);
     let pool = full_pool(&manager, 4).await;
     let in_use = pool.get().await.unwrap();
-    // Another went back, and its rows are still read.
+    // Another was returned, and its rows are still being read.
     let rows = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -140,7 +146,7 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
         stage.serials().await.len() == 2
     })
     .await;
-    // What is in use goes on, counted, until it comes back or has been read to its end.
+    // Connections in use continue, and are counted, until they are returned or read to the end.
     eventually("both are counted", async || {
         manager.status().expired_in_use == 2
     })
@@ -159,14 +165,14 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
     assert!(manager.status().retired[&RetireReason::Expired] >= 3);
     assert_eq!(manager.status().expired_in_use, 0);
 
-    // The CA is back: so is the pool.
+    // The CA is back, and so is the pool.
     stage.testbed.bao.start_again().await.unwrap();
     eventually("the pool works again", async || pool.get().await.is_ok()).await;
 }
 
+/// Scenario: H2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
-    // H2: an orderly end.
+async fn drain_waits_for_connections_in_use_and_hands_out_no_more() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -189,7 +195,7 @@ async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
     };
     let error = pool.get().await.map(drop).unwrap_err();
     let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
-        panic!("the cause is told");
+        panic!("the error carries its cause");
     };
     assert!(matches!(cause, ConnectError::Draining), "{cause:?}");
     let refused = manager.connect().await.unwrap_err();
@@ -206,8 +212,9 @@ async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
     drop(pool);
 }
 
+/// Scenario: C5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_then() {
+async fn dedicated_listener_misses_no_notification_until_it_refreshes() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -229,7 +236,7 @@ async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_th
     assert_eq!(
         stage.serials().await,
         old,
-        "nobody moved it behind its back"
+        "no exchange happened in the background"
     );
     listener.refresh().await.unwrap();
     stage.all_on(&newest, 1).await;
@@ -245,28 +252,29 @@ async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_th
         panic!("a notification");
     };
     assert_eq!(heard.payload(), "after");
-    // Up to date: nothing to do, and nothing is done.
+    // A refresh of a connection that is up to date does nothing.
     let before = stage.serials().await;
     listener.refresh().await.unwrap();
     assert_eq!(stage.serials().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listener_that_is_too_slow_is_told_how_much_it_missed() {
+async fn slow_listener_learns_how_many_notifications_it_missed() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let listener = stage.manager(&live).connect().await.unwrap();
     listener.batch_execute("listen news").await.unwrap();
     let mut news = listener.notifications();
-    // Its own notifications come before the answer: then all of them have been read.
+    // Postgres sends the session's own notifications before the answer, so all of them have been read.
     let many = "select pg_notify('news', n::text) from generate_series(1, 300) n";
     listener.simple_query(many).await.unwrap();
     let first = news.next().await;
     assert!(matches!(first, Some(Notified::Missed(44))), "{first:?}");
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn query_is_cancelled_with_the_certificate_that_is_current_then() {
+async fn cancel_uses_the_certificate_current_at_that_time() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -284,8 +292,9 @@ async fn query_is_cancelled_with_the_certificate_that_is_current_then() {
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_certificate_moves_several_pools() {
+async fn one_rotation_moves_several_pools() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let managers = [stage.manager(&live), stage.manager(&live)];
@@ -310,9 +319,10 @@ async fn one_certificate_moves_several_pools() {
     drop(pools);
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_older_is_connected_with_after_an_immediate_retirement() {
-    // The drill's worst case: Postgres refuses the new certificate too.
+async fn no_connect_uses_an_older_certificate_after_an_immediate_retire() {
+    // The worst case of the drill: Postgres refuses the new certificate too.
     let stage = Stage::set().await;
     let live = stage.live_with_overlap().await;
     let manager = stage.manager(&live);
@@ -325,7 +335,7 @@ async fn nothing_older_is_connected_with_after_an_immediate_retirement() {
     .await;
     assert!(
         manager.connect().await.is_ok(),
-        "what logged in before serves on"
+        "the certificate that logged in before stays in use"
     );
     manager.retire_now(Retire::Immediately).await;
     let error = manager.connect().await.unwrap_err();
