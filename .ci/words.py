@@ -18,7 +18,8 @@ KINDS = ["*.rs", "*.md", "*.py", "*.sh", "*.yml", "*.toml", ".ci/run"]
 BETTER = {
     "told": "reported, logged, returned, documented",
     "tells": "reports, says, shows",
-    "nobody": "no caller, no reader",
+    # Not Linux' user of that name.
+    r"(?<!user:\x20)nobody": "no caller, no reader",
     "whoever": "any caller, the operator",
     "somebody": "another process, the operator",
     "good[- ]?bye": "Terminate message",
