@@ -10,10 +10,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{LiveCert, Renewal, Snapshot, TlsSettings};
-use perennial_postgres::CertConnectionManager;
+use perennial::{LiveCert, Renewed, Snapshot, TlsSettings};
+use perennial_postgres::{CertConnectionManager, CertPool, CertPoolBuilder};
 use perennial_testbed::{Proxy, Testbed};
-use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, Vault, VaultPkiBuilder};
 use tokio_postgres::{Client, Config, RowStream};
 
 mod load;
@@ -55,10 +55,13 @@ impl Stage {
     pub fn pki_at(&self, address: &str, common_name: &str) -> VaultPkiBuilder {
         let bao = &self.testbed.bao;
         let approle = bao.approle();
-        VaultPki::builder(address)
+        let vault = Vault::builder(address)
             .ca_pem(bao.ca_pem())
             .auth(Auth::approle(&approle.role_id, &approle.secret_id))
-            .mount(bao.mount())
+            .build()
+            .expect("the testbed's settings are complete");
+        vault
+            .pki(bao.mount())
             .role(bao.client_role())
             .common_name(common_name)
     }
@@ -78,11 +81,24 @@ impl Stage {
     /// If the first fetch fails.
     pub async fn live_with_overlap(&self) -> LiveCert {
         let source = self.pki().build().expect("a complete source");
-        let builder = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(HOUR));
+        let builder = LiveCert::builder().tls(TlsSettings::new().roots_overlap(HOUR));
         builder.start(source).await.expect("a first certificate")
     }
 
-    /// A manager that connects with this certificate.
+    /// Settings of a pool that connects with this certificate.
+    pub fn pool(&self, live: &LiveCert) -> CertPoolBuilder {
+        CertPool::builder(live.clone(), self.testbed.postgres.config())
+    }
+
+    /// A pool of this many connections, all of them open.
+    ///
+    /// # Panics
+    /// If a connect fails.
+    pub async fn full_pool(&self, live: &LiveCert, size: u32) -> CertPool {
+        full_pool(self.pool(live), size).await
+    }
+
+    /// A manager, for a pool that is not a [`CertPool`], or for single connections.
     ///
     /// # Panics
     /// If the manager does not accept the testbed's connection settings.
@@ -164,13 +180,10 @@ pub async fn many_rows(client: &Client) -> RowStream {
 ///
 /// # Panics
 /// If a connect fails.
-pub async fn full_pool(manager: &CertConnectionManager, size: u32) -> Pool {
-    let pool = manager.pool_builder().max_size(size).min_idle(size);
-    pool.build(manager.clone()).await.expect("the pool fills")
+pub async fn full_pool(settings: CertPoolBuilder, size: u32) -> CertPool {
+    let pool = settings.max_size(size).min_idle(size).build().await;
+    pool.expect("the pool fills")
 }
-
-/// The pool of the tests that use bb8.
-pub type Pool = bb8::Pool<CertConnectionManager>;
 
 async fn proxy_to(port: u16) -> Proxy {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -198,7 +211,7 @@ pub async fn serials_seen_by(admin: &Client) -> BTreeMap<i32, String> {
 pub async fn renew(live: &LiveCert) -> Arc<Snapshot> {
     let mut newest = None;
     eventually("a renewal", async || {
-        if let Renewal::Newer(snapshot) = live.renew_now().await {
+        if let Ok(Renewed::Newer(snapshot)) = live.renew().await {
             newest = Some(snapshot);
         }
         newest.is_some()

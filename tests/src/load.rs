@@ -1,11 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use perennial_postgres::DeadpoolPool;
+use perennial_postgres::deadpool::managed::Pool;
+use perennial_postgres::{CertConnectionManager, CertPool, DeadpoolConnection};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-
-use crate::Pool;
 
 /// Workers that query until [`finish`](Self::finish); each keeps its first failure.
 #[derive(Debug)]
@@ -16,8 +15,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// This many workers on a bb8 pool, each of which checks out a connection for each query.
-    pub fn on(pool: &Pool, workers: usize) -> Self {
+    /// This many workers, each of which checks out a connection for each query.
+    pub fn on(pool: &CertPool, workers: usize) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();
@@ -29,7 +28,10 @@ impl Load {
     }
 
     /// Like [`on`](Self::on), with a deadpool pool.
-    pub fn on_deadpool(pool: &DeadpoolPool, workers: usize) -> Self {
+    pub fn on_deadpool(
+        pool: &Pool<CertConnectionManager, DeadpoolConnection>,
+        workers: usize,
+    ) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();

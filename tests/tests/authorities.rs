@@ -9,7 +9,7 @@ use perennial::{LiveCert, Snapshot, TlsSettings};
 use perennial_postgres::PgTls;
 use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{OpenBao, Postgres};
-use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, renew};
 
 /// Postgres logs this for a failed handshake, whichever side ended it.
 const FAILED: &str = "could not accept SSL connection";
@@ -23,8 +23,7 @@ async fn no_handshake_fails_while_both_cas_change_with_overlap() {
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = stage.live_with_overlap().await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     stage.all_on(&live.current().unwrap(), 4).await;
     let load = Load::on(&pool, 4);
 
@@ -140,7 +139,7 @@ async fn make_default(bao: &OpenBao, issuer: &str) {
 /// A certificate that is not due during the test, and that trusts removed roots for longer than the test runs.
 async fn live_that_follows(stage: &Stage) -> LiveCert {
     let source = stage.pki().ttl(HOUR).build().unwrap();
-    let builder = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(HOUR));
+    let builder = LiveCert::builder().tls(TlsSettings::new().roots_overlap(HOUR));
     builder.start(source).await.unwrap()
 }
 
@@ -151,8 +150,7 @@ async fn new_root_is_trusted_before_a_server_presents_it_without_a_new_certifica
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = live_that_follows(&stage).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let load = Load::on(&pool, 4);
 
     let old = default_issuer(bao).await;
@@ -200,7 +198,7 @@ async fn intermediate_changes_under_load_without_a_failed_handshake() {
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = live_that_follows(&stage).await;
-    let pool = full_pool(&stage.manager(&live), 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let load = Load::on(&pool, 4);
 
     let old = default_issuer(bao).await;

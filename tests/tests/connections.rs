@@ -5,8 +5,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
-use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
+use perennial_postgres::{CertConnectionManager, ConnectError, PgTls};
 use perennial_testbed::Fault;
 use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
@@ -23,7 +22,7 @@ async fn connect_in_flight_during_a_rotation_keeps_its_generation_and_is_retired
     proxy.set(Fault::Stall).await.unwrap();
     let connecting = {
         let manager = manager.clone();
-        tokio::spawn(async move { manager.connect().await })
+        tokio::spawn(async move { manager.dedicated_connection().await })
     };
     eventually("the connect is under way", async || proxy.accepted() == 1).await;
     let old = live.current().unwrap();
@@ -72,7 +71,7 @@ async fn server_without_tls_is_refused() {
     .await;
 
     let manager = CertConnectionManager::new(live.clone(), config.clone()).unwrap();
-    let error = manager.connect().await.unwrap_err();
+    let error = manager.dedicated_connection().await.unwrap_err();
     assert!(
         format!("{error:?}").contains("server does not support TLS"),
         "{error:?}"
@@ -108,20 +107,24 @@ async fn hung_server_holds_no_slot_and_the_error_names_it() {
     let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .connect_timeout(Duration::from_millis(300))
-        .build()
+        .build_manager()
         .unwrap();
+    // A bb8 pool of the caller's own: `explain` gives its error the cause.
     let pool = manager
-        .pool_builder()
+        .bb8_builder()
         .max_size(1)
         .connection_timeout(Duration::from_millis(900))
         .build_unchecked(manager.clone());
 
     proxy.set(Fault::Stall).await.unwrap();
     let error = pool.get().await.map(drop).unwrap_err();
-    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
+    let ConnectError::NoneFree {
+        last: Some(cause), ..
+    } = manager.explain(error)
+    else {
         panic!("the cause is known");
     };
-    assert!(matches!(cause, ConnectError::TimedOut { .. }), "{cause:?}");
+    assert!(matches!(*cause, ConnectError::TimedOut { .. }), "{cause:?}");
 
     proxy.set(Fault::None).await.unwrap();
     eventually("the pool works again", async || pool.get().await.is_ok()).await;
@@ -132,11 +135,10 @@ async fn hung_server_holds_no_slot_and_the_error_names_it() {
 async fn on_connect_runs_on_replacements_too() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let settings = stage
+        .pool(&live)
+        .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")));
+    let pool = full_pool(settings, 2).await;
     stage.all_on(&*renew(&live).await, 2).await;
     let client = pool.get().await.unwrap();
     let name: String = client
@@ -153,8 +155,8 @@ async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     static WRONG: AtomicU8 = AtomicU8::new(0);
-    let config = stage.testbed.postgres.config();
-    let manager = CertConnectionManager::builder(live.clone(), config)
+    let settings = stage
+        .pool(&live)
         .connect_timeout(Duration::from_secs(2))
         .on_connect(|client| {
             let wrong = WRONG.load(Ordering::SeqCst);
@@ -166,21 +168,19 @@ async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
                     .batch_execute(&format!("select pg_sleep({hangs})"))
                     .await
             })
-        })
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
-    let all = pool.state().connections as usize;
+        });
+    let pool = full_pool(settings, 2).await;
+    let all = pool.bb8().state().connections as usize;
     for wrong in [1, 2, 3] {
         WRONG.store(wrong, Ordering::SeqCst);
-        let error = manager.connect().await.unwrap_err();
+        let error = pool.dedicated_connection().await.unwrap_err();
         let expected = match wrong {
             3 => matches!(error, ConnectError::TimedOut { .. }),
             _ => matches!(error, ConnectError::OnConnectPanicked),
         };
         assert!(expected, "{error:?}");
         // The background task fails in the same way.
-        let failed = || manager.status().connect_errors.values().sum::<u64>();
+        let failed = || pool.status().connect_errors.values().sum::<u64>();
         let before = failed();
         renew(&live).await;
         eventually("a replacement has failed", async || failed() > before).await;
@@ -215,11 +215,10 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     // The replacer ends with the pool, the renewer with the last handle.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(4)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     stage.all_on(&live.current().unwrap(), 3).await;
-    let mut rotations = live.rotations();
-    drop((pool, manager, live));
+    let mut rotations = live.subscribe();
+    drop((pool, live));
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })

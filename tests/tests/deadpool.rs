@@ -5,14 +5,16 @@
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::deadpool::managed::PoolError;
+use perennial_postgres::deadpool::managed::{self, PoolError};
 use perennial_postgres::{
-    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, Retire, RetireReason,
+    CertConnectionManager, DeadpoolConnection, FailureClass, PgConnection, RetireReason,
 };
 use perennial_tests::{HOUR, Load, ROWS, SOON, Stage, eventually, many_rows, renew};
 
+type Pool = managed::Pool<CertConnectionManager, DeadpoolConnection>;
+
 /// A pool of this size with every connection made, used and returned.
-async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool {
+async fn full_pool(manager: &CertConnectionManager, size: usize) -> Pool {
     let pool = manager.deadpool_builder().max_size(size).build().unwrap();
     let mut all = Vec::new();
     for _ in 0..size {
@@ -95,7 +97,7 @@ async fn deadpool_get_returns_the_cause_and_never_a_dead_connection() {
     let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .connect_timeout(Duration::from_secs(2))
-        .build()
+        .build_manager()
         .unwrap();
     let pool = full_pool(&manager, 2).await;
     proxy.set(perennial_testbed::Fault::Refuse).await.unwrap();
@@ -145,8 +147,7 @@ async fn deadpool_retires_on_demand_keeps_open_streams_and_drains() {
     };
     pin_mut!(rows);
     renew(&live).await;
-    let outcome = manager.retire_now(Retire::Gently).await;
-    assert_eq!(outcome.left, 1, "the stream");
+    assert_eq!(manager.retire().await, 1, "the stream");
     // `retain` claims no connection, so the background task can still exchange them.
     assert_eq!(
         pool.retain(|connection, _| !connection.is_closed())
@@ -165,13 +166,13 @@ async fn deadpool_retires_on_demand_keeps_open_streams_and_drains() {
     assert_eq!(seen, ROWS);
 
     let in_use = pool.get().await.unwrap();
-    assert_eq!(manager.drain(Duration::from_millis(50)).await.left, 1);
+    assert_eq!(manager.drain(Duration::from_millis(50)).await, 1);
     let Err(PoolError::Backend(error)) = pool.get().await else {
         panic!("the pool hands out no more");
     };
     assert_eq!(error.class(), FailureClass::Draining);
     drop(in_use);
-    assert_eq!(manager.drain(SOON).await.left, 0);
+    assert_eq!(manager.drain(SOON).await, 0);
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })

@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
 use perennial::testing::TestClock;
-use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
-use perennial_postgres::{CertConnectionManager, RetireReason};
+use perennial::{CertSource, FetchContext, Fetched, LiveCert, SourceError};
+use perennial_postgres::{CertPool, RetireReason};
 use perennial_testbed::Fault;
 use perennial_tests::{HOUR, ROWS, Stage, eventually, full_pool, many_rows, renew};
 use perennial_vault::VaultPki;
@@ -24,8 +23,7 @@ async fn pids(stage: &Stage) -> BTreeSet<i32> {
 async fn terminated_backends_are_replaced_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let before = pids(&stage).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'";
     stage.admin.simple_query(terminate).await.unwrap();
@@ -34,11 +32,11 @@ async fn terminated_backends_are_replaced_without_a_check_out() {
         now.len() == 4 && now.is_disjoint(&before)
     })
     .await;
-    assert_eq!(manager.status().retired[&RetireReason::Dead], 4);
+    assert_eq!(pool.status().retired[&RetireReason::Dead], 4);
     // No caller gets a dead one, once its close has been read.
     stage.admin.simple_query(terminate).await.unwrap();
     eventually("the closes have been read", async || {
-        let status = manager.status();
+        let status = pool.status();
         status.by_generation.is_empty() || status.retired[&RetireReason::Dead] == 8
     })
     .await;
@@ -53,11 +51,10 @@ async fn terminated_backends_are_replaced_without_a_check_out() {
 async fn waiting_callers_survive_a_server_restart() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     stage.testbed.postgres.stop().await.unwrap();
     eventually("all closes have been read", async || {
-        manager.status().by_generation.is_empty()
+        pool.status().by_generation.is_empty()
     })
     .await;
     let waiting = {
@@ -70,11 +67,11 @@ async fn waiting_callers_survive_a_server_restart() {
     };
     // One connect outside the pool, which bb8 tries only once.
     let connecting = {
-        let manager = manager.clone();
-        tokio::spawn(async move { manager.connect().await })
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.dedicated_connection().await })
     };
     eventually("connecting has failed more than once", async || {
-        manager.status().connect_errors.values().sum::<u64>() > 2
+        pool.status().connect_errors.values().sum::<u64>() > 2
     })
     .await;
     stage.testbed.postgres.start_again().await.unwrap();
@@ -91,12 +88,11 @@ async fn reset_connections_are_never_handed_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let (proxy, config) = stage.proxied_postgres().await;
-    let manager = CertConnectionManager::new(live, config).unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let pool = full_pool(CertPool::builder(live, config), 3).await;
     for _ in 0..3 {
         proxy.set(Fault::Reset).await.unwrap();
         eventually("the resets have been read", async || {
-            manager.status().by_generation.is_empty()
+            pool.status().by_generation.is_empty()
         })
         .await;
         proxy.set(Fault::None).await.unwrap();
@@ -111,22 +107,20 @@ async fn silent_connection_is_detected_by_a_ping_and_replaced() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let (proxy, config) = stage.proxied_postgres().await;
-    let manager = CertConnectionManager::builder(live, config)
+    let settings = CertPool::builder(live, config)
         .idle_ping(Duration::from_millis(500))
-        .connect_timeout(Duration::from_secs(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
+        .connect_timeout(Duration::from_secs(1));
+    let pool = full_pool(settings, 2).await;
     let before = pids(&stage).await;
     proxy.set(Fault::Stall).await.unwrap();
     // The pool wants a replacement, and its connect times out.
     eventually("the pool notices the silence", async || {
-        manager.status().last_error.is_some()
+        pool.status().last_error.is_some()
     })
     .await;
     proxy.set(Fault::None).await.unwrap();
     eventually("both are replaced", async || {
-        let status = manager.status();
+        let status = pool.status();
         status
             .retired
             .get(&RetireReason::Dead)
@@ -146,11 +140,8 @@ async fn silent_connection_is_detected_by_a_ping_and_replaced() {
 async fn slowly_read_stream_survives_delayed_pings() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live, stage.testbed.postgres.config())
-        .idle_ping(Duration::from_millis(200))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 1).await;
+    let settings = stage.pool(&live).idle_ping(Duration::from_millis(200));
+    let pool = full_pool(settings, 1).await;
     let rows = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -158,7 +149,7 @@ async fn slowly_read_stream_survives_delayed_pings() {
     pin_mut!(rows);
     assert!(rows.try_next().await.unwrap().is_some());
     eventually("its session was given up and replaced", async || {
-        manager.status().retired_in_all() == 1
+        pool.status().retired_total() == 1
     })
     .await;
     let mut seen = 1;
@@ -172,11 +163,8 @@ async fn slowly_read_stream_survives_delayed_pings() {
 async fn pings_keep_idle_connections_and_disturb_no_rotation() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .idle_ping(Duration::from_millis(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let settings = stage.pool(&live).idle_ping(Duration::from_millis(1));
+    let pool = full_pool(settings, 3).await;
     let before = pids(&stage).await;
     let pinged = "select count(*) from pg_stat_activity
         where usename = 'app' and state_change > backend_start + interval '1 second'";
@@ -206,15 +194,14 @@ async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
     let source = ShortThenLong {
         short: stage.pki().ttl(Duration::from_secs(15)).build().unwrap(),
         long: stage.pki().ttl(HOUR).build().unwrap(),
-        asked: AtomicBool::new(false),
+        fetched: AtomicBool::new(false),
     };
     let live = LiveCert::builder()
         .clock(&wall)
         .start(source)
         .await
         .unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let old = live.current().unwrap();
     stage.all_on(&old, 3).await;
 
@@ -232,15 +219,15 @@ async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
 struct ShortThenLong {
     short: VaultPki,
     long: VaultPki,
-    asked: AtomicBool,
+    fetched: AtomicBool,
 }
 
 impl CertSource for ShortThenLong {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        if self.asked.swap(true, Ordering::SeqCst) {
-            self.long.fetch(ask).await
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        if self.fetched.swap(true, Ordering::SeqCst) {
+            self.long.fetch(context).await
         } else {
-            self.short.fetch(ask).await
+            self.short.fetch(context).await
         }
     }
 }
@@ -252,7 +239,7 @@ async fn kernel_probes_silent_connections_within_half_a_minute() {
     // Read from the kernel: the timer on our end of the connection.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let pool = full_pool(&stage.manager(&live), 1).await;
+    let pool = stage.full_pool(&live, 1).await;
     let port = format!(":{:04X}", stage.testbed.postgres.port());
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let timers: Vec<(u8, u64)> = sockets

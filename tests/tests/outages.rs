@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use perennial::{CertState, LiveCert, Renewal, Unavailable};
+use perennial::{CertState, LiveCert, RenewError, Unavailable};
 use perennial_testbed::Fault;
 use perennial_tests::{Stage, eventually, renew};
 
@@ -20,13 +20,7 @@ async fn outage_beyond_expiry_recovers_within_the_retry_bound() {
         .build()
         .unwrap();
     let live = LiveCert::start(source).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = stage.pool(&live).max_size(2).build().await.unwrap();
     pool.get()
         .await
         .unwrap()
@@ -89,7 +83,11 @@ async fn ten_thousand_waiters_on_a_cold_start_cost_one_certificate() {
     let mut waiters: Vec<_> = (0..10_000)
         .map(|_| {
             let live = live.clone();
-            tokio::spawn(async move { live.valid().await.map(|snapshot| snapshot.generation()) })
+            tokio::spawn(async move {
+                live.wait_valid()
+                    .await
+                    .map(|snapshot| snapshot.generation())
+            })
         })
         .collect();
     eventually("the fetch is under way", async || proxy.accepted() > 0).await;
@@ -112,7 +110,7 @@ async fn shutdown_does_not_wait_for_a_hung_vault() {
     let live = LiveCert::builder().start_lazy(source).unwrap();
     let waiting = {
         let live = live.clone();
-        tokio::spawn(async move { live.valid().await })
+        tokio::spawn(async move { live.wait_valid().await })
     };
     eventually("the fetch hangs", async || proxy.accepted() > 0).await;
     live.shutdown(Duration::from_secs(1)).await.unwrap();
@@ -135,10 +133,8 @@ async fn sealed_vault_is_transient_and_recovers_after_unsealing() {
     stage.testbed.bao.seal().await.unwrap();
     let mut failure = None;
     eventually("a renewal fails", async || {
-        if let Renewal::Failed(error) = live.renew_now().await {
-            failure = Some(error);
-        }
-        failure.is_some()
+        failure = live.renew().await.err();
+        matches!(failure, Some(RenewError::Source(_)))
     })
     .await;
     assert!(failure.unwrap().is_transient());

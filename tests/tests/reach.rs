@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bb8::ManageConnection;
-use perennial_postgres::{CertConnectionManager, PgTls};
+use perennial_postgres::{CertConnectionManager, CertPool, PgTls};
 use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew, serials_seen_by};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslNegotiation, TargetSessionAttrs};
@@ -25,8 +24,7 @@ async fn host_list_connects_to_the_writable_server() {
     config.user(one.user()).dbname(one.database());
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     let live = stage.live_with_overlap().await;
-    let manager = CertConnectionManager::new(live.clone(), config).unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let pool = full_pool(CertPool::builder(live.clone(), config), 2).await;
     let serial = live.current().unwrap().serial().to_decimal();
     let seen = serials_seen_by(&admin_of_other).await;
     assert_eq!(seen.len(), 2);
@@ -67,7 +65,7 @@ async fn direct_tls_works_on_postgres_17() {
     let mut config = postgres.config();
     config.ssl_negotiation(SslNegotiation::Direct);
     let manager = CertConnectionManager::new(live.clone(), config.clone()).unwrap();
-    let pooled = manager.connect().await.unwrap();
+    let pooled = manager.dedicated_connection().await.unwrap();
     let (bare, connection) = config.connect(PgTls::new(live.clone())).await.unwrap();
     tokio::spawn(connection);
 
@@ -128,8 +126,7 @@ async fn pool_rotates_through_pgbouncer() {
     let stage = Stage::set().await;
     let pgbouncer = stage.testbed.pgbouncer().await.unwrap();
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::new(live.clone(), pgbouncer.config()).unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let pool = full_pool(CertPool::builder(live.clone(), pgbouncer.config()), 3).await;
     let before = pgbouncer.clients().await.unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
 
@@ -143,6 +140,6 @@ async fn pool_rotates_through_pgbouncer() {
     })
     .await;
     assert!(load.finish().await > 0);
-    assert_eq!(manager.status().by_generation, [(2, 3)].into());
+    assert_eq!(pool.status().by_generation, [(2, 3)].into());
     drop(pool);
 }

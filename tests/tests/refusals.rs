@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::future::join_all;
 use perennial::rustls::SignatureScheme;
 use perennial::{
-    Ask, CertMaterial, CertSource, Event, LiveCert, Renewal, SHORTEST_FETCH_INTERVAL, Snapshot,
-    SourceError, TlsSettings, with_causes,
+    CertSource, Event, FetchContext, Fetched, LiveCert, RenewError, Snapshot, SourceError,
+    TlsSettings, with_causes,
 };
 use perennial_postgres::{ConnectProbe, FailureClass, PgTls, PoolEvent};
 use perennial_testbed::serde_json::json;
-use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, renew};
 use perennial_vault::VaultPki;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// The renewer's documented minimum between two fetches.
+const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Postgres' message for a name that is mapped to no user.
 const NOT_MAPPED: &str = "certificate authentication failed for user \"app\"";
 
@@ -42,11 +43,11 @@ impl Renamed {
 }
 
 impl CertSource for Renamed {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
         if self.to_app_x.load(Ordering::SeqCst) {
-            self.app_x.fetch(ask).await
+            self.app_x.fetch(context).await
         } else {
-            self.app.fetch(ask).await
+            self.app.fetch(context).await
         }
     }
 }
@@ -67,7 +68,7 @@ fn gate(stage: &Stage) -> ConnectProbe {
 /// Renews, and returns the error for the candidate that the gate refuses.
 async fn refused_by_the_gate(live: &LiveCert) -> String {
     eventually("a renewal is refused", async || {
-        matches!(live.renew_now().await, Renewal::Failed(_))
+        matches!(live.renew().await, Err(RenewError::Refused(_)))
     })
     .await;
     with_causes(&live.status().last_error.unwrap()).to_string()
@@ -93,12 +94,11 @@ async fn gate_holds_a_certificate_until_postgres_accepts_it() {
     let live = LiveCert::builder()
         .gate(gate(&stage))
         // The client trusts both CAs: only the client's certificate can be refused.
-        .tls(TlsSettings::new().anchor_overlap(HOUR))
+        .tls(TlsSettings::new().roots_overlap(HOUR))
         .start(Renamed::new(&stage, MINUTE, &to_app_x))
         .await
         .unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let first = live.current().unwrap();
     let load = Load::on(&pool, 4);
 
@@ -136,7 +136,7 @@ async fn gate_holds_a_certificate_until_postgres_accepts_it() {
     assert_eq!(bao.issued().await.unwrap(), issued);
     assert!(load.finish().await > 0);
     // The pool never used the refused certificate.
-    let status = manager.status();
+    let status = pool.status();
     assert!(status.connect_errors.is_empty(), "{status:?}");
 }
 
@@ -149,11 +149,11 @@ async fn gate_passes_a_certificate_while_postgres_is_down() {
         .start(stage.pki().ttl(HOUR).build().unwrap())
         .await
         .unwrap();
-    let pool = full_pool(&stage.manager(&live), 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     stage.testbed.postgres.stop().await.unwrap();
     let mut events = live.events();
     let newest = renew(&live).await;
-    let Some(Event::GateCannotTell { generation, cause }) = events.next().await else {
+    let Some(Event::GateInconclusive { generation, cause }) = events.next().await else {
         panic!("the gate's event comes first");
     };
     assert_eq!(generation, newest.generation());
@@ -174,25 +174,24 @@ async fn pool_serves_and_grows_on_the_old_certificate_while_the_new_one_is_refus
     let to_app_x = Arc::new(AtomicBool::new(false));
     let source = Renamed::new(&stage, HOUR, &to_app_x);
     let live = LiveCert::start(source).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = manager.pool_builder().max_size(6).min_idle(2);
-    let pool = pool.build(manager.clone()).await.unwrap();
+    let pool = stage.pool(&live).max_size(6).min_idle(2).build();
+    let pool = pool.await.unwrap();
     let good = live.current().unwrap();
-    let mut events = manager.events();
+    let mut events = pool.events();
     let load = Load::on(&pool, 2);
 
     to_app_x.store(true, Ordering::SeqCst);
     renew(&live).await;
     // The requested renewal, and the one forced by its refusal.
     eventually("both are refused", async || {
-        manager.status().refused_generation == Some(3)
+        pool.status().refused_generation == Some(3)
     })
     .await;
-    let dedicated = manager.connect().await.unwrap();
+    let dedicated = pool.dedicated_connection().await.unwrap();
     assert_eq!(dedicated.generation(), good.generation());
     let more = Load::on(&pool, 6);
     stage.all_on(&good, 7).await;
-    let status = manager.status();
+    let status = pool.status();
     assert!(status.connect_errors[&FailureClass::CertificateRefused] > 2);
     assert_eq!(bao.issued().await.unwrap(), 3);
 
@@ -200,7 +199,7 @@ async fn pool_serves_and_grows_on_the_old_certificate_while_the_new_one_is_refus
     drop(dedicated);
     stage.all_on(&live.current().unwrap(), 6).await;
     assert_eq!(live.current().unwrap().generation(), 3);
-    assert_eq!(manager.status().refused_generation, None);
+    assert_eq!(pool.status().refused_generation, None);
     for load in [load, more] {
         assert!(load.finish().await > 0);
     }
@@ -267,7 +266,7 @@ async fn connects_with_a_renewed_one(stage: &Stage, live: &LiveCert, alert: &str
     let mut events = manager.events();
     let refused = live.current().unwrap().generation();
     let issued = bao.issued().await.unwrap();
-    let connection = manager.connect().await.unwrap();
+    let connection = manager.dedicated_connection().await.unwrap();
     let fresh = live.current().unwrap();
     assert_eq!(connection.generation(), refused + 1);
     assert_eq!(
@@ -343,7 +342,7 @@ async fn expired_crl_costs_one_certificate_for_any_number_of_connects() {
 
         let issued = bao.issued().await.unwrap();
         for connects in [50, 5] {
-            let connects = join_all((0..connects).map(|_| manager.connect())).await;
+            let connects = join_all((0..connects).map(|_| manager.dedicated_connection())).await;
             for error in connects.into_iter().map(Result::unwrap_err) {
                 assert!(error.is_refusal(), "{error:?}");
                 let said = with_causes(&error).to_string();
@@ -356,7 +355,7 @@ async fn expired_crl_costs_one_certificate_for_any_number_of_connects() {
 
         let lists = bao.crls_pem(HOUR).await.unwrap();
         postgres.check_revocation(&lists).await.unwrap();
-        let connection = manager.connect().await.unwrap();
+        let connection = manager.dedicated_connection().await.unwrap();
         assert_eq!(
             connection.generation(),
             live.current().unwrap().generation()

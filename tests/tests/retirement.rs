@@ -4,11 +4,8 @@
 
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::{
-    CertConnectionManager, CheckoutError, ConnectError, Notified, PoolEvent, Retire, RetireReason,
-};
+use perennial_postgres::{ConnectError, Notified, PoolEvent, RetireReason};
 use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
 use tokio_postgres::error::SqlState;
 
@@ -17,15 +14,14 @@ use tokio_postgres::error::SqlState;
 async fn retire_exchanges_idle_connections_and_counts_those_in_use() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 5).await;
+    let pool = stage.full_pool(&live, 5).await;
     let in_use = pool.get().await.unwrap();
     in_use.simple_query("begin").await.unwrap();
 
     let newest = renew(&live).await;
-    let outcome = manager.retire_now(Retire::Gently).await;
-    assert_eq!((outcome.left, outcome.generation), (1, 2));
-    let status = manager.status();
+    assert_eq!(pool.retire().await, 1);
+    let status = pool.status();
+    assert_eq!(status.by_generation, [(1, 1), (2, 4)].into());
     assert_eq!(status.old_in_use, 1);
     assert_eq!(status.retired[&RetireReason::Rotated], 4);
     assert!(in_use.simple_query("commit").await.is_ok());
@@ -38,8 +34,7 @@ async fn retire_exchanges_idle_connections_and_counts_those_in_use() {
 async fn immediate_retire_leaves_no_old_backend() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let dedicated = pool.dedicated_connection().await.unwrap();
     dedicated.simple_query("begin").await.unwrap();
     // The connection is returned to the pool while its stream is still read.
@@ -54,15 +49,21 @@ async fn immediate_retire_leaves_no_old_backend() {
     eventually("the query runs", async || sleeping(&stage).await == 1).await;
 
     let newest = renew(&live).await;
-    assert_eq!(manager.status().old_in_use, 2);
+    assert_eq!(pool.status().old_in_use, 2);
     eventually(
         "the one with a stream was exchanged and is draining",
-        async || manager.status().leaving == 1,
+        async || pool.status().draining == 1,
     )
     .await;
-    let outcome = manager.retire_now(Retire::Immediately).await;
-    assert_eq!((outcome.generation, outcome.left), (2, 0));
-    assert!(outcome.retired >= 3, "{outcome:?}");
+    assert_eq!(pool.retire_immediately().await, 0);
+    let status = pool.status();
+    assert!(status.retired_total() >= 3, "{status:?}");
+    assert!(
+        status
+            .by_generation
+            .keys()
+            .all(|generation| *generation == 2)
+    );
     // The query was cancelled, not cut off: its caller gets the reason.
     let error = query.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
@@ -70,7 +71,7 @@ async fn immediate_retire_leaves_no_old_backend() {
     assert!(dedicated.simple_query("select 1").await.is_err());
     let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
     assert!(tokio::time::timeout(SOON, ended).await.is_ok());
-    assert_eq!(manager.status().leaving, 0);
+    assert_eq!(pool.status().draining, 0);
 }
 
 /// The number of sleeping queries at the server.
@@ -86,11 +87,8 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     // A connection in use outlives its certificate by the limit and no longer.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(6)).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .hard_limit(Duration::from_secs(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let settings = stage.pool(&live).hard_limit(Duration::from_secs(1));
+    let pool = full_pool(settings, 3).await;
     let stream = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -115,7 +113,7 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
     assert!(tokio::time::timeout(SOON, ended).await.is_ok());
     eventually("no connection is in use after its expiry", async || {
-        let status = manager.status();
+        let status = pool.status();
         let limited = status.retired.get(&RetireReason::HardLimit);
         limited.is_some_and(|limited| *limited >= 2) && status.expired_in_use == 0
     })
@@ -130,8 +128,7 @@ async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(12)).await;
     stage.testbed.bao.stop().await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let in_use = pool.get().await.unwrap();
     // Another was returned, and its rows are still being read.
     let rows = {
@@ -148,7 +145,7 @@ async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
     .await;
     // Connections in use continue, and are counted, until they are returned or read to the end.
     eventually("both are counted", async || {
-        manager.status().expired_in_use == 2
+        pool.status().expired_in_use == 2
     })
     .await;
     assert!(in_use.simple_query("select 1").await.is_ok());
@@ -162,8 +159,8 @@ async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
         stage.serials().await.is_empty()
     })
     .await;
-    assert!(manager.status().retired[&RetireReason::Expired] >= 3);
-    assert_eq!(manager.status().expired_in_use, 0);
+    assert!(pool.status().retired[&RetireReason::Expired] >= 3);
+    assert_eq!(pool.status().expired_in_use, 0);
 
     // The CA is back, and so is the pool.
     stage.testbed.bao.start_again().await.unwrap();
@@ -175,30 +172,29 @@ async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
 async fn drain_waits_for_connections_in_use_and_hands_out_no_more() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .connection_timeout(Duration::from_secs(1))
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let settings = stage.pool(&live).connection_timeout(Duration::from_secs(1));
+    let pool = full_pool(settings, 2).await;
     let in_use = pool.get().await.unwrap();
     in_use.simple_query("begin").await.unwrap();
-    let left = manager.drain(Duration::from_millis(50)).await.left;
+    let left = pool.drain(Duration::from_millis(50)).await;
     assert_eq!(left, 1, "the deadline is kept");
 
     let draining = {
-        let manager = manager.clone();
-        tokio::spawn(async move { manager.drain(SOON).await.left })
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.drain(SOON).await })
     };
     let error = pool.get().await.map(drop).unwrap_err();
-    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
+    assert!(matches!(error, ConnectError::Draining), "{error:?}");
+    // The bb8 pool inside waits for its timeout first, and knows the cause too.
+    let error = pool.bb8().get().await.map(drop).unwrap_err();
+    let ConnectError::NoneFree {
+        last: Some(cause), ..
+    } = pool.manager().explain(error)
+    else {
         panic!("the error carries its cause");
     };
-    assert!(matches!(cause, ConnectError::Draining), "{cause:?}");
-    let refused = manager.connect().await.unwrap_err();
+    assert!(matches!(*cause, ConnectError::Draining), "{cause:?}");
+    let refused = pool.dedicated_connection().await.unwrap_err();
     assert!(matches!(refused, ConnectError::Draining), "{refused:?}");
     assert!(!draining.is_finished());
     in_use.simple_query("commit").await.unwrap();
@@ -218,7 +214,7 @@ async fn dedicated_listener_misses_no_notification_until_it_refreshes() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
-    let mut listener = manager.connect().await.unwrap();
+    let mut listener = manager.dedicated_connection().await.unwrap();
     listener.batch_execute("listen news").await.unwrap();
     let mut news = listener.notifications();
     stage
@@ -262,7 +258,7 @@ async fn dedicated_listener_misses_no_notification_until_it_refreshes() {
 async fn slow_listener_learns_how_many_notifications_it_missed() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let listener = stage.manager(&live).connect().await.unwrap();
+    let listener = stage.manager(&live).dedicated_connection().await.unwrap();
     listener.batch_execute("listen news").await.unwrap();
     let mut news = listener.notifications();
     // Postgres sends the session's own notifications before the answer, so all of them have been read.
@@ -278,7 +274,7 @@ async fn cancel_uses_the_certificate_current_at_that_time() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
-    let connection = manager.connect().await.unwrap();
+    let connection = manager.dedicated_connection().await.unwrap();
     let canceller = connection.canceller();
     renew(&live).await;
     let query = tokio::spawn(async move { connection.query_one("select pg_sleep(60)", &[]).await });
@@ -297,15 +293,14 @@ async fn cancel_uses_the_certificate_current_at_that_time() {
 async fn one_rotation_moves_several_pools() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let managers = [stage.manager(&live), stage.manager(&live)];
     let pools = [
-        full_pool(&managers[0], 3).await,
-        full_pool(&managers[1], 2).await,
+        stage.full_pool(&live, 3).await,
+        stage.full_pool(&live, 2).await,
     ];
-    let mut events = managers[1].events();
+    let mut events = pools[1].events();
     let newest = renew(&live).await;
     stage.all_on(&newest, 5).await;
-    let retired = managers.map(|manager| manager.status().retired_in_all());
+    let retired = pools.each_ref().map(|pool| pool.status().retired_total());
     assert_eq!(retired, [3, 2]);
     let mut heard = Vec::new();
     while let Some(event) = events.next().await {
@@ -325,20 +320,19 @@ async fn no_connect_uses_an_older_certificate_after_an_immediate_retire() {
     // The worst case of the drill: Postgres refuses the new certificate too.
     let stage = Stage::set().await;
     let live = stage.live_with_overlap().await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     stage.testbed.bao.change_root("B").await.unwrap();
     renew(&live).await;
     eventually("the new one is refused", async || {
-        manager.status().refused_generation.is_some()
+        pool.status().refused_generation.is_some()
     })
     .await;
     assert!(
-        manager.connect().await.is_ok(),
+        pool.dedicated_connection().await.is_ok(),
         "the certificate that logged in before stays in use"
     );
-    manager.retire_now(Retire::Immediately).await;
-    let error = manager.connect().await.unwrap_err();
+    assert_eq!(pool.retire_immediately().await, 0);
+    let error = pool.dedicated_connection().await.unwrap_err();
     assert!(error.is_refusal(), "{error:?}");
     eventually("nothing is left at the server", async || {
         stage.serials().await.is_empty()

@@ -8,7 +8,7 @@ use perennial::{LiveCert, Serial};
 use perennial_postgres::PgTls;
 use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{OpenBao, TestbedError};
-use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Stage, eventually, renew};
 
 /// Whether the CA lists this certificate as revoked.
 async fn is_revoked(bao: &OpenBao, serial: &Serial) -> bool {
@@ -33,8 +33,7 @@ async fn superseded_certificate_is_revoked_when_unused_and_the_last_one_at_shutd
         let source = source.build().unwrap();
         let revocations = source.revocations().unwrap();
         let live = LiveCert::start(source).await.unwrap();
-        let manager = stage.manager(&live);
-        let pool = full_pool(&manager, 2).await;
+        let pool = stage.full_pool(&live, 2).await;
         let first = live.current().unwrap().serial().clone();
 
         let in_use = pool.get().await.unwrap();
@@ -56,7 +55,7 @@ async fn superseded_certificate_is_revoked_when_unused_and_the_last_one_at_shutd
         .await;
         assert!(!is_revoked(bao, &last).await, "it is the current one");
 
-        drop((pool, manager));
+        drop(pool);
         eventually("no backend is left", async || {
             stage.serials().await.is_empty()
         })
@@ -94,8 +93,7 @@ async fn pool_moves_after_an_operator_revokes_and_renews() {
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let source = stage.pki().role(bao.stored_client_role()).ttl(HOUR);
     let live = LiveCert::start(source.build().unwrap()).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let revoked = live.current().unwrap();
     stage.all_on(&revoked, 4).await;
 

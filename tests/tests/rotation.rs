@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_tests::{Load, ROWS, Stage, eventually, full_pool, many_rows, renew};
+use perennial_tests::{Load, ROWS, Stage, eventually, many_rows, renew};
 
 async fn pid(client: &tokio_postgres::Client) -> i32 {
     client
@@ -23,17 +23,11 @@ async fn no_query_fails_in_five_rotations_under_load() {
     // transaction of six seconds, a dedicated connection, and one put in by `add`.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(8)
-        .min_idle(6)
-        .build(manager.clone())
-        .await
-        .unwrap();
-    let added = bb8::ManageConnection::connect(&manager).await.unwrap();
+    let pool = stage.pool(&live).max_size(8).min_idle(6).build();
+    let pool = pool.await.unwrap();
+    let added = pool.dedicated_connection().await.unwrap();
     let added_pid = pid(&added).await;
-    pool.add(added).unwrap();
+    pool.bb8().add(added).unwrap();
     let dedicated = pool.dedicated_connection().await.unwrap();
     let dedicated_pid = pid(&dedicated).await;
     let first_serial = live.current().unwrap().serial().to_decimal();
@@ -134,7 +128,7 @@ async fn no_query_fails_in_five_rotations_under_load() {
         newest.generation()
     );
     // The pool, its dedicated connection, and no left-over spare.
-    let expected = 1 + pool.state().connections as usize;
+    let expected = 1 + pool.bb8().state().connections as usize;
     eventually("no spare is left", async || {
         stage.serials().await.len() == expected
     })
@@ -145,8 +139,7 @@ async fn no_query_fails_in_five_rotations_under_load() {
 async fn row_stream_continues_while_its_connection_is_exchanged() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
         let pid = pid(&client).await;
@@ -156,7 +149,7 @@ async fn row_stream_continues_while_its_connection_is_exchanged() {
     assert!(rows.try_next().await.unwrap().is_some());
     renew(&live).await;
     eventually("both are exchanged", async || {
-        manager.status().retired_in_all() == 2
+        pool.status().retired_total() == 2
     })
     .await;
     assert!(
@@ -176,12 +169,11 @@ async fn row_stream_continues_while_its_connection_is_exchanged() {
 async fn idle_pool_rotates_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 5).await;
+    let pool = stage.full_pool(&live, 5).await;
     stage.all_on(&live.current().unwrap(), 5).await;
 
     stage.all_on(&*renew(&live).await, 5).await;
-    assert_eq!(manager.status().retired_in_all(), 5);
+    assert_eq!(pool.status().retired_total(), 5);
     drop(pool);
 }
 
@@ -191,8 +183,7 @@ async fn hundred_connections_move_a_few_at_a_time_before_expiry() {
     // The pool never shrinks, the server never sees many more, and the move ends before expiry.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(120)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 100).await;
+    let pool = stage.full_pool(&live, 100).await;
     let old = live.current().unwrap();
     stage.all_on(&old, 100).await;
     let load = Load::on(&pool, 8);
@@ -211,5 +202,5 @@ async fn hundred_connections_move_a_few_at_a_time_before_expiry() {
     // Two spares, and those whose Terminate message the server has yet to read.
     assert!(most <= 110, "the server saw {most}");
     assert!(load.finish().await > 0);
-    assert_eq!(pool.state().connections, 100);
+    assert_eq!(pool.bb8().state().connections, 100);
 }

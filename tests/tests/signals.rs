@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use perennial::LiveCert;
-use perennial_postgres::CertConnectionManager;
 use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 
 /// The values of all metrics; install it before the first one is recorded.
@@ -63,11 +62,7 @@ async fn expiry_gauges_show_the_newest_and_the_oldest_certificate_in_use() {
     let stage = Stage::set().await;
     let source = stage.pki().ttl(HOUR).build().unwrap();
     let live = LiveCert::builder().name("h4").start(source).await.unwrap();
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .name("h4")
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let pool = full_pool(stage.pool(&live).name("h4"), 2).await;
     let in_use = pool.get().await.unwrap();
     in_use.batch_execute("begin").await.unwrap();
     let old = in_use.snapshot();
