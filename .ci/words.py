@@ -18,15 +18,16 @@ KINDS = ["*.rs", "*.md", "*.py", "*.sh", "*.yml", "*.toml", ".ci/run"]
 BETTER = {
     "told": "reported, logged, returned, documented",
     "tells": "reports, says, shows",
-    # Not Linux' user of that name.
-    r"(?<!user:\x20)nobody": "no caller, no reader",
+    # Not in quotes or after `user: `, where it is an account.
+    r"(?<![\"`])(?<!user:\x20)nobody": "no caller, no reader",
     "whoever": "any caller, the operator",
     "somebody": "another process, the operator",
     "good[- ]?bye": "Terminate message",
     "could not be had": "failed to obtain",
     "(?:came|comes) of it": "outcome, result",
     "in vain": "failed",
-    "upkeep": "maintenance",
+    # Except `run_upkeep`, a method of metrics-exporter-prometheus.
+    r"(?<!run\s)upkeep": "maintenance",
     "let go of": "draining, dropped",
     "serves on": "stays in use",
     "mend": "fix",
