@@ -1,13 +1,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use perennial_postgres::DeadpoolPool;
+use perennial_postgres::deadpool::managed::Pool;
+use perennial_postgres::{CertConnectionManager, CertPool, DeadpoolConnection};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::Pool;
-
-/// Workers that query until told to stop; every failure is kept.
+/// Workers that query until [`finish`](Self::finish); each keeps its first failure.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -16,25 +15,28 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many workers, each of which checks out a connection for each query.
-    pub fn on(pool: &Pool, workers: usize) -> Self {
+    /// This many workers, each of which checks out a connection for each query.
+    pub fn on(pool: &CertPool, workers: usize) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();
             async move {
-                let client = pool.get().await.map_err(told)?;
+                let client = pool.get().await.map_err(in_words)?;
                 short_query(&client).await
             }
         })
     }
 
-    /// The same on deadpool.
-    pub fn on_deadpool(pool: &DeadpoolPool, workers: usize) -> Self {
+    /// Like [`on`](Self::on), with a deadpool pool.
+    pub fn on_deadpool(
+        pool: &Pool<CertConnectionManager, DeadpoolConnection>,
+        workers: usize,
+    ) -> Self {
         let pool = pool.clone();
         Self::of(workers, move || {
             let pool = pool.clone();
             async move {
-                let client = pool.get().await.map_err(told)?;
+                let client = pool.get().await.map_err(in_words)?;
                 short_query(&client).await
             }
         })
@@ -64,10 +66,10 @@ impl Load {
         }
     }
 
-    /// Ends it, and returns how many queries were answered.
+    /// Stops the workers, and returns how many queries were answered.
     ///
     /// # Panics
-    /// If one failed.
+    /// If a query failed.
     pub async fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
@@ -80,9 +82,9 @@ impl Load {
 
 async fn short_query(client: &Client) -> Result<(), String> {
     let query = client.query_one("select 1 from pg_sleep(0.005)", &[]);
-    query.await.map(drop).map_err(told)
+    query.await.map(drop).map_err(in_words)
 }
 
-fn told(error: impl std::fmt::Debug) -> String {
+fn in_words(error: impl std::fmt::Debug) -> String {
     format!("{error:?}")
 }

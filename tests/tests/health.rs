@@ -1,43 +1,42 @@
-//! Connections that die while nobody looks, and servers that come back.
+//! Connections that die while idle, and servers that come back.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
 use perennial::testing::TestClock;
-use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
-use perennial_postgres::{CertConnectionManager, RetireReason};
+use perennial::{CertSource, FetchContext, Fetched, LiveCert, SourceError};
+use perennial_postgres::{CertPool, RetireReason};
 use perennial_testbed::Fault;
 use perennial_tests::{HOUR, ROWS, Stage, eventually, full_pool, many_rows, renew};
 use perennial_vault::VaultPki;
-
-use crate::connections::through_a_proxy;
 
 async fn pids(stage: &Stage) -> BTreeSet<i32> {
     stage.serials().await.into_keys().collect()
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn terminated_backends_are_replaced_before_anybody_asks() {
+async fn terminated_backends_are_replaced_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let before = pids(&stage).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'";
     stage.admin.simple_query(terminate).await.unwrap();
-    eventually("four others stand in their place", async || {
+    eventually("four others have replaced them", async || {
         let now = pids(&stage).await;
         now.len() == 4 && now.is_disjoint(&before)
     })
     .await;
-    assert_eq!(manager.status().retired[&RetireReason::Dead], 4);
-    // Nobody is handed a dead one, once its close has been read.
+    assert_eq!(pool.status().retired[&RetireReason::Dead], 4);
+    // No caller gets a dead one, once its close has been read.
     stage.admin.simple_query(terminate).await.unwrap();
     eventually("the closes have been read", async || {
-        let status = manager.status();
+        let status = pool.status();
         status.by_generation.is_empty() || status.retired[&RetireReason::Dead] == 8
     })
     .await;
@@ -47,15 +46,15 @@ async fn terminated_backends_are_replaced_before_anybody_asks() {
     }
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_restart_is_recovered_from_while_callers_wait() {
+async fn waiting_callers_survive_a_server_restart() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     stage.testbed.postgres.stop().await.unwrap();
     eventually("all closes have been read", async || {
-        manager.status().by_generation.is_empty()
+        pool.status().by_generation.is_empty()
     })
     .await;
     let waiting = {
@@ -68,11 +67,11 @@ async fn server_restart_is_recovered_from_while_callers_wait() {
     };
     // One connect outside the pool, which bb8 tries only once.
     let connecting = {
-        let manager = manager.clone();
-        tokio::spawn(async move { manager.connect().await })
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.dedicated_connection().await })
     };
     eventually("connecting has failed more than once", async || {
-        manager.status().connect_errors.values().sum::<u64>() > 2
+        pool.status().connect_errors.values().sum::<u64>() > 2
     })
     .await;
     stage.testbed.postgres.start_again().await.unwrap();
@@ -83,17 +82,17 @@ async fn server_restart_is_recovered_from_while_callers_wait() {
     stage.all_on(&live.current().unwrap(), 3).await;
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reset_connections_are_never_handed_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
-    let manager = CertConnectionManager::new(live, config).unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let (proxy, config) = stage.proxied_postgres().await;
+    let pool = full_pool(CertPool::builder(live, config), 3).await;
     for _ in 0..3 {
         proxy.set(Fault::Reset).await.unwrap();
         eventually("the resets have been read", async || {
-            manager.status().by_generation.is_empty()
+            pool.status().by_generation.is_empty()
         })
         .await;
         proxy.set(Fault::None).await.unwrap();
@@ -102,27 +101,26 @@ async fn reset_connections_are_never_handed_out() {
     }
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
+async fn silent_connection_is_detected_by_a_ping_and_replaced() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
-    let manager = CertConnectionManager::builder(live, config)
+    let (proxy, config) = stage.proxied_postgres().await;
+    let settings = CertPool::builder(live, config)
         .idle_ping(Duration::from_millis(500))
-        .connect_timeout(Duration::from_secs(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
+        .connect_timeout(Duration::from_secs(1));
+    let pool = full_pool(settings, 2).await;
     let before = pids(&stage).await;
     proxy.set(Fault::Stall).await.unwrap();
-    // A replacement is wanted, which this silence lets nobody connect.
-    eventually("the silence is noticed", async || {
-        manager.status().last_error.is_some()
+    // The pool wants a replacement, and its connect times out.
+    eventually("the pool notices the silence", async || {
+        pool.status().last_error.is_some()
     })
     .await;
     proxy.set(Fault::None).await.unwrap();
     eventually("both are replaced", async || {
-        let status = manager.status();
+        let status = pool.status();
         status
             .retired
             .get(&RetireReason::Dead)
@@ -137,15 +135,13 @@ async fn connection_that_goes_silent_is_found_by_a_ping_and_replaced() {
     assert!(pool.get().await.is_ok());
 }
 
+/// Scenario: C16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
+async fn slowly_read_stream_survives_delayed_pings() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live, stage.testbed.postgres.config())
-        .idle_ping(Duration::from_millis(200))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 1).await;
+    let settings = stage.pool(&live).idle_ping(Duration::from_millis(200));
+    let pool = full_pool(settings, 1).await;
     let rows = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -153,7 +149,7 @@ async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
     pin_mut!(rows);
     assert!(rows.try_next().await.unwrap().is_some());
     eventually("its session was given up and replaced", async || {
-        manager.status().retired_in_all() == 1
+        pool.status().retired_total() == 1
     })
     .await;
     let mut seen = 1;
@@ -167,11 +163,8 @@ async fn stream_that_is_read_slowly_survives_the_pings_that_it_holds_back() {
 async fn pings_keep_idle_connections_and_disturb_no_rotation() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .idle_ping(Duration::from_millis(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let settings = stage.pool(&live).idle_ping(Duration::from_millis(1));
+    let pool = full_pool(settings, 3).await;
     let before = pids(&stage).await;
     let pinged = "select count(*) from pg_stat_activity
         where usename = 'app' and state_change > backend_start + interval '1 second'";
@@ -185,30 +178,30 @@ async fn pings_keep_idle_connections_and_disturb_no_rotation() {
             == 3
     })
     .await;
-    assert_eq!(pids(&stage).await, before, "nobody was replaced");
+    assert_eq!(pids(&stage).await, before, "no connection was replaced");
     stage.all_on(&*renew(&live).await, 3).await;
     drop(pool);
 }
 
+/// Scenario: T8, C3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
-    // T8: the host sleeps through the rest of the certificate's life; Postgres' clock goes on as it
-    // did, so it would still take the old one: what is asserted is that nobody shows it.
+    // The host sleeps beyond the certificate's expiry. Postgres' own clock has not moved, so it would
+    // still accept the old certificate: the test asserts that no connection presents it.
     let stage = Stage::set().await;
     let backdated = Duration::from_secs(20);
     let wall = TestClock::starting_at(stage.live(HOUR).await.now() - backdated);
     let source = ShortThenLong {
         short: stage.pki().ttl(Duration::from_secs(15)).build().unwrap(),
         long: stage.pki().ttl(HOUR).build().unwrap(),
-        asked: AtomicBool::new(false),
+        fetched: AtomicBool::new(false),
     };
     let live = LiveCert::builder()
         .clock(&wall)
         .start(source)
         .await
         .unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let old = live.current().unwrap();
     stage.all_on(&old, 3).await;
 
@@ -222,30 +215,31 @@ async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 3);
 }
 
-/// A life that the suspend outlasts, and then one that is long.
+/// A lifetime that ends during the suspend, then a long one.
 struct ShortThenLong {
     short: VaultPki,
     long: VaultPki,
-    asked: AtomicBool,
+    fetched: AtomicBool,
 }
 
 impl CertSource for ShortThenLong {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        if self.asked.swap(true, Ordering::SeqCst) {
-            self.long.fetch(ask).await
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        if self.fetched.swap(true, Ordering::SeqCst) {
+            self.long.fetch(context).await
         } else {
-            self.short.fetch(ask).await
+            self.short.fetch(context).await
         }
     }
 }
 
+/// Scenario: C16
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kernel_probes_silent_connections_within_half_a_minute() {
-    // The kernel is the witness: its timer on our end of the connection.
+    // Read from the kernel: the timer on our end of the connection.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let pool = full_pool(&stage.manager(&live), 1).await;
+    let pool = stage.full_pool(&live, 1).await;
     let port = format!(":{:04X}", stage.testbed.postgres.port());
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let timers: Vec<(u8, u64)> = sockets

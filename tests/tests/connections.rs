@@ -1,40 +1,28 @@
-//! Single connects, and what may happen on the way.
+//! Single connects, and the faults that may occur on the way.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
-use perennial_postgres::{CertConnectionManager, CheckoutError, ConnectError, PgTls};
-use perennial_testbed::{Fault, Proxy};
+use perennial_postgres::{CertConnectionManager, ConnectError, PgTls};
+use perennial_testbed::Fault;
 use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
 use tokio_postgres::config::SslMode;
 
-/// A proxy before Postgres, and the connection settings that lead through it.
-pub(crate) async fn through_a_proxy(stage: &Stage) -> (Proxy, tokio_postgres::Config) {
-    let postgres = &stage.testbed.postgres;
-    let address = format!("127.0.0.1:{}", postgres.port()).parse().unwrap();
-    let proxy = Proxy::start(address).await.unwrap();
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(postgres.host())
-        .port(proxy.addr().port())
-        .user(postgres.user())
-        .dbname(postgres.database());
-    (proxy, config)
-}
-
+/// Scenario: C1, C2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connect_in_flight_at_a_rotation_is_of_the_old_generation_and_retired() {
-    // C1, and C2: the handshake that the rotation met was not killed.
+async fn connect_in_flight_during_a_rotation_keeps_its_generation_and_is_retired() {
+    // The rotation happens during the handshake, which must complete.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::new(live.clone(), config).unwrap();
 
     proxy.set(Fault::Stall).await.unwrap();
     let connecting = {
         let manager = manager.clone();
-        tokio::spawn(async move { manager.connect().await })
+        tokio::spawn(async move { manager.dedicated_connection().await })
     };
     eventually("the connect is under way", async || proxy.accepted() == 1).await;
     let old = live.current().unwrap();
@@ -46,16 +34,17 @@ async fn connect_in_flight_at_a_rotation_is_of_the_old_generation_and_retired() 
         format!("{connection:?}").contains("generation: 1"),
         "{connection:?}"
     );
-    // It is idle and old, so it is exchanged: the server sees the new certificate only.
+    // The connection is idle and old, so it is exchanged: the server sees only the new certificate.
     stage.all_on(&live.current().unwrap(), 1).await;
     assert_eq!(connection.generation(), 2);
     assert!(connection.query_one("select 1", &[]).await.is_ok());
     assert_ne!(old.serial(), connection.snapshot().serial());
 }
 
+/// Scenario: C11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_without_tls_is_refused() {
-    // C11: Postgres itself with ssl off, and plain TCP made welcome.
+    // Postgres itself with ssl = off, and with a rule that accepts plain TCP.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let postgres = &stage.testbed.postgres;
@@ -71,7 +60,7 @@ async fn server_without_tls_is_refused() {
 
     let mut config = postgres.config();
     config.ssl_mode(SslMode::Prefer);
-    eventually("plain TCP is welcome", async || {
+    eventually("postgres accepts plain TCP", async || {
         let plain = config
             .clone()
             .ssl_mode(SslMode::Disable)
@@ -82,7 +71,7 @@ async fn server_without_tls_is_refused() {
     .await;
 
     let manager = CertConnectionManager::new(live.clone(), config.clone()).unwrap();
-    let error = manager.connect().await.unwrap_err();
+    let error = manager.dedicated_connection().await.unwrap_err();
     assert!(
         format!("{error:?}").contains("server does not support TLS"),
         "{error:?}"
@@ -95,6 +84,7 @@ async fn server_without_tls_is_refused() {
     );
 }
 
+/// Scenario: C11, C15
 #[tokio::test]
 async fn sslmode_disable_is_refused_at_build() {
     let stage = Stage::set().await;
@@ -108,28 +98,33 @@ async fn sslmode_disable_is_refused_at_build() {
     );
 }
 
+/// Scenario: C12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hung_server_does_not_hold_a_slot_and_the_cause_is_told() {
-    // C12: a server that accepts and says nothing; then it heals.
+async fn hung_server_holds_no_slot_and_the_error_names_it() {
+    // The server accepts the connection and never answers; then it recovers.
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .connect_timeout(Duration::from_millis(300))
-        .build()
+        .build_manager()
         .unwrap();
+    // A bb8 pool of the caller's own: `explain` gives its error the cause.
     let pool = manager
-        .pool_builder()
+        .bb8_builder()
         .max_size(1)
         .connection_timeout(Duration::from_millis(900))
         .build_unchecked(manager.clone());
 
     proxy.set(Fault::Stall).await.unwrap();
     let error = pool.get().await.map(drop).unwrap_err();
-    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
+    let ConnectError::NoneFree {
+        last: Some(cause), ..
+    } = manager.explain(error)
+    else {
         panic!("the cause is known");
     };
-    assert!(matches!(cause, ConnectError::TimedOut { .. }), "{cause:?}");
+    assert!(matches!(*cause, ConnectError::TimedOut { .. }), "{cause:?}");
 
     proxy.set(Fault::None).await.unwrap();
     eventually("the pool works again", async || pool.get().await.is_ok()).await;
@@ -140,11 +135,10 @@ async fn hung_server_does_not_hold_a_slot_and_the_cause_is_told() {
 async fn on_connect_runs_on_replacements_too() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let settings = stage
+        .pool(&live)
+        .on_connect(|client| Box::pin(client.batch_execute("set application_name = 'hooked'")));
+    let pool = full_pool(settings, 2).await;
     stage.all_on(&*renew(&live).await, 2).await;
     let client = pool.get().await.unwrap();
     let name: String = client
@@ -155,13 +149,14 @@ async fn on_connect_runs_on_replacements_too() {
     assert_eq!(name, "hooked");
 }
 
+/// Scenario: C15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     static WRONG: AtomicU8 = AtomicU8::new(0);
-    let config = stage.testbed.postgres.config();
-    let manager = CertConnectionManager::builder(live.clone(), config)
+    let settings = stage
+        .pool(&live)
         .connect_timeout(Duration::from_secs(2))
         .on_connect(|client| {
             let wrong = WRONG.load(Ordering::SeqCst);
@@ -173,33 +168,32 @@ async fn hook_that_panics_or_hangs_fails_its_connect_and_nothing_else() {
                     .batch_execute(&format!("select pg_sleep({hangs})"))
                     .await
             })
-        })
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 2).await;
-    let all = pool.state().connections as usize;
+        });
+    let pool = full_pool(settings, 2).await;
+    let all = pool.bb8().state().connections as usize;
     for wrong in [1, 2, 3] {
         WRONG.store(wrong, Ordering::SeqCst);
-        let error = manager.connect().await.unwrap_err();
+        let error = pool.dedicated_connection().await.unwrap_err();
         let expected = match wrong {
             3 => matches!(error, ConnectError::TimedOut { .. }),
             _ => matches!(error, ConnectError::OnConnectPanicked),
         };
         assert!(expected, "{error:?}");
-        // The background task meets it too.
-        let failed = || manager.status().connect_errors.values().sum::<u64>();
+        // The background task fails in the same way.
+        let failed = || pool.status().connect_errors.values().sum::<u64>();
         let before = failed();
         renew(&live).await;
         eventually("a replacement has failed", async || failed() > before).await;
         WRONG.store(0, Ordering::SeqCst);
-        // What hung is gone, and the pool moves as if nothing had been.
+        // The hung connect is closed, and the pool rotates as usual.
         stage.all_on(&live.current().unwrap(), all).await;
     }
     drop(pool);
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_bb8_postgres_takes_the_current_certificate_for_each_connect() {
+async fn stock_bb8_postgres_uses_the_current_certificate_for_each_connect() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let config = stage.testbed.postgres.config();
@@ -215,21 +209,21 @@ async fn stock_bb8_postgres_takes_the_current_certificate_for_each_connect() {
     drop((first, second));
 }
 
+/// Scenario: H3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_the_pool_leaves_no_connection_and_no_task() {
-    // H3: after the pool, its replacer; after the last handle, the renewer.
+    // The replacer ends with the pool, the renewer with the last handle.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(4)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     stage.all_on(&live.current().unwrap(), 3).await;
-    let mut rotations = live.rotations();
-    drop((pool, manager, live));
+    let mut rotations = live.subscribe();
+    drop((pool, live));
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })
     .await;
-    // The renewer is the only writer: with it gone, so are the rotations.
+    // The renewer is the only writer: the subscription ends with it.
     let ended = async { while rotations.next().await.is_some() {} };
     assert!(
         tokio::time::timeout(perennial_tests::SOON, ended)
@@ -243,5 +237,5 @@ async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     .await;
 }
 
-/// The witness' own connection.
+/// The task of the superuser's connection.
 const TESTBED_TASKS: usize = 1;

@@ -1,4 +1,6 @@
-//! C9: the CAs of clients and servers change while everything runs.
+//! The CAs of clients and servers change while a pool is in use.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,28 +9,28 @@ use perennial::{LiveCert, Snapshot, TlsSettings};
 use perennial_postgres::PgTls;
 use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{OpenBao, Postgres};
-use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, renew};
 
-/// What Postgres logs of a handshake that failed, on either side.
+/// Postgres logs this for a failed handshake, whichever side ended it.
 const FAILED: &str = "could not accept SSL connection";
-/// What it logs of a client certificate that it does not take.
+/// Postgres logs this when it refuses a client certificate.
 const REFUSED: &str = "could not accept SSL connection: certificate verify failed";
 
+/// Scenario: C9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_handshake_fails_while_both_cas_change_with_overlap() {
-    // The PKI gets a new root; the server learns it first and presents it last.
+    // The PKI gets a new root; the server trusts it first and presents it last.
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = stage.live_with_overlap().await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     stage.all_on(&live.current().unwrap(), 4).await;
     let load = Load::on(&pool, 4);
 
     let root_a = bao.roots_pem();
     let root_b = bao.change_root("B").await.unwrap();
     postgres.trust(&format!("{root_a}{root_b}")).await.unwrap();
-    // Of B, with the roots of B, while the server still presents A.
+    // The certificate and its roots are from B, while the server still presents A.
     stage.all_on(&*renew(&live).await, 4).await;
     assert_eq!(
         issuers(&stage).await,
@@ -47,7 +49,7 @@ async fn no_handshake_fails_while_both_cas_change_with_overlap() {
     drop(pool);
 }
 
-/// Whose certificates the backends of the app were let in with.
+/// The issuers of the certificates that the backends of `app` logged in with.
 async fn issuers(stage: &Stage) -> Vec<String> {
     let seen = "select distinct s.issuer_dn from pg_stat_activity a join pg_stat_ssl s using (pid)
         where a.usename = 'app' and s.ssl";
@@ -55,13 +57,14 @@ async fn issuers(stage: &Stage) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// Scenario: C9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn roots_and_certificate_swap_as_one_before_real_servers() {
-    // One server is all A, the other all B. Whoever mixes the two gets past the server's
-    // certificate and is refused with its own.
+async fn roots_and_certificate_change_together_at_real_servers() {
+    // One server uses only A, the other only B. A client that mixes the roots of one with the
+    // certificate of the other accepts the server, which then refuses the client's certificate.
     let stage = Stage::set().await;
     let (bao, of_a) = (&stage.testbed.bao, &stage.testbed.postgres);
-    // A token that may not read the issuers: the roots are those of the answer, and no others.
+    // This token may not read the issuers, so the roots are exactly those in the answer.
     let sign = r#"path "pki_int/sign/app" { capabilities = ["update"] }"#;
     bao.api("PUT", "sys/policies/acl/app", json!({"policy": sign}))
         .await
@@ -77,19 +80,19 @@ async fn roots_and_certificate_swap_as_one_before_real_servers() {
                 postgres.config().connect(PgTls::new(live.clone())).await
             {
                 tokio::spawn(connection);
-                // TLS 1.3 tells a refusal only now.
+                // With TLS 1.3 a refusal arrives only now.
                 let _ = client.simple_query("select 1").await;
             }
         }
     };
     let rotate = async {
-        for (postgres, turned_away) in [(of_a, of_b), (of_b, of_a)] {
-            let (let_in, away) = (count(postgres, AUTHORIZED), count(turned_away, FAILED));
-            eventually("one lets in, the other is turned away", async || {
-                count(postgres, AUTHORIZED) > let_in + 10 && count(turned_away, FAILED) > away + 10
+        for (accepting, failing) in [(of_a, of_b), (of_b, of_a)] {
+            let (accepted, failed) = (count(accepting, AUTHORIZED), count(failing, FAILED));
+            eventually("one server accepts and the other fails", async || {
+                count(accepting, AUTHORIZED) > accepted + 10 && count(failing, FAILED) > failed + 10
             })
             .await;
-            if postgres.port() == of_a.port() {
+            if accepting.port() == of_a.port() {
                 renew(&live).await;
             }
         }
@@ -107,7 +110,7 @@ async fn roots_and_certificate_swap_as_one_before_real_servers() {
     }
 }
 
-/// What Postgres logs of a login.
+/// Postgres logs this for a successful login.
 const AUTHORIZED: &str = "connection authorized: user=app";
 
 fn count(postgres: &Postgres, what: &str) -> usize {
@@ -120,7 +123,7 @@ async fn default_issuer(bao: &OpenBao) -> String {
     issuer.as_str().unwrap().to_owned()
 }
 
-/// Takes an issuer out of use: what it has issued stays good, and it issues no more.
+/// Takes an issuer out of use: its certificates stay valid, and it issues no more.
 async fn retire_issuer(bao: &OpenBao, issuer: &str) {
     let ask = json!({"usage": "read-only,crl-signing"});
     let path = format!("pki_int/issuer/{issuer}");
@@ -133,28 +136,28 @@ async fn make_default(bao: &OpenBao, issuer: &str) {
     bao.api("POST", path, ask).await.unwrap();
 }
 
-/// A certificate that is not due in this test, and trusts what its mount has ceased to name for longer than that.
+/// A certificate that is not due during the test, and that trusts removed roots for longer than the test runs.
 async fn live_that_follows(stage: &Stage) -> LiveCert {
     let source = stage.pki().ttl(HOUR).build().unwrap();
-    let builder = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(HOUR));
+    let builder = LiveCert::builder().tls(TlsSettings::new().roots_overlap(HOUR));
     builder.start(source).await.unwrap()
 }
 
+/// Scenario: C9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_root_is_trusted_before_any_server_presents_it_and_without_a_new_certificate() {
-    // C9: an operator rotates the root under load, and nobody tells the client.
+async fn new_root_is_trusted_before_a_server_presents_it_without_a_new_certificate() {
+    // An operator changes the root under load; the client gets no signal.
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = live_that_follows(&stage).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let load = Load::on(&pool, 4);
 
     let old = default_issuer(bao).await;
     let root_b = bao.change_root("B").await.unwrap();
     let new = default_issuer(bao).await;
     make_default(bao, &old).await;
-    // Its next renewal, by A still.
+    // A still issues the next renewal.
     let by_a = renew(&live).await;
     let issued = bao.issued().await.unwrap();
     eventually("the roots are published", async || {
@@ -166,7 +169,7 @@ async fn new_root_is_trusted_before_any_server_presents_it_and_without_a_new_cer
     assert_eq!(rerooted.obtained_at(), by_a.obtained_at());
     assert_eq!(bao.issued().await.unwrap(), issued, "nothing was issued");
 
-    // Both sides know both by now: the server may present B, and B may issue.
+    // Both sides trust both roots by now: the server may present B, and B may issue.
     make_default(bao, &new).await;
     let both = format!("{}{root_b}", bao.roots_pem());
     postgres.trust(&both).await.unwrap();
@@ -189,12 +192,13 @@ async fn new_root_is_trusted_before_any_server_presents_it_and_without_a_new_cer
     drop(pool);
 }
 
+/// Scenario: C9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn intermediate_changes_under_load_without_a_failed_connection() {
+async fn intermediate_changes_under_load_without_a_failed_handshake() {
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let live = live_that_follows(&stage).await;
-    let pool = full_pool(&stage.manager(&live), 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let load = Load::on(&pool, 4);
 
     let old = default_issuer(bao).await;
@@ -215,7 +219,7 @@ async fn intermediate_changes_under_load_without_a_failed_connection() {
     drop(pool);
 }
 
-/// Whether it presents its leaf and its intermediate alone.
+/// Whether the snapshot presents exactly its leaf and its intermediate.
 fn presents_no_root(snapshot: &Snapshot) -> bool {
     let config = snapshot.client_config();
     let resolver = &config.client_auth_cert_resolver;

@@ -1,16 +1,18 @@
-//! Other ways to a Postgres: several hosts, direct TLS, no pool, a pooler between.
+//! Other ways to reach Postgres: several hosts, direct TLS, no pool, a pooler in between.
 
-use bb8::ManageConnection;
-use perennial_postgres::{CertConnectionManager, PgTls};
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use perennial_postgres::{CertConnectionManager, CertPool, PgTls};
 use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew, serials_seen_by};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslNegotiation, TargetSessionAttrs};
 
 const READ_ONLY: &str = "default_transaction_read_only";
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn multi_host_goes_to_the_writable_server() {
-    // Each host gets the current certificate, also the one that is passed over.
+async fn host_list_connects_to_the_writable_server() {
+    // Each host gets the current certificate, also the one that is read-only.
     let stage = Stage::set().await;
     let (bao, one) = (&stage.testbed.bao, &stage.testbed.postgres);
     let other = stage.testbed.another_postgres().await.unwrap();
@@ -22,14 +24,13 @@ async fn multi_host_goes_to_the_writable_server() {
     config.user(one.user()).dbname(one.database());
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     let live = stage.live_with_overlap().await;
-    let manager = CertConnectionManager::new(live.clone(), config).unwrap();
-    let pool = full_pool(&manager, 2).await;
+    let pool = full_pool(CertPool::builder(live.clone(), config), 2).await;
     let serial = live.current().unwrap().serial().to_decimal();
     let seen = serials_seen_by(&admin_of_other).await;
     assert_eq!(seen.len(), 2);
     assert!(seen.values().all(|seen| *seen == serial), "{seen:?}");
 
-    // A failover, and a new root that both ask for: the rotation moves the pool to the other one.
+    // A failover, and a new root that both require: the rotation moves the pool to the other host.
     other.set(READ_ONLY, "on").await.unwrap();
     one.set(READ_ONLY, "off").await.unwrap();
     let root = bao.change_root("B").await.unwrap();
@@ -38,7 +39,7 @@ async fn multi_host_goes_to_the_writable_server() {
     }
     stage.all_on(&*renew(&live).await, 2).await;
 
-    // And back, past the one that is no longer writable.
+    // And back, skipping the host that is no longer writable.
     one.set(READ_ONLY, "on").await.unwrap();
     other.set(READ_ONLY, "off").await.unwrap();
     let serial = renew(&live).await.serial().to_decimal();
@@ -54,16 +55,17 @@ async fn multi_host_goes_to_the_writable_server() {
     drop(pool);
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn direct_tls_on_postgres_17() {
-    // Postgres 17 refuses it without ALPN.
+async fn direct_tls_works_on_postgres_17() {
+    // Postgres 17 refuses direct TLS without ALPN.
     let stage = Stage::set().await;
     let postgres = stage.testbed.another_postgres_17().await.unwrap();
     let live = stage.live(HOUR).await;
     let mut config = postgres.config();
     config.ssl_negotiation(SslNegotiation::Direct);
     let manager = CertConnectionManager::new(live.clone(), config.clone()).unwrap();
-    let pooled = manager.connect().await.unwrap();
+    let pooled = manager.dedicated_connection().await.unwrap();
     let (bare, connection) = config.connect(PgTls::new(live.clone())).await.unwrap();
     tokio::spawn(connection);
 
@@ -74,6 +76,7 @@ async fn direct_tls_on_postgres_17() {
     drop((pooled, bare));
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bare_connections_keep_the_certificate_of_their_connect() {
     let stage = Stage::set().await;
@@ -94,7 +97,7 @@ async fn bare_connections_keep_the_certificate_of_their_connect() {
     let expected = [(first_pid, old), (second_pid, new)];
     assert_eq!(stage.serials().await, expected.into());
 
-    // A cancel is a connection of its own, with the certificate of now.
+    // A cancel request is a connection of its own, with the current certificate.
     let sleeping = first.simple_query("select pg_sleep(60)");
     let cancel = async {
         eventually("the query runs", async || {
@@ -116,14 +119,14 @@ async fn bare_connections_keep_the_certificate_of_their_connect() {
     assert!(second.simple_query("select 1").await.is_ok());
 }
 
+/// Scenario: C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs pgbouncer"]
 async fn pool_rotates_through_pgbouncer() {
     let stage = Stage::set().await;
     let pgbouncer = stage.testbed.pgbouncer().await.unwrap();
     let live = stage.live(HOUR).await;
-    let manager = CertConnectionManager::new(live.clone(), pgbouncer.config()).unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let pool = full_pool(CertPool::builder(live.clone(), pgbouncer.config()), 3).await;
     let before = pgbouncer.clients().await.unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
 
@@ -137,6 +140,6 @@ async fn pool_rotates_through_pgbouncer() {
     })
     .await;
     assert!(load.finish().await > 0);
-    assert_eq!(manager.status().by_generation, [(2, 3)].into());
+    assert_eq!(pool.status().by_generation, [(2, 3)].into());
     drop(pool);
 }

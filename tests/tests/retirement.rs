@@ -1,28 +1,27 @@
-//! Retiring on demand, at a limit, and at the end.
+//! Retirement on demand, at a limit, and at shutdown.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::{
-    CertConnectionManager, CheckoutError, ConnectError, Notified, PoolEvent, Retire, RetireReason,
-};
+use perennial_postgres::{ConnectError, Notified, PoolEvent, RetireReason};
 use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
 use tokio_postgres::error::SqlState;
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
+async fn retire_exchanges_idle_connections_and_counts_those_in_use() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 5).await;
+    let pool = stage.full_pool(&live, 5).await;
     let in_use = pool.get().await.unwrap();
     in_use.simple_query("begin").await.unwrap();
 
     let newest = renew(&live).await;
-    let came_of_it = manager.retire_now(Retire::Gently).await;
-    assert_eq!((came_of_it.left, came_of_it.generation), (1, 2));
-    let status = manager.status();
+    assert_eq!(pool.retire().await, 1);
+    let status = pool.status();
+    assert_eq!(status.by_generation, [(1, 1), (2, 4)].into());
     assert_eq!(status.old_in_use, 1);
     assert_eq!(status.retired[&RetireReason::Rotated], 4);
     assert!(in_use.simple_query("commit").await.is_ok());
@@ -30,15 +29,15 @@ async fn retiring_now_moves_the_idle_and_counts_what_is_in_use() {
     stage.all_on(&newest, 5).await;
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retiring_immediately_leaves_nothing_old_at_the_server() {
+async fn immediate_retire_leaves_no_old_backend() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let dedicated = pool.dedicated_connection().await.unwrap();
     dedicated.simple_query("begin").await.unwrap();
-    // Its connection goes back, and the stream is read on.
+    // The connection is returned to the pool while its stream is still read.
     let stream = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -50,42 +49,46 @@ async fn retiring_immediately_leaves_nothing_old_at_the_server() {
     eventually("the query runs", async || sleeping(&stage).await == 1).await;
 
     let newest = renew(&live).await;
-    assert_eq!(manager.status().old_in_use, 2);
+    assert_eq!(pool.status().old_in_use, 2);
     eventually(
-        "the one with a stream was exchanged and is leaving",
-        async || manager.status().leaving == 1,
+        "the one with a stream was exchanged and is draining",
+        async || pool.status().draining == 1,
     )
     .await;
-    let came_of_it = manager.retire_now(Retire::Immediately).await;
-    assert_eq!((came_of_it.generation, came_of_it.left), (2, 0));
-    assert!(came_of_it.retired >= 3, "{came_of_it:?}");
-    // The query was cancelled, not cut off: its caller knows why it ended.
+    assert_eq!(pool.retire_immediately().await, 0);
+    let status = pool.status();
+    assert!(status.retired_total() >= 3, "{status:?}");
+    assert!(
+        status
+            .by_generation
+            .keys()
+            .all(|generation| *generation == 2)
+    );
+    // The query was cancelled, not cut off: its caller gets the reason.
     let error = query.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
     stage.all_on(&newest, 3).await;
     assert!(dedicated.simple_query("select 1").await.is_err());
     let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
     assert!(tokio::time::timeout(SOON, ended).await.is_ok());
-    assert_eq!(manager.status().leaving, 0);
+    assert_eq!(pool.status().draining, 0);
 }
 
-/// How many queries sleep at the server.
+/// The number of sleeping queries at the server.
 async fn sleeping(stage: &Stage) -> i64 {
     let count = "select count(*) from pg_stat_activity
         where state = 'active' and query = 'select pg_sleep(60)'";
     stage.admin.query_one(count, &[]).await.unwrap().get(0)
 }
 
+/// Scenario: C5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
-    // C5: what is in use outlives its certificate by the limit and no longer.
+    // A connection in use outlives its certificate by the limit and no longer.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(6)).await;
-    let manager = CertConnectionManager::builder(live.clone(), stage.testbed.postgres.config())
-        .hard_limit(Duration::from_secs(1))
-        .build()
-        .unwrap();
-    let pool = full_pool(&manager, 3).await;
+    let settings = stage.pool(&live).hard_limit(Duration::from_secs(1));
+    let pool = full_pool(settings, 3).await;
     let stream = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -109,8 +112,8 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     .await;
     let ended = async { while let Ok(Some(_)) = stream.try_next().await {} };
     assert!(tokio::time::timeout(SOON, ended).await.is_ok());
-    eventually("nothing is in use past its end", async || {
-        let status = manager.status();
+    eventually("no connection is in use after its expiry", async || {
+        let status = pool.status();
         let limited = status.retired.get(&RetireReason::HardLimit);
         limited.is_some_and(|limited| *limited >= 2) && status.expired_in_use == 0
     })
@@ -118,16 +121,16 @@ async fn connection_in_use_past_the_hard_limit_is_cancelled_and_closed() {
     drop(pool);
 }
 
+/// Scenario: C3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newer_comes() {
-    // Invariant 7: the CA is gone, so nothing takes the old certificate's place.
+async fn idle_connection_is_closed_at_expiry_if_no_newer_certificate_arrives() {
+    // Invariant 7: the CA is stopped, so no newer certificate arrives.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(12)).await;
     stage.testbed.bao.stop().await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let in_use = pool.get().await.unwrap();
-    // Another went back, and its rows are still read.
+    // Another was returned, and its rows are still being read.
     let rows = {
         let client = pool.get().await.unwrap();
         many_rows(&client).await
@@ -140,9 +143,9 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
         stage.serials().await.len() == 2
     })
     .await;
-    // What is in use goes on, counted, until it comes back or has been read to its end.
+    // Connections in use continue, and are counted, until they are returned or read to the end.
     eventually("both are counted", async || {
-        manager.status().expired_in_use == 2
+        pool.status().expired_in_use == 2
     })
     .await;
     assert!(in_use.simple_query("select 1").await.is_ok());
@@ -156,43 +159,42 @@ async fn idle_connection_is_closed_when_its_certificate_expires_and_nothing_newe
         stage.serials().await.is_empty()
     })
     .await;
-    assert!(manager.status().retired[&RetireReason::Expired] >= 3);
-    assert_eq!(manager.status().expired_in_use, 0);
+    assert!(pool.status().retired[&RetireReason::Expired] >= 3);
+    assert_eq!(pool.status().expired_in_use, 0);
 
-    // The CA is back: so is the pool.
+    // The CA is back, and so is the pool.
     stage.testbed.bao.start_again().await.unwrap();
     eventually("the pool works again", async || pool.get().await.is_ok()).await;
 }
 
+/// Scenario: H2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
-    // H2: an orderly end.
+async fn drain_waits_for_connections_in_use_and_hands_out_no_more() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .min_idle(2)
-        .connection_timeout(Duration::from_secs(1))
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let settings = stage.pool(&live).connection_timeout(Duration::from_secs(1));
+    let pool = full_pool(settings, 2).await;
     let in_use = pool.get().await.unwrap();
     in_use.simple_query("begin").await.unwrap();
-    let left = manager.drain(Duration::from_millis(50)).await.left;
+    let left = pool.drain(Duration::from_millis(50)).await;
     assert_eq!(left, 1, "the deadline is kept");
 
     let draining = {
-        let manager = manager.clone();
-        tokio::spawn(async move { manager.drain(SOON).await.left })
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.drain(SOON).await })
     };
     let error = pool.get().await.map(drop).unwrap_err();
-    let CheckoutError::TimedOut { last: Some(cause) } = manager.explain(error) else {
-        panic!("the cause is told");
+    assert!(matches!(error, ConnectError::Draining), "{error:?}");
+    // The bb8 pool inside waits for its timeout first, and knows the cause too.
+    let error = pool.bb8().get().await.map(drop).unwrap_err();
+    let ConnectError::NoneFree {
+        last: Some(cause), ..
+    } = pool.manager().explain(error)
+    else {
+        panic!("the error carries its cause");
     };
-    assert!(matches!(cause, ConnectError::Draining), "{cause:?}");
-    let refused = manager.connect().await.unwrap_err();
+    assert!(matches!(*cause, ConnectError::Draining), "{cause:?}");
+    let refused = pool.dedicated_connection().await.unwrap_err();
     assert!(matches!(refused, ConnectError::Draining), "{refused:?}");
     assert!(!draining.is_finished());
     in_use.simple_query("commit").await.unwrap();
@@ -206,12 +208,13 @@ async fn draining_waits_for_what_is_in_use_and_hands_out_nothing_more() {
     drop(pool);
 }
 
+/// Scenario: C5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_then() {
+async fn dedicated_listener_misses_no_notification_until_it_refreshes() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
-    let mut listener = manager.connect().await.unwrap();
+    let mut listener = manager.dedicated_connection().await.unwrap();
     listener.batch_execute("listen news").await.unwrap();
     let mut news = listener.notifications();
     stage
@@ -229,7 +232,7 @@ async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_th
     assert_eq!(
         stage.serials().await,
         old,
-        "nobody moved it behind its back"
+        "no exchange happened in the background"
     );
     listener.refresh().await.unwrap();
     stage.all_on(&newest, 1).await;
@@ -245,32 +248,33 @@ async fn dedicated_listener_moves_on_when_it_is_refreshed_and_hears_all_until_th
         panic!("a notification");
     };
     assert_eq!(heard.payload(), "after");
-    // Up to date: nothing to do, and nothing is done.
+    // A refresh of a connection that is up to date does nothing.
     let before = stage.serials().await;
     listener.refresh().await.unwrap();
     assert_eq!(stage.serials().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listener_that_is_too_slow_is_told_how_much_it_missed() {
+async fn slow_listener_learns_how_many_notifications_it_missed() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let listener = stage.manager(&live).connect().await.unwrap();
+    let listener = stage.manager(&live).dedicated_connection().await.unwrap();
     listener.batch_execute("listen news").await.unwrap();
     let mut news = listener.notifications();
-    // Its own notifications come before the answer: then all of them have been read.
+    // Postgres sends the session's own notifications before the answer, so all of them have been read.
     let many = "select pg_notify('news', n::text) from generate_series(1, 300) n";
     listener.simple_query(many).await.unwrap();
     let first = news.next().await;
     assert!(matches!(first, Some(Notified::Missed(44))), "{first:?}");
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn query_is_cancelled_with_the_certificate_that_is_current_then() {
+async fn cancel_uses_the_certificate_current_at_that_time() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
-    let connection = manager.connect().await.unwrap();
+    let connection = manager.dedicated_connection().await.unwrap();
     let canceller = connection.canceller();
     renew(&live).await;
     let query = tokio::spawn(async move { connection.query_one("select pg_sleep(60)", &[]).await });
@@ -284,19 +288,19 @@ async fn query_is_cancelled_with_the_certificate_that_is_current_then() {
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_certificate_moves_several_pools() {
+async fn one_rotation_moves_several_pools() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let managers = [stage.manager(&live), stage.manager(&live)];
     let pools = [
-        full_pool(&managers[0], 3).await,
-        full_pool(&managers[1], 2).await,
+        stage.full_pool(&live, 3).await,
+        stage.full_pool(&live, 2).await,
     ];
-    let mut events = managers[1].events();
+    let mut events = pools[1].events();
     let newest = renew(&live).await;
     stage.all_on(&newest, 5).await;
-    let retired = managers.map(|manager| manager.status().retired_in_all());
+    let retired = pools.each_ref().map(|pool| pool.status().retired_total());
     assert_eq!(retired, [3, 2]);
     let mut heard = Vec::new();
     while let Some(event) = events.next().await {
@@ -310,25 +314,25 @@ async fn one_certificate_moves_several_pools() {
     drop(pools);
 }
 
+/// Scenario: C18
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_older_is_connected_with_after_an_immediate_retirement() {
-    // The drill's worst case: Postgres refuses the new certificate too.
+async fn no_connect_uses_an_older_certificate_after_an_immediate_retire() {
+    // The worst case of the drill: Postgres refuses the new certificate too.
     let stage = Stage::set().await;
     let live = stage.live_with_overlap().await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     stage.testbed.bao.change_root("B").await.unwrap();
     renew(&live).await;
     eventually("the new one is refused", async || {
-        manager.status().refused_generation.is_some()
+        pool.status().refused_generation.is_some()
     })
     .await;
     assert!(
-        manager.connect().await.is_ok(),
-        "what logged in before serves on"
+        pool.dedicated_connection().await.is_ok(),
+        "the certificate that logged in before stays in use"
     );
-    manager.retire_now(Retire::Immediately).await;
-    let error = manager.connect().await.unwrap_err();
+    assert_eq!(pool.retire_immediately().await, 0);
+    let error = pool.dedicated_connection().await.unwrap_err();
     assert!(error.is_refusal(), "{error:?}");
     eventually("nothing is left at the server", async || {
         stage.serials().await.is_empty()

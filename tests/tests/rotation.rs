@@ -1,10 +1,12 @@
 //! Rotation under load.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_tests::{Load, ROWS, Stage, eventually, full_pool, many_rows, renew};
+use perennial_tests::{Load, ROWS, Stage, eventually, many_rows, renew};
 
 async fn pid(client: &tokio_postgres::Client) -> i32 {
     client
@@ -14,23 +16,18 @@ async fn pid(client: &tokio_postgres::Client) -> i32 {
         .get(0)
 }
 
+/// Scenario: C3, C4, C5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_breaks_in_five_rotations_under_load() {
-    // C4, C5 and invariant 8: queries, a row stream read after its connection went back, a
-    // six-second transaction, a dedicated connection, and one put in by `add`.
+async fn no_query_fails_in_five_rotations_under_load() {
+    // Invariant 8: queries, a row stream that is read after its connection was returned, a
+    // transaction of six seconds, a dedicated connection, and one put in by `add`.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(8)
-        .min_idle(6)
-        .build(manager.clone())
-        .await
-        .unwrap();
-    let added = bb8::ManageConnection::connect(&manager).await.unwrap();
+    let pool = stage.pool(&live).max_size(8).min_idle(6).build();
+    let pool = pool.await.unwrap();
+    let added = pool.dedicated_connection().await.unwrap();
     let added_pid = pid(&added).await;
-    pool.add(added).unwrap();
+    pool.bb8().add(added).unwrap();
     let dedicated = pool.dedicated_connection().await.unwrap();
     let dedicated_pid = pid(&dedicated).await;
     let first_serial = live.current().unwrap().serial().to_decimal();
@@ -68,7 +65,7 @@ async fn nothing_breaks_in_five_rotations_under_load() {
         })
     };
     let transaction_pid = transaction_pid.await.unwrap();
-    // Last, for whoever checks this connection out next waits until the rows are read.
+    // Last, because the next caller that checks this connection out waits until the rows are read.
     let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
         let pid = pid(&client).await;
@@ -87,14 +84,14 @@ async fn nothing_breaks_in_five_rotations_under_load() {
             seen += 1;
         }
         let serial = newest.serial().to_decimal();
-        eventually("all but what lasts has moved", async || {
+        eventually("all but the lasting connections have moved", async || {
             let serials = stage.serials().await;
             let old = serials.iter().filter(|(_, seen)| **seen != serial);
             old.map(|(pid, _)| *pid).collect::<BTreeSet<_>>() == BTreeSet::from(lasting)
         })
         .await;
     }
-    // After five rotations they are where they were, on the first certificate.
+    // After five rotations these are still on the first certificate.
     let serials = stage.serials().await;
     assert_eq!(lasting.map(|pid| &serials[&pid]), [&first_serial; 3]);
     rotated.send(()).unwrap();
@@ -125,13 +122,13 @@ async fn nothing_breaks_in_five_rotations_under_load() {
     );
     assert!(load.finish().await > 500);
 
-    // The CA is the witness of how often it was asked.
+    // The CA's own count of issued certificates.
     assert_eq!(
         stage.testbed.bao.issued().await.unwrap(),
         newest.generation()
     );
-    // The pool, its dedicated connection, and no spare that is left over.
-    let expected = 1 + pool.state().connections as usize;
+    // The pool, its dedicated connection, and no left-over spare.
+    let expected = 1 + pool.bb8().state().connections as usize;
     eventually("no spare is left", async || {
         stage.serials().await.len() == expected
     })
@@ -139,11 +136,10 @@ async fn nothing_breaks_in_five_rotations_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
+async fn row_stream_continues_while_its_connection_is_exchanged() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     let (stream_pid, rows) = {
         let client = pool.get().await.unwrap();
         let pid = pid(&client).await;
@@ -153,7 +149,7 @@ async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
     assert!(rows.try_next().await.unwrap().is_some());
     renew(&live).await;
     eventually("both are exchanged", async || {
-        manager.status().retired_in_all() == 2
+        pool.status().retired_total() == 2
     })
     .await;
     assert!(
@@ -170,25 +166,24 @@ async fn row_stream_is_read_on_while_its_connection_is_exchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_pool_is_moved_though_nobody_checks_out() {
+async fn idle_pool_rotates_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 5).await;
+    let pool = stage.full_pool(&live, 5).await;
     stage.all_on(&live.current().unwrap(), 5).await;
 
     stage.all_on(&*renew(&live).await, 5).await;
-    assert_eq!(manager.status().retired_in_all(), 5);
+    assert_eq!(pool.status().retired_total(), 5);
     drop(pool);
 }
 
+/// Scenario: C4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundred_connections_move_few_at_a_time_before_their_certificate_ends() {
-    // C4: the pool never shrinks, the server never sees many more, and it is over in time.
+async fn hundred_connections_move_a_few_at_a_time_before_expiry() {
+    // The pool never shrinks, the server never sees many more, and the move ends before expiry.
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(120)).await;
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 100).await;
+    let pool = stage.full_pool(&live, 100).await;
     let old = live.current().unwrap();
     stage.all_on(&old, 100).await;
     let load = Load::on(&pool, 8);
@@ -204,8 +199,8 @@ async fn hundred_connections_move_few_at_a_time_before_their_certificate_ends() 
     .await;
     assert!(live.now() < old.not_after());
     assert!(fewest >= 100, "the pool shrank to {fewest}");
-    // Two spares, and those that still say good-bye.
+    // Two spares, and those whose Terminate message the server has yet to read.
     assert!(most <= 110, "the server saw {most}");
     assert!(load.finish().await > 0);
-    assert_eq!(pool.state().connections, 100);
+    assert_eq!(pool.bb8().state().connections, 100);
 }

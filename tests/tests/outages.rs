@@ -1,37 +1,26 @@
 //! Vault is down, hangs, or comes back.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
-use perennial::{CertState, LiveCert, Renewal, Unavailable};
-use perennial_testbed::{Fault, Proxy};
+use perennial::{CertState, LiveCert, RenewError, Unavailable};
+use perennial_testbed::Fault;
 use perennial_tests::{Stage, eventually, renew};
 
-pub(crate) async fn proxied(stage: &Stage) -> (Proxy, String) {
-    let bao = &stage.testbed.bao;
-    let address = format!("127.0.0.1:{}", bao.port()).parse().unwrap();
-    let proxy = Proxy::start(address).await.unwrap();
-    let url = format!("https://127.0.0.1:{}", proxy.addr().port());
-    (proxy, url)
-}
-
+/// Scenario: T6, T7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outage_past_expiry_is_survived_within_the_bound() {
-    // T6 and T7: a 10 s certificate, an outage until well past its end, and OpenBao back again.
+async fn outage_beyond_expiry_recovers_within_the_retry_bound() {
+    // A certificate of 10 s, an outage until well after its expiry, then OpenBao is back.
     let stage = Stage::set().await;
-    let (proxy, url) = proxied(&stage).await;
+    let (proxy, url) = stage.proxied_bao().await;
     let source = stage
         .pki_at(&url, "app")
         .ttl(Duration::from_secs(10))
         .build()
         .unwrap();
     let live = LiveCert::start(source).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = manager
-        .pool_builder()
-        .max_size(2)
-        .build(manager.clone())
-        .await
-        .unwrap();
+    let pool = stage.pool(&live).max_size(2).build().await.unwrap();
     pool.get()
         .await
         .unwrap()
@@ -46,8 +35,8 @@ async fn outage_past_expiry_is_survived_within_the_bound() {
         live.status().state == CertState::Failing
     })
     .await;
-    assert!(live.current().is_ok(), "the last good one is kept");
-    eventually("it expires", async || {
+    assert!(live.current().is_ok(), "the last good certificate is kept");
+    eventually("the certificate expires", async || {
         live.status().state == CertState::Expired
     })
     .await;
@@ -56,7 +45,7 @@ async fn outage_past_expiry_is_survived_within_the_bound() {
         Err(Unavailable::Expired { last: Some(_), .. })
     ));
     let failures = live.status().consecutive_failures;
-    eventually("it is still tried", async || {
+    eventually("the renewer still retries", async || {
         live.status().consecutive_failures > failures + 1
     })
     .await;
@@ -68,7 +57,10 @@ async fn outage_past_expiry_is_survived_within_the_bound() {
     assert!(proxy.accepted() - before <= 2 * bound);
 
     proxy.set(Fault::None).await.unwrap();
-    eventually("it recovers by itself", async || live.current().is_ok()).await;
+    eventually("the certificate recovers automatically", async || {
+        live.current().is_ok()
+    })
+    .await;
     assert_eq!(live.status().consecutive_failures, 0);
     let generation = live.current().unwrap().generation();
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), generation);
@@ -79,18 +71,23 @@ async fn outage_past_expiry_is_survived_within_the_bound() {
     .await;
 }
 
+/// Scenario: S12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_waiters_on_a_cold_start_are_one_certificate_at_the_ca() {
-    // S12; one of them is cancelled.
+async fn ten_thousand_waiters_on_a_cold_start_cost_one_certificate() {
+    // One of the waiters is cancelled.
     let stage = Stage::set().await;
-    let (proxy, url) = proxied(&stage).await;
+    let (proxy, url) = stage.proxied_bao().await;
     proxy.set(Fault::Stall).await.unwrap();
     let source = stage.pki_at(&url, "app").build().unwrap();
     let live = LiveCert::builder().start_lazy(source).unwrap();
     let mut waiters: Vec<_> = (0..10_000)
         .map(|_| {
             let live = live.clone();
-            tokio::spawn(async move { live.valid().await.map(|snapshot| snapshot.generation()) })
+            tokio::spawn(async move {
+                live.wait_valid()
+                    .await
+                    .map(|snapshot| snapshot.generation())
+            })
         })
         .collect();
     eventually("the fetch is under way", async || proxy.accepted() > 0).await;
@@ -102,17 +99,18 @@ async fn ten_thousand_waiters_on_a_cold_start_are_one_certificate_at_the_ca() {
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 1);
 }
 
+/// Scenario: H2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_does_not_wait_for_a_hung_vault() {
-    // H2: during a fetch that hangs; the fetch's own timeout would be five seconds.
+    // Shutdown during a hung fetch, whose own timeout is five seconds.
     let stage = Stage::set().await;
-    let (proxy, url) = proxied(&stage).await;
+    let (proxy, url) = stage.proxied_bao().await;
     let source = stage.pki_at(&url, "app").build().unwrap();
     proxy.set(Fault::Stall).await.unwrap();
     let live = LiveCert::builder().start_lazy(source).unwrap();
     let waiting = {
         let live = live.clone();
-        tokio::spawn(async move { live.valid().await })
+        tokio::spawn(async move { live.wait_valid().await })
     };
     eventually("the fetch hangs", async || proxy.accepted() > 0).await;
     live.shutdown(Duration::from_secs(1)).await.unwrap();
@@ -120,7 +118,7 @@ async fn shutdown_does_not_wait_for_a_hung_vault() {
         waiting.await.unwrap(),
         Err(Unavailable::NothingYet { .. })
     ));
-    // A stalled proxy does not look; once it does, nobody is there.
+    // A stalled proxy does not see the close; it does once it forwards again.
     proxy.set(Fault::None).await.unwrap();
     eventually("its connection is closed", async || {
         proxy.connections() == 0
@@ -129,21 +127,19 @@ async fn shutdown_does_not_wait_for_a_hung_vault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sealed_vault_is_transient_and_healed_by_unsealing() {
+async fn sealed_vault_is_transient_and_recovers_after_unsealing() {
     let stage = Stage::set().await;
     let live = stage.live(Duration::from_secs(3_600)).await;
     stage.testbed.bao.seal().await.unwrap();
     let mut failure = None;
     eventually("a renewal fails", async || {
-        if let Renewal::Failed(error) = live.renew_now().await {
-            failure = Some(error);
-        }
-        failure.is_some()
+        failure = live.renew().await.err();
+        matches!(failure, Some(RenewError::Source(_)))
     })
     .await;
     assert!(failure.unwrap().is_transient());
     stage.testbed.bao.unseal().await.unwrap();
-    // The backoff's first step takes longer; asking is refused for ten seconds only.
+    // The back-off's first step is longer than this: a request is limited for ten seconds only.
     renew(&live).await;
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 2);
 }

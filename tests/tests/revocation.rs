@@ -1,4 +1,6 @@
-//! What is no longer used is revoked, and what an operator revokes is no longer used.
+//! Unused certificates are revoked, and revoked certificates are not used any more.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -6,13 +8,13 @@ use perennial::{LiveCert, Serial};
 use perennial_postgres::PgTls;
 use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{OpenBao, TestbedError};
-use perennial_tests::{HOUR, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Stage, eventually, renew};
 
-/// Whether the CA's own list names this certificate.
+/// Whether the CA lists this certificate as revoked.
 async fn is_revoked(bao: &OpenBao, serial: &Serial) -> bool {
     let list = bao.api("LIST", "pki_int/certs/revoked", Value::Null).await;
     let list = match list {
-        // An empty list is not found.
+        // OpenBao answers 404 for an empty list.
         Err(TestbedError::Refused { status: 404, .. }) => return false,
         list => list.unwrap(),
     };
@@ -20,9 +22,10 @@ async fn is_revoked(bao: &OpenBao, serial: &Serial) -> bool {
     keys.contains(&json!(serial.to_string()))
 }
 
+/// Scenario: C17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn superseded_certificate_is_revoked_once_no_connection_holds_it_and_the_last_at_the_end() {
-    // By what it is: the first role stores nothing that could be looked up by its number.
+async fn superseded_certificate_is_revoked_when_unused_and_the_last_one_at_shutdown() {
+    // The first role stores no certificate, so it is revoked by its content, not by its serial number.
     let stage = Stage::set().await;
     let bao = &stage.testbed.bao;
     for role in [bao.client_role(), bao.stored_client_role()] {
@@ -30,11 +33,10 @@ async fn superseded_certificate_is_revoked_once_no_connection_holds_it_and_the_l
         let source = source.build().unwrap();
         let revocations = source.revocations().unwrap();
         let live = LiveCert::start(source).await.unwrap();
-        let manager = stage.manager(&live);
-        let pool = full_pool(&manager, 2).await;
+        let pool = stage.full_pool(&live, 2).await;
         let first = live.current().unwrap().serial().clone();
 
-        let held = pool.get().await.unwrap();
+        let in_use = pool.get().await.unwrap();
         let second = renew(&live).await.serial().clone();
         eventually("the idle one has moved", async || {
             stage.distinct_serials().await.len() == 2
@@ -46,23 +48,27 @@ async fn superseded_certificate_is_revoked_once_no_connection_holds_it_and_the_l
         })
         .await;
         assert!(!is_revoked(bao, &first).await, "it is in use");
-        drop(held);
+        drop(in_use);
         eventually("the first one is revoked", async || {
             is_revoked(bao, &first).await
         })
         .await;
         assert!(!is_revoked(bao, &last).await, "it is the current one");
 
-        drop((pool, manager));
-        eventually("all have left", async || stage.serials().await.is_empty()).await;
+        drop(pool);
+        eventually("no backend is left", async || {
+            stage.serials().await.is_empty()
+        })
+        .await;
         live.shutdown(Duration::from_secs(1)).await.unwrap();
         revocations.finish(Duration::from_secs(5)).await.unwrap();
         assert!(is_revoked(bao, &last).await);
     }
 }
 
+/// Scenario: H2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn end_of_a_program_does_not_wait_for_a_vault_that_cannot_revoke() {
+async fn shutdown_does_not_wait_for_a_hung_revocation() {
     let stage = Stage::set().await;
     let bao = &stage.testbed.bao;
     let source = stage.pki().ttl(HOUR).revoke_superseded().build().unwrap();
@@ -76,18 +82,18 @@ async fn end_of_a_program_does_not_wait_for_a_vault_that_cannot_revoke() {
     assert!(began.elapsed() < Duration::from_secs(3));
     assert_eq!(left.unwrap_err().count, 1);
     bao.resume().unwrap();
-    // Called again, it goes on.
+    // A second call continues.
     revocations.finish(Duration::from_secs(5)).await.unwrap();
 }
 
+/// Scenario: C17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_revocation_and_a_renewal_move_the_pool() {
+async fn pool_moves_after_an_operator_revokes_and_renews() {
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let source = stage.pki().role(bao.stored_client_role()).ttl(HOUR);
     let live = LiveCert::start(source.build().unwrap()).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 4).await;
+    let pool = stage.full_pool(&live, 4).await;
     let revoked = live.current().unwrap();
     stage.all_on(&revoked, 4).await;
 
@@ -99,7 +105,7 @@ async fn operators_revocation_and_a_renewal_move_the_pool() {
         let tls = PgTls::new(live.clone());
         let (client, connection) = postgres.config().connect(tls).await?;
         let connection = tokio::spawn(connection);
-        // TLS 1.3 tells a refusal only now.
+        // With TLS 1.3 a refusal arrives only now.
         let answered = client.simple_query("select 1").await.map(drop);
         drop(client);
         connection.await.unwrap().and(answered)

@@ -1,18 +1,20 @@
-//! The same promises for deadpool, whose pool has no hook at return.
+//! The same guarantees with deadpool, whose pool calls no hook when a connection is returned.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::deadpool::managed::PoolError;
+use perennial_postgres::deadpool::managed::{self, PoolError};
 use perennial_postgres::{
-    CertConnectionManager, DeadpoolPool, FailureClass, PgConnection, Retire, RetireReason,
+    CertConnectionManager, DeadpoolConnection, FailureClass, PgConnection, RetireReason,
 };
 use perennial_tests::{HOUR, Load, ROWS, SOON, Stage, eventually, many_rows, renew};
 
-use crate::connections::through_a_proxy;
+type Pool = managed::Pool<CertConnectionManager, DeadpoolConnection>;
 
 /// A pool of this size with every connection made, used and returned.
-async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool {
+async fn full_pool(manager: &CertConnectionManager, size: usize) -> Pool {
     let pool = manager.deadpool_builder().max_size(size).build().unwrap();
     let mut all = Vec::new();
     for _ in 0..size {
@@ -23,8 +25,9 @@ async fn full_pool(manager: &CertConnectionManager, size: usize) -> DeadpoolPool
     pool
 }
 
+/// Scenario: C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_deadpool_is_moved_though_nobody_checks_out() {
+async fn idle_deadpool_rotates_without_a_check_out() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -36,8 +39,9 @@ async fn idle_deadpool_is_moved_though_nobody_checks_out() {
     assert_eq!(pool.status().size, 4, "the pool never shrank");
 }
 
+/// Scenario: C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_breaks_in_deadpool_rotations_under_load() {
+async fn no_query_fails_in_deadpool_rotations_under_load() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -60,8 +64,9 @@ async fn nothing_breaks_in_deadpool_rotations_under_load() {
     stage.all_on(&live.current().unwrap(), 4).await;
 }
 
+/// Scenario: C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_taken_out_of_deadpool_is_left_alone_and_refreshes_on_demand() {
+async fn connection_taken_out_of_deadpool_rotates_only_on_refresh() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -84,14 +89,15 @@ async fn connection_taken_out_of_deadpool_is_left_alone_and_refreshes_on_demand(
     assert_eq!(pool.status().size, 1);
 }
 
+/// Scenario: C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
+async fn deadpool_get_returns_the_cause_and_never_a_dead_connection() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
-    let (proxy, config) = through_a_proxy(&stage).await;
+    let (proxy, config) = stage.proxied_postgres().await;
     let manager = CertConnectionManager::builder(live, config)
         .connect_timeout(Duration::from_secs(2))
-        .build()
+        .build_manager()
         .unwrap();
     let pool = full_pool(&manager, 2).await;
     proxy.set(perennial_testbed::Fault::Refuse).await.unwrap();
@@ -100,7 +106,7 @@ async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
     })
     .await;
     let Err(PoolError::Backend(error)) = pool.get().await else {
-        panic!("nobody can connect");
+        panic!("no connect can succeed");
     };
     assert_eq!(error.class(), FailureClass::Unreachable, "{error:?}");
     proxy.set(perennial_testbed::Fault::None).await.unwrap();
@@ -108,6 +114,7 @@ async fn cause_reaches_the_caller_of_deadpool_and_dead_connections_do_not() {
     assert!(client.query_one("select 1", &[]).await.is_ok());
 }
 
+/// Scenario: H3, C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_deadpool_leaves_no_connection() {
     let stage = Stage::set().await;
@@ -127,8 +134,9 @@ async fn dropping_a_deadpool_leaves_no_connection() {
     .await;
 }
 
+/// Scenario: C19
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
+async fn deadpool_retires_on_demand_keeps_open_streams_and_drains() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let manager = stage.manager(&live);
@@ -139,9 +147,8 @@ async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
     };
     pin_mut!(rows);
     renew(&live).await;
-    let came_of_it = manager.retire_now(Retire::Gently).await;
-    assert_eq!(came_of_it.left, 1, "the stream");
-    // Looking at them from outside claims nothing: they stay within reach.
+    assert_eq!(manager.retire().await, 1, "the stream");
+    // `retain` claims no connection, so the background task can still exchange them.
     assert_eq!(
         pool.retain(|connection, _| !connection.is_closed())
             .retained,
@@ -159,13 +166,13 @@ async fn deadpool_retires_on_demand_reads_streams_on_and_drains() {
     assert_eq!(seen, ROWS);
 
     let in_use = pool.get().await.unwrap();
-    assert_eq!(manager.drain(Duration::from_millis(50)).await.left, 1);
+    assert_eq!(manager.drain(Duration::from_millis(50)).await, 1);
     let Err(PoolError::Backend(error)) = pool.get().await else {
-        panic!("nothing more is handed out");
+        panic!("the pool hands out no more");
     };
     assert_eq!(error.class(), FailureClass::Draining);
     drop(in_use);
-    assert_eq!(manager.drain(SOON).await.left, 0);
+    assert_eq!(manager.drain(SOON).await, 0);
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
     })

@@ -1,27 +1,30 @@
-//! Certificates that Postgres refuses: tried before, found out after, renewed once.
+//! Certificates that Postgres refuses: the gate tests them first, a pool finds out later, and each costs one renewal.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8::ManageConnection;
 use futures_util::future::join_all;
 use perennial::rustls::SignatureScheme;
 use perennial::{
-    Ask, CertMaterial, CertSource, Event, LiveCert, Renewal, SHORTEST_FETCH_INTERVAL, Snapshot,
-    SourceError, TlsSettings, with_causes,
+    CertSource, Event, FetchContext, Fetched, LiveCert, RenewError, Snapshot, SourceError,
+    TlsSettings, with_causes,
 };
 use perennial_postgres::{ConnectProbe, FailureClass, PgTls, PoolEvent};
 use perennial_testbed::serde_json::json;
-use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew};
+use perennial_tests::{HOUR, Load, Stage, eventually, renew};
 use perennial_vault::VaultPki;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Postgres' own words for a name that no user is mapped to.
+/// The renewer's documented minimum between two fetches.
+const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Postgres' message for a name that is mapped to no user.
 const NOT_MAPPED: &str = "certificate authentication failed for user \"app\"";
 
-/// Asks for `app`, or for `app-x`, which Postgres does not map before [`map_app_x`].
+/// Fetches a certificate for `app`, or for `app-x`, which Postgres refuses until [`map_app_x`].
 struct Renamed {
     app: VaultPki,
     app_x: VaultPki,
@@ -40,11 +43,11 @@ impl Renamed {
 }
 
 impl CertSource for Renamed {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
         if self.to_app_x.load(Ordering::SeqCst) {
-            self.app_x.fetch(ask).await
+            self.app_x.fetch(context).await
         } else {
-            self.app.fetch(ask).await
+            self.app.fetch(context).await
         }
     }
 }
@@ -62,18 +65,19 @@ fn gate(stage: &Stage) -> ConnectProbe {
     ConnectProbe::new(stage.testbed.postgres.config()).unwrap()
 }
 
-/// Renews, and returns what is said of the candidate that the gate refuses.
+/// Renews, and returns the error for the candidate that the gate refuses.
 async fn refused_by_the_gate(live: &LiveCert) -> String {
     eventually("a renewal is refused", async || {
-        matches!(live.renew_now().await, Renewal::Failed(_))
+        matches!(live.renew().await, Err(RenewError::Refused(_)))
     })
     .await;
     with_causes(&live.status().last_error.unwrap()).to_string()
 }
 
+/// Scenario: C6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gate_publishes_nothing_that_postgres_refuses_until_postgres_takes_it() {
-    // C6, with the probe: a name that is not mapped, then a CA that is not trusted.
+async fn gate_holds_a_certificate_until_postgres_accepts_it() {
+    // With the probe: a name that is not mapped, then a CA that is not trusted.
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     let to_app_x = Arc::new(AtomicBool::new(true));
@@ -89,13 +93,12 @@ async fn gate_publishes_nothing_that_postgres_refuses_until_postgres_takes_it() 
     to_app_x.store(false, Ordering::SeqCst);
     let live = LiveCert::builder()
         .gate(gate(&stage))
-        // Both CAs are trusted: what is refused is our certificate, not the server's.
-        .tls(TlsSettings::new().anchor_overlap(HOUR))
+        // The client trusts both CAs: only the client's certificate can be refused.
+        .tls(TlsSettings::new().roots_overlap(HOUR))
         .start(Renamed::new(&stage, MINUTE, &to_app_x))
         .await
         .unwrap();
-    let manager = stage.manager(&live);
-    let pool = full_pool(&manager, 3).await;
+    let pool = stage.full_pool(&live, 3).await;
     let first = live.current().unwrap();
     let load = Load::on(&pool, 4);
 
@@ -115,7 +118,7 @@ async fn gate_publishes_nothing_that_postgres_refuses_until_postgres_takes_it() 
     })
     .await;
     stage.all_on(&live.current().unwrap(), 3).await;
-    // What was held: nothing was fetched meanwhile.
+    // The held candidate was published: no fetch happened in between.
     assert_eq!(bao.issued().await.unwrap(), issued);
     assert!(live.status().last_error.is_none());
 
@@ -132,25 +135,26 @@ async fn gate_publishes_nothing_that_postgres_refuses_until_postgres_takes_it() 
     stage.all_on(&live.current().unwrap(), 3).await;
     assert_eq!(bao.issued().await.unwrap(), issued);
     assert!(load.finish().await > 0);
-    // The pool never met what was refused.
-    let status = manager.status();
+    // The pool never used the refused certificate.
+    let status = pool.status();
     assert!(status.connect_errors.is_empty(), "{status:?}");
 }
 
+/// Scenario: C6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gate_lets_a_certificate_through_while_postgres_is_down() {
+async fn gate_passes_a_certificate_while_postgres_is_down() {
     let stage = Stage::set().await;
     let live = LiveCert::builder()
         .gate(gate(&stage))
         .start(stage.pki().ttl(HOUR).build().unwrap())
         .await
         .unwrap();
-    let pool = full_pool(&stage.manager(&live), 2).await;
+    let pool = stage.full_pool(&live, 2).await;
     stage.testbed.postgres.stop().await.unwrap();
     let mut events = live.events();
     let newest = renew(&live).await;
-    let Some(Event::GateCannotTell { generation, cause }) = events.next().await else {
-        panic!("the gate's word comes first");
+    let Some(Event::GateInconclusive { generation, cause }) = events.next().await else {
+        panic!("the gate's event comes first");
     };
     assert_eq!(generation, newest.generation());
     assert!(cause.contains("cannot be reached"), "{cause}");
@@ -161,33 +165,33 @@ async fn gate_lets_a_certificate_through_while_postgres_is_down() {
     drop(pool);
 }
 
+/// Scenario: C6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotation_to_a_refused_certificate_leaves_the_pool_serving_and_growing() {
-    // C6, without the probe: new connects fall back to what has logged in before.
+async fn pool_serves_and_grows_on_the_old_certificate_while_the_new_one_is_refused() {
+    // Without the probe: new connects fall back to the certificate that has logged in before.
     let stage = Stage::set().await;
     let bao = &stage.testbed.bao;
     let to_app_x = Arc::new(AtomicBool::new(false));
     let source = Renamed::new(&stage, HOUR, &to_app_x);
     let live = LiveCert::start(source).await.unwrap();
-    let manager = stage.manager(&live);
-    let pool = manager.pool_builder().max_size(6).min_idle(2);
-    let pool = pool.build(manager.clone()).await.unwrap();
+    let pool = stage.pool(&live).max_size(6).min_idle(2).build();
+    let pool = pool.await.unwrap();
     let good = live.current().unwrap();
-    let mut events = manager.events();
+    let mut events = pool.events();
     let load = Load::on(&pool, 2);
 
     to_app_x.store(true, Ordering::SeqCst);
     renew(&live).await;
-    // The one that was asked for, and the one that was forced when it was refused.
+    // The requested renewal, and the one forced by its refusal.
     eventually("both are refused", async || {
-        manager.status().refused_generation == Some(3)
+        pool.status().refused_generation == Some(3)
     })
     .await;
-    let dedicated = manager.connect().await.unwrap();
+    let dedicated = pool.dedicated_connection().await.unwrap();
     assert_eq!(dedicated.generation(), good.generation());
     let more = Load::on(&pool, 6);
     stage.all_on(&good, 7).await;
-    let status = manager.status();
+    let status = pool.status();
     assert!(status.connect_errors[&FailureClass::CertificateRefused] > 2);
     assert_eq!(bao.issued().await.unwrap(), 3);
 
@@ -195,35 +199,35 @@ async fn rotation_to_a_refused_certificate_leaves_the_pool_serving_and_growing()
     drop(dedicated);
     stage.all_on(&live.current().unwrap(), 6).await;
     assert_eq!(live.current().unwrap().generation(), 3);
-    assert_eq!(manager.status().refused_generation, None);
+    assert_eq!(pool.status().refused_generation, None);
     for load in [load, more] {
         assert!(load.finish().await > 0);
     }
-    let mut told = Vec::new();
+    let mut refused = Vec::new();
     loop {
         match events.next().await.unwrap() {
             PoolEvent::CertificateRefused { generation, error } => {
                 let said = with_causes(&error).to_string();
                 assert!(said.contains(NOT_MAPPED), "{said}");
-                told.push(generation);
+                refused.push(generation);
             }
             PoolEvent::Moved { generation: 3, .. } => break,
             PoolEvent::Missed(missed) => panic!("{missed} events missed"),
             _ => {}
         }
     }
-    assert_eq!(told, [2, 3], "each is told once");
+    assert_eq!(refused, [2, 3], "one event for each");
     drop(pool);
 }
 
 const VERSIONS: [&str; 2] = ["TLSv1.3", "TLSv1.2"];
 
-/// Speaks both versions, and trusts the root that Postgres' own certificate is of.
+/// Accepts both TLS versions, and trusts the root of Postgres' own certificate.
 async fn live_in_any_version(stage: &Stage) -> LiveCert {
     let tls = TlsSettings::new()
         .allow_tls12()
         .server_roots_pem(stage.testbed.bao.roots_pem());
-    // Roots that follow the mount would come as a generation of their own, at any moment.
+    // Roots read from the mount would be published as a generation of their own, at any time.
     let source = stage.pki().server_roots_pem(stage.testbed.bao.roots_pem());
     let source = source.ttl(HOUR).build().unwrap();
     let live = LiveCert::builder().tls(tls).start(source).await.unwrap();
@@ -231,13 +235,13 @@ async fn live_in_any_version(stage: &Stage) -> LiveCert {
     live
 }
 
-/// Waits until the shortest time between two fetches has passed.
+/// Waits until the shortest interval between two fetches has passed.
 async fn may_be_forced(live: &LiveCert) {
     let rested = live.current().unwrap().obtained_at() + SHORTEST_FETCH_INTERVAL.mul_f64(1.2);
     eventually("a fetch can be forced", async || live.now() >= rested).await;
 }
 
-/// Revokes what this snapshot presents.
+/// Revokes the certificate that this snapshot presents.
 async fn revoke(stage: &Stage, snapshot: &Snapshot) {
     let resolver = Arc::clone(&snapshot.client_config().client_auth_cert_resolver);
     let presented = resolver.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]);
@@ -255,14 +259,14 @@ async fn revoke(stage: &Stage, snapshot: &Snapshot) {
     bao.api("POST", "pki_int/revoke", ask).await.unwrap();
 }
 
-/// Connects although the current certificate is refused: the same connect succeeds with the next.
+/// Connects while the server refuses the current certificate: the same connect succeeds with the next one.
 async fn connects_with_a_renewed_one(stage: &Stage, live: &LiveCert, alert: &str) {
     let bao = &stage.testbed.bao;
     let manager = stage.manager(live);
     let mut events = manager.events();
     let refused = live.current().unwrap().generation();
     let issued = bao.issued().await.unwrap();
-    let connection = manager.connect().await.unwrap();
+    let connection = manager.dedicated_connection().await.unwrap();
     let fresh = live.current().unwrap();
     assert_eq!(connection.generation(), refused + 1);
     assert_eq!(
@@ -271,7 +275,7 @@ async fn connects_with_a_renewed_one(stage: &Stage, live: &LiveCert, alert: &str
     );
     assert_eq!(bao.issued().await.unwrap(), issued + 1);
     let Some(PoolEvent::CertificateRefused { generation, error }) = events.next().await else {
-        panic!("the refusal is told");
+        panic!("an event reports the refusal");
     };
     assert_eq!(generation, refused);
     let said = with_causes(&error).to_string();
@@ -279,15 +283,19 @@ async fn connects_with_a_renewed_one(stage: &Stage, live: &LiveCert, alert: &str
     assert_eq!(error.class(), FailureClass::CertificateRefused, "{said}");
     let status = manager.status();
     assert_eq!(status.refused_generation, None);
-    // Nobody saw a failure.
+    // No caller saw a failure.
     assert!(status.last_error.is_none() && status.connect_errors.is_empty());
     drop(connection);
-    eventually("it has left", async || stage.serials().await.is_empty()).await;
+    eventually("the connection is closed", async || {
+        stage.serials().await.is_empty()
+    })
+    .await;
 }
 
+/// Scenario: C7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_certificate_is_renewed_once_and_the_same_connect_succeeds() {
-    // C7: the alert comes within the handshake (TLS 1.2), or on the first read after it (1.3).
+    // The alert arrives within the handshake (TLS 1.2), or on the first read after it (TLS 1.3).
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     for version in VERSIONS {
@@ -310,9 +318,10 @@ async fn refused_certificate_is_renewed_once_and_the_same_connect_succeeds() {
     }
 }
 
+/// Scenario: C8
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expired_list_costs_one_certificate_however_many_connect() {
-    // C8: Postgres refuses every certificate, the good ones too, and says that they expired.
+async fn expired_crl_costs_one_certificate_for_any_number_of_connects() {
+    // Postgres refuses every certificate, the valid ones too, with the alert "certificate expired".
     let stage = Stage::set().await;
     let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
     for version in VERSIONS {
@@ -333,7 +342,7 @@ async fn expired_list_costs_one_certificate_however_many_connect() {
 
         let issued = bao.issued().await.unwrap();
         for connects in [50, 5] {
-            let connects = join_all((0..connects).map(|_| manager.connect())).await;
+            let connects = join_all((0..connects).map(|_| manager.dedicated_connection())).await;
             for error in connects.into_iter().map(Result::unwrap_err) {
                 assert!(error.is_refusal(), "{error:?}");
                 let said = with_causes(&error).to_string();
@@ -346,7 +355,7 @@ async fn expired_list_costs_one_certificate_however_many_connect() {
 
         let lists = bao.crls_pem(HOUR).await.unwrap();
         postgres.check_revocation(&lists).await.unwrap();
-        let connection = manager.connect().await.unwrap();
+        let connection = manager.dedicated_connection().await.unwrap();
         assert_eq!(
             connection.generation(),
             live.current().unwrap().generation()
