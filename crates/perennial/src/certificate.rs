@@ -11,7 +11,7 @@ use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use crate::source::digest;
+use crate::digest::digest;
 
 /// A certificate's serial number, unsigned and big-endian.
 ///
@@ -97,7 +97,6 @@ pub(crate) struct Facts {
     pub(crate) serial: Serial,
     pub(crate) names: Names,
     /// Over subject and alternative names as they are encoded, kinds that [`Names`] leaves out included.
-    pub(crate) named: [u8; 32],
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     /// Raw DER of the names, for comparing links.
@@ -119,7 +118,6 @@ impl Facts {
         Ok(Self {
             serial: Serial::from_bytes(cert.raw_serial()),
             names: names(&cert)?,
-            named: named(&cert),
             not_before: system_time(cert.validity().not_before)?,
             not_after: system_time(cert.validity().not_after)?,
             subject: cert.subject().as_raw().to_vec(),
@@ -180,12 +178,6 @@ fn names(cert: &X509Certificate<'_>) -> Result<Names, String> {
     Ok(names)
 }
 
-fn named(cert: &X509Certificate<'_>) -> [u8; 32] {
-    let extensions = cert.extensions().iter();
-    let alternative = extensions.filter(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME);
-    digest(iter::once(cert.subject().as_raw()).chain(alternative.map(|extension| extension.value)))
-}
-
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes)
@@ -221,24 +213,6 @@ mod tests {
         assert_eq!(names.dns, ["app.test"]);
         assert_eq!(names.ip, [v4, v6]);
         assert_eq!(names.uri, [uri]);
-    }
-
-    #[test]
-    fn kind_of_name_that_is_not_shown_makes_other_names_too() {
-        let key = KeyPair::generate().unwrap();
-        let named = |emails: &[&str]| {
-            let mut params = CertificateParams::new(vec!["app.test".to_owned()]).unwrap();
-            let emails = emails
-                .iter()
-                .map(|email| SanType::Rfc822Name((*email).try_into().unwrap()));
-            params.subject_alt_names.extend(emails);
-            let certificate = params.self_signed(&key).unwrap();
-            Facts::read(certificate.der()).unwrap()
-        };
-        let (without, with) = (named(&[]), named(&["nobody@example.org"]));
-        assert_eq!(without.names, with.names);
-        assert_ne!(without.named, with.named);
-        assert_eq!(with.named, named(&["nobody@example.org"]).named);
     }
 
     #[test]

@@ -66,57 +66,43 @@
 //! | `perennial_renewal_failures` | gauge | failures in a row |
 //! | `perennial_fetch_duration_seconds` | histogram | one attempt, checks and gate included |
 
-mod admission;
-mod attempt;
 mod causes;
 mod certificate;
 mod clock;
+mod digest;
 mod error;
-mod events;
 mod gate;
 mod live;
 mod material;
-mod metrics;
+mod observe;
 mod renewer;
 mod schedule;
-mod signals;
 mod snapshot;
 mod source;
-mod sources;
-mod status;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 mod tls;
-mod unwind;
 
 pub use causes::{find_cause, with_causes};
 pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
-pub use events::{EVENT_BACKLOG, Event, Events};
-pub use gate::{GATE_TIMEOUT, Gate, Verdict};
-pub use live::{
-    FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StatusChanges, StillRunning,
-};
+pub use gate::{Gate, Verdict};
+pub use live::{LiveCert, LiveCertBuilder, Reporter, Rotations};
 pub use material::{CertMaterial, MaterialError, Part};
-pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
-pub use schedule::{
-    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_HOLD_OFF, LONGEST_LEEWAY,
-    LONGEST_REQUESTED_WAIT, LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy,
-    SHORTEST_FIRST_RETRY, START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
-};
+pub use observe::{CertState, CertStatus, Event, Events};
+pub use renewer::Renewed;
+pub use schedule::RenewalSchedule;
 pub use snapshot::Snapshot;
-pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
 #[cfg(feature = "encrypted-keys")]
-pub use sources::Passphrase;
+pub use source::Passphrase;
 #[cfg(all(feature = "serde", feature = "encrypted-keys"))]
-pub use sources::PassphraseConfig;
-#[cfg(feature = "serde")]
-pub use sources::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
-pub use sources::{
-    EnvSource, FileSource, LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError,
-    SourceFn, source_fn,
+pub use source::PassphraseConfig;
+pub use source::{
+    BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
+    LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError, SourceFn, source_fn,
 };
-pub use status::{CertState, CertStatus};
+#[cfg(feature = "serde")]
+pub use source::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
 pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
 
 pub use rustls;

@@ -7,7 +7,7 @@ use rustls::sign::SigningKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::source::digest;
+use crate::digest::digest;
 
 #[cfg(feature = "encrypted-keys")]
 pub(crate) mod encrypted;
@@ -43,8 +43,9 @@ pub(crate) enum Anchoring {
     RootsIssueLeaf,
 }
 
+#[derive(Clone)]
 pub(crate) enum Key {
-    Der(Zeroizing<PrivateKeyDer<'static>>),
+    Der(Arc<Zeroizing<PrivateKeyDer<'static>>>),
     Signer(Arc<dyn SigningKey>),
 }
 
@@ -110,7 +111,7 @@ impl CertMaterial {
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
-        Self::new(chain, Key::Der(Zeroizing::new(key)), roots)
+        Self::new(chain, Key::Der(Arc::new(Zeroizing::new(key))), roots)
     }
 
     /// Takes a key that never leaves its device: only its signer is held.
@@ -185,6 +186,19 @@ impl CertMaterial {
         self
     }
 
+    /// The same certificate and key with these roots.
+    pub(crate) fn with_other_roots(
+        &self,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, MaterialError> {
+        let mut other = Self::new(self.chain.clone(), self.key.clone(), roots)?;
+        other.anchoring = self.anchoring;
+        other.obtained_at = self.obtained_at;
+        other.warnings.clone_from(&self.warnings);
+        other.guard.clone_from(&self.guard);
+        Ok(other)
+    }
+
     /// The certificates, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
@@ -212,10 +226,6 @@ impl CertMaterial {
     /// The first certificate of the chain, which is never empty.
     pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0]
-    }
-
-    pub(crate) fn guard(&self) -> Option<Guard> {
-        self.guard.clone()
     }
 
     pub(crate) fn anchoring(&self) -> Anchoring {

@@ -1,66 +1,65 @@
 //! When to renew, and how long to wait after a failure. Pure: takes facts, returns times.
 
-use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 /// The part of the usable life in which the renewal point lies.
 ///
 /// A 24 h certificate is renewed between 12 h and 18 h after it was obtained.
-pub const RENEWAL_BAND: Range<f64> = 0.50..0.75;
+pub(crate) const RENEWAL_BAND: Range<f64> = 0.50..0.75;
 
-/// The earliest that [`Schedule::survive_outage`] may move the band's beginning to.
-pub const EARLIEST_RENEWAL: f64 = 0.10;
+/// The earliest that [`RenewalSchedule::survive_outage`] may move the band's beginning to.
+pub(crate) const EARLIEST_RENEWAL: f64 = 0.10;
 
 /// The first wait after a failure, as a part of the usable life: half of [`RETRY_CAP`].
 ///
 /// A fleet's peak after an outage grows with the tries that one member makes in it: smaller first
 /// steps only add to them.
-pub const FIRST_RETRY: f64 = 0.025;
+pub(crate) const FIRST_RETRY: f64 = 0.025;
 
 /// No first wait is shorter, however short the life.
-pub const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// The longest wait after a failure, as a part of the usable life.
-pub const RETRY_CAP: f64 = 0.05;
+pub(crate) const RETRY_CAP: f64 = 0.05;
 
 /// The bounds of [`RETRY_CAP`].
-pub const RETRY_CAP_BOUNDS: (Duration, Duration) =
+pub(crate) const RETRY_CAP_BOUNDS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(300));
 
 /// How long, at most, a renewal that is asked for is refused after a failure: whoever has mended the
 /// source must not have to wait.
 ///
 /// Half of the backoff's first step, where that is less.
-pub const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);
+pub(crate) const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);
 
 /// The longest wait while there has been no certificate yet, and so no life to measure by.
-pub const START_RETRY_CAP: Duration = Duration::from_secs(10);
+pub(crate) const START_RETRY_CAP: Duration = Duration::from_secs(10);
 
 /// The longest `Retry-After` that is honoured while no certificate is valid.
-pub const LONGEST_REQUESTED_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_REQUESTED_WAIT: Duration = Duration::from_secs(60);
 
 /// Within this part of the usable life's end, a certificate is renewed before it is handed out.
-pub const LEEWAY: f64 = 0.02;
+pub(crate) const LEEWAY: f64 = 0.02;
 
 /// The upper bound of [`LEEWAY`].
-pub const LONGEST_LEEWAY: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST_LEEWAY: Duration = Duration::from_secs(30);
 
 /// The part of the usable life that is left when an unrenewed certificate is warned about.
 ///
 /// Past the band with room for some retries: a 24 h certificate warns 4.8 h ahead of its end.
-pub const WARN_AT: f64 = 0.20;
+pub(crate) const WARN_AT: f64 = 0.20;
 
 /// The time in which a certificate can be used here.
 ///
 /// From when it was obtained, not from `not_before`: Vault's backdating plays no part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsableLife {
+pub struct UsableLifetime {
     from: SystemTime,
     until: SystemTime,
 }
 
-impl UsableLife {
+impl UsableLifetime {
     /// From the later of `obtained_at` and `not_before` to `not_after`, all wall clock.
     pub fn new(obtained_at: SystemTime, not_before: SystemTime, not_after: SystemTime) -> Self {
         Self {
@@ -89,63 +88,22 @@ impl UsableLife {
         self.length().mul_f64(LEEWAY).min(LONGEST_LEEWAY)
     }
 
+    /// The earliest renewal point that any schedule may have.
+    pub(crate) fn earliest_renewal(&self) -> SystemTime {
+        self.from + self.length().mul_f64(EARLIEST_RENEWAL)
+    }
+
     pub(crate) fn warn_at(&self) -> SystemTime {
         self.until - self.length().mul_f64(WARN_AT)
     }
 }
 
-/// Decides when to renew and how long to wait after a failure; [`Schedule`] is the default one.
-///
-/// Must be pure: the same facts give the same answer, and nothing blocks.
-///
-/// # Example
-/// ```
-/// use std::time::SystemTime;
-/// use perennial::{LifeTooShort, RenewalPolicy, UsableLife};
-///
-/// /// Renews at nine tenths, as an agent does that we must live with.
-/// #[derive(Debug)]
-/// struct Late;
-///
-/// impl RenewalPolicy for Late {
-///     fn renewal_point(&self, life: &UsableLife, _: &[u8; 32]) -> Result<SystemTime, LifeTooShort> {
-///         Ok(life.from() + life.length().mul_f64(0.9))
-///     }
-/// }
-/// ```
-pub trait RenewalPolicy: fmt::Debug + Send + Sync + 'static {
-    /// When to renew, wall clock; `leaf_sha256` is there to draw from.
-    ///
-    /// # Errors
-    /// [`LifeTooShort`]: what the policy promises cannot be kept in this life. At start that is
-    /// permanent; later the certificate is used all the same and renewed at once.
-    fn renewal_point(
-        &self,
-        life: &UsableLife,
-        leaf_sha256: &[u8; 32],
-    ) -> Result<SystemTime, LifeTooShort>;
-
-    /// How long to wait after a failure; `draw` is uniform in `[0, 1)`.
-    ///
-    /// `life` is that of the certificate in use, expired or not; `None` before the first one.
-    fn retry_wait(&self, life: Option<&UsableLife>, failure: &Failure, draw: f64) -> Duration {
-        Backoff::of(life).wait(failure, draw)
-    }
-}
-
-/// A certificate's life is too short for what the renewal policy promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a usable life of {usable:?} is too short: surviving an outage of {outage:?} takes {needed:?}"
-)]
-#[non_exhaustive]
-pub struct LifeTooShort {
-    /// The life there is.
-    pub usable: Duration,
-    /// The outage that is to be survived.
-    pub outage: Duration,
-    /// The life that would do.
-    pub needed: Duration,
+/// A certificate's usable lifetime is too short for what the schedule promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LifetimeTooShort {
+    pub(crate) usable: Duration,
+    pub(crate) outage: Duration,
+    pub(crate) needed: Duration,
 }
 
 /// The default policy: renew at [`RENEWAL_BAND`] of the usable life.
@@ -154,23 +112,19 @@ pub struct LifeTooShort {
 /// A 60 s certificate is renewed between 30 s and 45 s after it was obtained; to survive an outage
 /// of 20 s, between 22 s and 37 s: 20 s and one capped wait (3 s) before its end.
 /// ```
-/// use std::time::{Duration, SystemTime};
-/// use perennial::{RenewalPolicy, Schedule, UsableLife};
+/// use std::time::Duration;
+/// use perennial::{LiveCert, RenewalSchedule};
 ///
-/// let start = SystemTime::UNIX_EPOCH;
-/// let life = UsableLife::new(start, start, start + Duration::from_secs(60));
-/// let schedule = Schedule::new().survive_outage(Duration::from_secs(20));
-/// assert_eq!(schedule.renewal_point(&life, &[0x00; 32])?, start + Duration::from_secs(22));
-/// assert_eq!(schedule.renewal_point(&life, &[0xff; 32])?, start + Duration::from_secs(37));
-/// # Ok::<(), perennial::LifeTooShort>(())
+/// let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(20));
+/// let builder = LiveCert::builder().renewal(schedule);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Schedule {
+pub struct RenewalSchedule {
     outage: Duration,
 }
 
-impl Schedule {
+impl RenewalSchedule {
     /// Nothing but the band.
     pub const fn new() -> Self {
         Self {
@@ -204,12 +158,13 @@ impl Schedule {
     }
 }
 
-impl RenewalPolicy for Schedule {
-    fn renewal_point(
+impl RenewalSchedule {
+    /// When to renew, wall clock; `leaf_sha256` spreads it over the band.
+    pub(crate) fn renewal_point(
         &self,
-        life: &UsableLife,
+        life: &UsableLifetime,
         leaf_sha256: &[u8; 32],
-    ) -> Result<SystemTime, LifeTooShort> {
+    ) -> Result<SystemTime, LifetimeTooShort> {
         let usable = life.length();
         let width = usable.mul_f64(RENEWAL_BAND.end - RENEWAL_BAND.start);
         let mut end = usable.mul_f64(RENEWAL_BAND.end);
@@ -219,7 +174,7 @@ impl RenewalPolicy for Schedule {
         }
         let start = end.saturating_sub(width);
         if start < usable.mul_f64(EARLIEST_RENEWAL) {
-            return Err(LifeTooShort {
+            return Err(LifetimeTooShort {
                 usable,
                 outage: self.outage,
                 needed: self.needed(),
@@ -248,7 +203,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// `None` before there has been any certificate.
-    pub(crate) fn of(life: Option<&UsableLife>) -> Self {
+    pub(crate) fn of(life: Option<&UsableLifetime>) -> Self {
         let Some(life) = life else {
             return Self {
                 first: SHORTEST_FIRST_RETRY,

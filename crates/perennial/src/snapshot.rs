@@ -2,17 +2,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{fmt, iter};
 
-use rustls::ClientConfig;
-use rustls_pki_types::{ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, Guard, MaterialError, Part};
-use crate::schedule::UsableLife;
-use crate::tls::{Anchors, Links, TlsPolicy};
-
-mod upper;
-use upper::Upper;
+use crate::material::{CertMaterial, MaterialError, Part};
+use crate::schedule::UsableLifetime;
+use crate::tls::{Anchors, TlsPolicy};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -20,57 +17,38 @@ use upper::Upper;
 pub struct Snapshot {
     generation: u64,
     leaf_since: u64,
-    serial: Serial,
-    issuer: String,
+    leaf: Facts,
     limited_by: Option<String>,
-    names: Names,
-    named: [u8; 32],
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
-    material_digest: [u8; 32],
-    upper: Arc<Upper>,
+    digest: [u8; 32],
+    /// What this was built from. A source's guard lives in it for as long as this snapshot does.
+    material: Arc<CertMaterial>,
     anchors: Anchors,
     server_name: Option<ServerName<'static>>,
-    warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
-    /// Held, not looked at.
-    _guard: Option<Guard>,
 }
 
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
     ///
-    /// `previous` numbers it, lends it the roots that are in their overlap, and spares it what was
-    /// verified then: in most renewals the leaf alone is new.
+    /// `previous` numbers it and lends it the roots that are in their overlap.
     pub(crate) fn build(
-        material: &CertMaterial,
+        material: &Arc<CertMaterial>,
         previous: Option<&Self>,
         now: SystemTime,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
-        // Never ahead: a usable life must not begin later than now.
-        let obtained_at = material.when_obtained().map_or(now, |at| at.min(now));
-        let upper = Upper::of(material, previous.map(|previous| &previous.upper))?;
         let leaf_der = material.leaf();
-        let leaf = Facts::read(leaf_der).map_err(|problem| MaterialError::Certificate {
-            part: Part::Chain,
-            index: 0,
-            problem,
-        })?;
-        if upper
-            .facts
-            .first()
-            .is_some_and(|issuer| !leaf.names_issuer(issuer))
-        {
-            return Err(MaterialError::BrokenLink { index: 0 });
-        }
+        let leaf = read(leaf_der, 0)?;
+        let (issuers, above) = presented(material.chain(), &leaf)?;
         if !leaf.for_clients {
             return Err(MaterialError::NotForClients);
         }
-        let (not_before, not_after) = validity(&leaf, &upper.facts);
-        let limited_by = limiting_issuer(&leaf, &upper.facts).map(str::to_owned);
+        let (not_before, not_after) = validity(&leaf, &above);
+        let limited_by = limiting_issuer(&leaf, &above).map(str::to_owned);
         if now >= not_after {
             return Err(MaterialError::Expired {
                 not_after,
@@ -81,22 +59,13 @@ impl Snapshot {
             return Err(MaterialError::NotYetValid { not_before });
         }
 
-        // Names too, of each kind: an issuer may be bound to some.
-        let verified_before = previous.is_some_and(|previous| {
-            Arc::ptr_eq(&previous.upper, &upper) && previous.named == leaf.named
-        });
-        let links = if verified_before {
-            Links::First
-        } else {
-            Links::All
-        };
-        let chain = iter::once(leaf_der).chain(&upper.issuers).cloned();
+        let roots = Arc::new(root_store(material.roots())?);
+        let chain = iter::once(leaf_der).chain(issuers).cloned();
         let certified = tls.certified_key(chain.collect(), material.key())?;
         tls.verify_chain(
             &certified.cert,
-            &upper.roots,
+            &roots,
             material.anchoring(),
-            links,
             unix_time(now),
         )?;
         let anchors = Anchors::after(
@@ -106,7 +75,7 @@ impl Snapshot {
             tls.anchor_overlap(),
         );
         let client_config = tls
-            .client_config(Arc::clone(&upper.roots), &anchors, certified)
+            .client_config(roots, &anchors, certified)
             .map_err(MaterialError::Chain)?;
 
         let leaf_sha256 = Sha256::digest(leaf_der).into();
@@ -115,22 +84,23 @@ impl Snapshot {
         Ok(Self {
             generation,
             leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
-            serial: leaf.serial,
-            issuer: leaf.issuer_name,
+            leaf,
             limited_by,
-            names: leaf.names,
-            named: leaf.named,
             not_before,
             not_after,
-            obtained_at,
+            // Never ahead: a usable lifetime must not begin later than now.
+            obtained_at: match (material.when_obtained(), same_leaf) {
+                (Some(at), _) => at.min(now),
+                // Other roots for the same leaf do not move its renewal point.
+                (None, Some(previous)) => previous.obtained_at,
+                (None, None) => now,
+            },
             leaf_sha256,
-            material_digest: material.digest(),
-            upper,
+            digest: material.digest(),
+            material: Arc::clone(material),
             anchors,
             server_name: tls.server_name().cloned(),
-            warnings: material.warnings().to_vec(),
             client_config: Arc::new(client_config),
-            _guard: material.guard(),
         })
     }
 
@@ -139,24 +109,25 @@ impl Snapshot {
         self.generation
     }
 
-    /// The generation that this leaf came with: an earlier one if only roots have changed since.
+    /// The generation in which this leaf first appeared: an earlier one if only roots have changed
+    /// since.
     pub(crate) fn leaf_since(&self) -> u64 {
         self.leaf_since
     }
 
     /// The leaf's serial number.
     pub fn serial(&self) -> &Serial {
-        &self.serial
+        &self.leaf.serial
     }
 
     /// The distinguished name of the leaf's issuer, for people to read.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.leaf.issuer_name
     }
 
     /// Whom the leaf names.
     pub fn names(&self) -> &Names {
-        &self.names
+        &self.leaf.names
     }
 
     /// When the presented chain's validity begins, wall clock.
@@ -216,15 +187,20 @@ impl Snapshot {
 
     /// What the CA said beside the certificate, for people to read; most often nothing.
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        self.material.warnings()
     }
 
-    pub(crate) fn usable_life(&self) -> UsableLife {
-        UsableLife::new(self.obtained_at, self.not_before, self.not_after)
+    /// What this was built from.
+    pub(crate) fn material(&self) -> &CertMaterial {
+        &self.material
+    }
+
+    pub(crate) fn usable_lifetime(&self) -> UsableLifetime {
+        UsableLifetime::new(self.obtained_at, self.not_before, self.not_after)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {
-        self.material_digest == material.digest()
+        self.digest == material.digest()
     }
 }
 
@@ -232,12 +208,60 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("generation", &self.generation)
-            .field("serial", &self.serial)
-            .field("names", &self.names)
+            .field("serial", self.serial())
+            .field("names", self.names())
             .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+fn read(der: &CertificateDer<'_>, index: usize) -> Result<Facts, MaterialError> {
+    Facts::read(der).map_err(|problem| MaterialError::Certificate {
+        part: Part::Chain,
+        index,
+        problem,
+    })
+}
+
+/// The issuers above the leaf as they are presented: linked by name, without self-signed ones.
+///
+/// OpenSSL peers refuse a self-signed certificate in a presented chain. It is left out, and
+/// never becomes a root.
+#[expect(clippy::type_complexity, reason = "two lists of one length")]
+fn presented<'a>(
+    chain: &'a [CertificateDer<'static>],
+    leaf: &Facts,
+) -> Result<(Vec<&'a CertificateDer<'static>>, Vec<Facts>), MaterialError> {
+    let mut issuers = Vec::with_capacity(chain.len());
+    let mut above: Vec<Facts> = Vec::with_capacity(chain.len());
+    for (index, der) in chain.iter().enumerate().skip(1) {
+        let issuer = read(der, index)?;
+        if issuer.is_self_issued() {
+            continue;
+        }
+        let below = above.last().unwrap_or(leaf);
+        if !below.names_issuer(&issuer) {
+            return Err(MaterialError::BrokenLink { index: index - 1 });
+        }
+        issuers.push(der);
+        above.push(issuer);
+    }
+    Ok((issuers, above))
+}
+
+fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.iter().enumerate() {
+        store
+            .add(root.clone())
+            .map_err(|error| MaterialError::Certificate {
+                part: Part::Roots,
+                index,
+                problem: error.to_string(),
+            })?;
+    }
+    Ok(store)
 }
 
 /// From the latest beginning to the earliest end.

@@ -44,7 +44,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use crate::clock::scripted::TestClock;
-use crate::{Ask, CertMaterial, CertSource, SourceError, Why};
+pub use crate::schedule::{Failure, UsableLifetime};
+use crate::{CertMaterial, CertSource, FetchContext, FetchReason, Fetched, SourceError};
 #[cfg(test)]
 use crate::{LiveCert, LiveCertBuilder};
 
@@ -197,7 +198,7 @@ pub enum Step {
     /// Issues a certificate of this life.
     Issue(Duration),
     /// Delivers this.
-    Deliver(CertMaterial),
+    Deliver(Fetched),
     /// Fails so.
     Fail(SourceError),
     /// Never answers.
@@ -220,7 +221,7 @@ struct Script {
     wall: TestClock,
     steps: Mutex<VecDeque<Step>>,
     then: Mutex<fn() -> Step>,
-    fetches: Mutex<Vec<(Instant, Why)>>,
+    fetches: Mutex<Vec<(Instant, FetchReason)>>,
     released: Notify,
     changed: AtomicUsize,
     change: Notify,
@@ -247,7 +248,7 @@ impl ScriptedSource {
     }
 
     /// Every fetch so far, and why it was made.
-    pub fn fetches(&self) -> Vec<(Instant, Why)> {
+    pub fn fetches(&self) -> Vec<(Instant, FetchReason)> {
         self.0.fetches.lock().unwrap().clone()
     }
 
@@ -264,27 +265,27 @@ impl ScriptedSource {
 }
 
 impl CertSource for ScriptedSource {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
         let script = &self.0;
         script
             .fetches
             .lock()
             .unwrap()
-            .push((Instant::now(), ask.why));
+            .push((Instant::now(), context.reason));
         let left = script.changed.load(Ordering::SeqCst).saturating_sub(1);
         script.changed.store(left, Ordering::SeqCst);
         let step = script.steps.lock().unwrap().pop_front();
         let step = step.unwrap_or_else(|| script.then.lock().unwrap()());
         let now = script.wall.now();
         match step {
-            Step::Issue(life) => Ok(script.ca.issue(now, life)),
-            Step::Deliver(material) => Ok(material),
+            Step::Issue(life) => Ok(script.ca.issue(now, life).into()),
+            Step::Deliver(fetched) => Ok(fetched),
             Step::Fail(error) => Err(error),
             Step::Hang => std::future::pending().await,
             Step::Panic => panic!("as the script says"),
             Step::HeldUntilReleased(life) => {
                 script.released.notified().await;
-                Ok(script.ca.issue(now, life))
+                Ok(script.ca.issue(now, life).into())
             }
         }
     }

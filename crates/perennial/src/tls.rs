@@ -27,14 +27,6 @@ mod trust;
 use trust::ServerTrust;
 mod verifier;
 
-/// Which links of a presented chain are verified.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Links {
-    All,
-    /// The leaf's own: those above were verified with an earlier leaf.
-    First,
-}
-
 /// What every generation's TLS config has in common.
 pub(crate) struct TlsPolicy {
     provider: Arc<CryptoProvider>,
@@ -104,32 +96,25 @@ impl TlsPolicy {
     /// Verifies the presented chain's signatures and its use as a client's.
     ///
     /// Where the roots are not said to issue the leaf, the chain's own last certificate is the
-    /// anchor: the links are checked, and where they lead is the server's business. With
-    /// [`Links::First`] it is the leaf's issuer in the chain, if that is there.
+    /// anchor: the links are checked, and where they lead is the server's business.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
         roots: &RootCertStore,
         anchoring: Anchoring,
-        links: Links,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(MaterialError::Missing { part: Part::Chain });
         };
-        let of_the_chain = match (links, anchoring) {
-            (Links::First, _) => intermediates.first(),
-            (Links::All, Anchoring::ServersOnly) => intermediates.last(),
-            (Links::All, Anchoring::RootsIssueLeaf) => None,
-        };
-        let anchors = match (of_the_chain, anchoring) {
-            (Some(anchor), _) => {
+        let anchors = match (anchoring, intermediates.last()) {
+            (Anchoring::RootsIssueLeaf, _) => roots.clone(),
+            (Anchoring::ServersOnly, None) => return Ok(()),
+            (Anchoring::ServersOnly, Some(last)) => {
                 let mut anchors = RootCertStore::empty();
-                anchors.add(anchor.clone()).map_err(MaterialError::Chain)?;
+                anchors.add(last.clone()).map_err(MaterialError::Chain)?;
                 anchors
             }
-            (None, Anchoring::ServersOnly) => return Ok(()),
-            (None, Anchoring::RootsIssueLeaf) => roots.clone(),
         };
         WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&self.provider))
             .build()

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, builder, noon, until};
 use crate::{CertState, Gate, SourceError, Verdict};
-use crate::{RenewError, Why};
+use crate::{FetchReason, RenewError};
 
 fn down() -> Step {
     Step::Fail(SourceError::unavailable("connection refused"))

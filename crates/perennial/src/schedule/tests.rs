@@ -4,13 +4,13 @@ use super::*;
 
 const YEAR: u64 = 365 * 86_400;
 
-fn life(seconds: u64) -> UsableLife {
+fn life(seconds: u64) -> UsableLifetime {
     let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    UsableLife::new(from, from, from + Duration::from_secs(seconds))
+    UsableLifetime::new(from, from, from + Duration::from_secs(seconds))
 }
 
 /// The renewal point, counted from the life's beginning.
-fn point(schedule: &Schedule, life: &UsableLife, sha: [u8; 32]) -> Duration {
+fn point(schedule: &RenewalSchedule, life: &UsableLifetime, sha: [u8; 32]) -> Duration {
     let at = schedule.renewal_point(life, &sha).unwrap();
     at.duration_since(life.from).unwrap()
 }
@@ -27,7 +27,7 @@ fn failure(in_a_row: u32) -> Failure {
 #[test]
 fn a_day_is_renewed_between_12_and_18_hours() {
     let day = life(86_400);
-    let hours = |sha| point(&Schedule::new(), &day, sha).as_secs_f64() / 3_600.0;
+    let hours = |sha| point(&RenewalSchedule::new(), &day, sha).as_secs_f64() / 3_600.0;
     assert_eq!(hours([0; 32]), 12.0);
     assert_eq!(hours([0xff; 32]), 18.0);
 }
@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn renewal_point_lies_in_the_band(seconds in 5..10 * YEAR, sha in any::<[u8; 32]>()) {
         let life = life(seconds);
-        let at = point(&Schedule::new(), &life, sha).as_secs_f64();
+        let at = point(&RenewalSchedule::new(), &life, sha).as_secs_f64();
         let whole = seconds as f64;
         prop_assert!(at >= whole * RENEWAL_BAND.start - 1e-3);
         prop_assert!(at <= whole * RENEWAL_BAND.end + 1e-3);
@@ -103,7 +103,7 @@ proptest! {
     ) {
         let life = life(seconds);
         let outage = life.length().mul_f64(share);
-        let schedule = Schedule::new().survive_outage(outage);
+        let schedule = RenewalSchedule::new().survive_outage(outage);
         let Ok(renewal) = schedule.renewal_point(&life, &sha) else {
             return Ok(());
         };
@@ -147,12 +147,12 @@ proptest! {
 #[test]
 fn life_too_short_for_the_outage_is_refused_with_the_life_that_would_do() {
     for outage in [5, 20, 300, 86_400] {
-        let schedule = Schedule::new().survive_outage(Duration::from_secs(outage));
+        let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(outage));
         let refused = schedule.renewal_point(&life(outage), &[0; 32]).unwrap_err();
         let enough = refused.needed + Duration::from_millis(1);
         let at = |usable: Duration| {
             let from = SystemTime::UNIX_EPOCH;
-            schedule.renewal_point(&UsableLife::new(from, from, from + usable), &[0; 32])
+            schedule.renewal_point(&UsableLifetime::new(from, from, from + usable), &[0; 32])
         };
         assert!(at(enough).is_ok(), "{refused}");
         assert!(
@@ -167,15 +167,15 @@ fn life_counts_from_when_it_was_obtained_or_becomes_valid() {
     // T5.
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     assert_eq!(
-        UsableLife::new(at(100), at(70), at(160)).length(),
+        UsableLifetime::new(at(100), at(70), at(160)).length(),
         Duration::from_secs(60)
     );
     assert_eq!(
-        UsableLife::new(at(100), at(130), at(160)).length(),
+        UsableLifetime::new(at(100), at(130), at(160)).length(),
         Duration::from_secs(30)
     );
     assert_eq!(
-        UsableLife::new(at(200), at(70), at(160)).length(),
+        UsableLifetime::new(at(200), at(70), at(160)).length(),
         Duration::ZERO
     );
 }
@@ -187,7 +187,7 @@ fn thousand_certificates_spread_over_the_whole_band() {
     let mut bins = [0u32; 10];
     for i in 0u32..1_000 {
         let sha = crate::source::digest([i.to_be_bytes().as_slice()]);
-        let at = point(&Schedule::new(), &day, sha).as_secs_f64();
+        let at = point(&RenewalSchedule::new(), &day, sha).as_secs_f64();
         let place = (at / 86_400.0 - RENEWAL_BAND.start) / (RENEWAL_BAND.end - RENEWAL_BAND.start);
         bins[((place * 10.0) as usize).min(9)] += 1;
     }

@@ -115,7 +115,7 @@ async fn rejected_generation_is_renewed_once_whoever_reports_it() {
         assert!(matches!(renewal, Renewal::Newer(newer) if newer.generation() == 2));
     }
     assert_eq!(source.fetches().len(), 2);
-    assert_eq!(source.fetches()[1].1, Why::Rejected);
+    assert_eq!(source.fetches()[1].1, FetchReason::Refused);
     // A late report of the old generation costs nothing.
     assert!(matches!(live.report_rejected(1).await, Renewal::Newer(_)));
     assert_eq!(source.fetches().len(), 2);
@@ -127,7 +127,7 @@ async fn rejected_generation_is_renewed_once_whoever_reports_it() {
     assert!(matches!(
         events.next().await,
         Some(Event::Rotated {
-            why: Why::Rejected,
+            reason: FetchReason::Refused,
             ..
         })
     ));
@@ -195,7 +195,14 @@ async fn other_roots_for_the_same_leaf_cure_no_refusal() {
     let newer = live.report_rejected(1).await;
     assert!(matches!(newer, Renewal::Newer(ref third) if third.generation() == 3));
     let whys: Vec<_> = source.fetches().iter().map(|(_, why)| *why).collect();
-    assert_eq!(whys, [Why::Start, Why::Asked, Why::Rejected]);
+    assert_eq!(
+        whys,
+        [
+            FetchReason::Start,
+            FetchReason::Requested,
+            FetchReason::Refused
+        ]
+    );
     // What was forced, forces none: a server that refuses everything makes no storm.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = live.report_rejected(3).await;

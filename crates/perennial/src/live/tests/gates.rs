@@ -96,6 +96,9 @@ async fn gate_that_cannot_tell_lets_the_candidate_through_and_says_so() {
     assert_eq!(cause, "the gate panicked");
     assert!(matches!(
         events.next().await,
-        Some(Event::Rotated { why: Why::Due, .. })
+        Some(Event::Rotated {
+            reason: FetchReason::Due,
+            ..
+        })
     ));
 }

@@ -1,7 +1,7 @@
 //! When a certificate is renewed, and what is published.
 
 use super::*;
-use crate::Ask;
+use crate::FetchContext;
 
 #[tokio::test(start_paused = true)]
 async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
@@ -98,7 +98,7 @@ async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
         live.current().unwrap().generation() == 2
     })
     .await;
-    assert_eq!(source.fetches()[1].1, Why::Changed);
+    assert_eq!(source.fetches()[1].1, FetchReason::Changed);
 
     source.say_changed(usize::MAX);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -144,7 +144,7 @@ async fn renewal_point_does_not_creep_with_early_looks() {
         assert_eq!(live.status().next_fetch.unwrap(), point);
     }
     until("it is due", || {
-        source.fetches().last().unwrap().1 == Why::Due
+        source.fetches().last().unwrap().1 == FetchReason::Due
     })
     .await;
     assert!(wall.now() >= point);
@@ -258,7 +258,7 @@ struct Slow {
 }
 
 impl CertSource for Slow {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
         self.source.fetch(ask).await
     }
 
@@ -283,5 +283,5 @@ async fn whoever_asks_does_not_begin_the_wait_for_a_change_anew() {
     }
     assert_eq!(*begun.lock().unwrap(), 1);
     until("the change is fetched", || source.fetches().len() == 2).await;
-    assert_eq!(source.fetches()[1].1, Why::Changed);
+    assert_eq!(source.fetches()[1].1, FetchReason::Changed);
 }

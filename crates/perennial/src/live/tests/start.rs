@@ -177,7 +177,7 @@ async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
 struct PanicsOnChanged(ScriptedSource);
 
 impl CertSource for PanicsOnChanged {
-    async fn fetch(&self, ask: crate::Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, ask: crate::FetchContext<'_>) -> Result<CertMaterial, SourceError> {
         self.0.fetch(ask).await
     }
 

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::material::{Anchoring, CertMaterial, Key, MaterialError, Part, formats, pem};
-use crate::source::Fingerprint;
+use crate::source::CacheKey;
 
 /// The version of the format that is written, and the only one that is read.
 const VERSION: &str = "1";
@@ -25,7 +25,7 @@ const VERSION: &str = "1";
 /// # Ok(()) }
 /// ```
 pub struct SavedCert {
-    request: Fingerprint,
+    request: CacheKey,
     obtained_at: SystemTime,
     chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<PrivateKeyDer<'static>>,
@@ -106,7 +106,7 @@ impl SavedCert {
     /// Takes a copy of material. `None` if its key cannot be saved since it is in a device.
     pub(super) fn of(
         material: &CertMaterial,
-        request: Fingerprint,
+        request: CacheKey,
         obtained_at: SystemTime,
     ) -> Option<Self> {
         let Key::Der(key) = material.key() else {
@@ -123,7 +123,7 @@ impl SavedCert {
     }
 
     /// What was asked for when it was fetched.
-    pub fn request(&self) -> Fingerprint {
+    pub fn cache_key(&self) -> CacheKey {
         self.request
     }
 
@@ -267,7 +267,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn request_of(hex: &str) -> Option<Fingerprint> {
+fn request_of(hex: &str) -> Option<CacheKey> {
     let mut bytes = [0; 32];
     if hex.len() != 2 * bytes.len() || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
@@ -275,7 +275,7 @@ fn request_of(hex: &str) -> Option<Fingerprint> {
     for (i, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
     }
-    Some(Fingerprint::from_bytes(bytes))
+    Some(CacheKey::from_bytes(bytes))
 }
 
 fn time_of(text: &str) -> Option<SystemTime> {
@@ -297,14 +297,14 @@ mod tests {
     fn saved() -> SavedCert {
         let material = TestCa::new().issue(noon(), MINUTE).roots_issue_leaf();
         let at = noon() + Duration::from_nanos(5);
-        SavedCert::of(&material, Fingerprint::of([b"app".as_slice()]), at).unwrap()
+        SavedCert::of(&material, CacheKey::of([b"app".as_slice()]), at).unwrap()
     }
 
     #[test]
     fn what_is_saved_is_read_again_to_the_nanosecond() {
         let saved = saved();
         let read = SavedCert::parse(saved.render().as_bytes()).unwrap();
-        assert_eq!(read.request(), saved.request());
+        assert_eq!(read.cache_key(), saved.cache_key());
         assert_eq!(read.obtained_at(), saved.obtained_at());
         assert_eq!(read.anchoring, saved.anchoring);
         let digest = |saved: &SavedCert| saved.to_material().unwrap().digest();

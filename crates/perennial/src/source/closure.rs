@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::error::SourceError;
 use crate::material::CertMaterial;
-use crate::source::{Ask, CertSource, Fingerprint};
+use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Makes a source of an async closure that is called for each fetch.
 ///
@@ -20,10 +20,11 @@ use crate::source::{Ask, CertSource, Fingerprint};
 /// # }
 /// # let _: &dyn std::fmt::Debug = &source;
 /// ```
-pub fn source_fn<F, Fut>(fetch: F) -> SourceFn<F>
+pub fn source_fn<F, Fut, T>(fetch: F) -> SourceFn<F>
 where
     F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<CertMaterial, SourceError>> + Send,
+    Fut: Future<Output = Result<T, SourceError>> + Send,
+    T: Into<Fetched>,
 {
     SourceFn {
         fetch,
@@ -34,14 +35,14 @@ where
 /// A source that is a closure; made by [`source_fn`].
 pub struct SourceFn<F> {
     fetch: F,
-    request: Option<Fingerprint>,
+    request: Option<CacheKey>,
 }
 
 impl<F> SourceFn<F> {
     /// Says what the closure asks for, so that [`saved_at`](CertSource::saved_at) can tell
     /// whether a saved certificate still fits.
     #[must_use]
-    pub fn requesting(mut self, request: Fingerprint) -> Self {
+    pub fn requesting(mut self, request: CacheKey) -> Self {
         self.request = Some(request);
         self
     }
@@ -52,11 +53,11 @@ where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<CertMaterial, SourceError>> + Send,
 {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        (self.fetch)().await
+    async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        (self.fetch)().await.map(Into::into)
     }
 
-    fn request(&self) -> Option<Fingerprint> {
+    fn cache_key(&self) -> Option<CacheKey> {
         self.request
     }
 }

@@ -270,8 +270,8 @@ async fn unreadable_file_is_denied() {
     if fs::read(&key).is_ok() {
         return; // Nothing is unreadable to root.
     }
-    let ask = super::super::testing::ask(crate::Why::Start);
-    let error = files.source().fetch(ask).await.unwrap_err();
+    let ask = super::super::testing::ask(crate::FetchReason::Start);
+    let error = files.source().fetch(context).await.unwrap_err();
     assert_eq!(error.kind(), crate::SourceErrorKind::Denied);
     assert!(told(&error).contains("tls.key"), "{error:?}");
 }

@@ -200,7 +200,7 @@ impl fmt::Debug for EnvConfig {
 mod tests {
     use super::super::testing::{Files, SOON, ask, in_time, pem, told};
     use super::*;
-    use crate::Why;
+    use crate::FetchReason;
     use crate::testing::TestCa;
 
     fn parse(json: &str) -> Result<SourceConfig, String> {
@@ -230,7 +230,7 @@ mod tests {
         ];
         for json in table {
             let source = parse(&json).unwrap().into_source();
-            let material = source.fetch(ask(Why::Start)).await.unwrap();
+            let material = source.fetch(ask(FetchReason::Start)).await.unwrap();
             assert_eq!(material.chain().len(), 2);
         }
         assert!(files.path("saved").exists());
@@ -240,7 +240,7 @@ mod tests {
     async fn env_source_of_a_configuration_names_its_variables() {
         let json = r#"{"kind":"env","chain":"NO_CHAIN_HERE","key":"NO_KEY","roots":"NO_ROOTS"}"#;
         let source = parse(json).unwrap().into_source();
-        let error = source.fetch(ask(Why::Start)).await.unwrap_err();
+        let error = source.fetch(ask(FetchReason::Start)).await.unwrap_err();
         assert!(told(&error).contains("NO_CHAIN_HERE, NO_KEY, NO_ROOTS"));
         assert!(tokio::time::timeout(SOON, source.changed()).await.is_err());
     }
@@ -284,7 +284,7 @@ mod tests {
     async fn passphrase_is_named_by_where_it_is() {
         let json = r#"{"kind":"env","chain":"a","roots":"b","passphrase":{"file":"/run/x"}}"#;
         let source = parse(json).unwrap().into_source();
-        let _unset = in_time("an answer", source.fetch(ask(Why::Start))).await;
+        let _unset = in_time("an answer", source.fetch(ask(FetchReason::Start))).await;
         let json = json.replace("file", "literal");
         assert!(parse(&json).unwrap_err().contains("literal"));
     }

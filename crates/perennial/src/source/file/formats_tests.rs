@@ -4,7 +4,7 @@ use base64ct::{Base64, Encoding};
 
 use super::super::testing::{EC_PKCS8, Files, ask, der, issued_for, now, pem};
 use super::*;
-use crate::Why;
+use crate::FetchReason;
 use crate::testing::{MINUTE, TestCa};
 
 const EC_SEC1: &str = include_str!("../../../tests/sources/keys/ec.sec1.pem");
@@ -48,7 +48,7 @@ async fn every_kind_of_key_is_read_in_every_form() {
             files.write("tls.crt", encode(&chain));
             files.write("tls.key", encode(key));
             files.write("ca.crt", encode(&roots));
-            let material = files.source().fetch(ask(Why::Start)).await;
+            let material = files.source().fetch(ask(FetchReason::Start)).await;
             assert!(material.is_ok(), "{kind} in {form}: {material:?}");
         }
     }
@@ -62,12 +62,12 @@ async fn pair_in_one_file_is_read_in_either_order() {
     for pair in [format!("{chain}{key}"), format!("{key}{chain}")] {
         files.write("pair.pem", pair);
         let source = FileSource::combined(files.path("pair.pem"), files.path("ca.crt"));
-        let material = source.fetch(ask(Why::Start)).await.unwrap();
+        let material = source.fetch(ask(FetchReason::Start)).await.unwrap();
         assert_eq!(material.chain().len(), 2);
         // The same file named twice is the same thing.
         let pair = || files.path("pair.pem");
         let twice = FileSource::new(pair(), pair(), files.path("ca.crt"));
-        assert!(twice.fetch(ask(Why::Start)).await.is_ok());
+        assert!(twice.fetch(ask(FetchReason::Start)).await.is_ok());
     }
 }
 
@@ -79,7 +79,7 @@ async fn roots_of_several_files_and_several_in_one_are_all_trusted() {
     files.write("ca.crt", format!("{}\nolder\n{}", set.2, others[0]));
     files.write("more.crt", others[1].clone() + &others[2]);
     let source = files.source().more_roots(files.path("more.crt"));
-    let material = source.fetch(ask(Why::Start)).await.unwrap();
+    let material = source.fetch(ask(FetchReason::Start)).await.unwrap();
     assert_eq!(material.roots().len(), 4);
 }
 
@@ -97,7 +97,7 @@ async fn parameters_before_a_key_are_passed_over() {
     let parameters =
         "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
     let files = Files::of(&(chain, format!("{parameters}{EC_SEC1}"), roots));
-    assert!(files.source().fetch(ask(Why::Start)).await.is_ok());
+    assert!(files.source().fetch(ask(FetchReason::Start)).await.is_ok());
 }
 
 #[cfg(feature = "encrypted-keys")]
@@ -119,7 +119,7 @@ mod encrypted {
     }
 
     async fn fetch(source: FileSource) -> Result<CertMaterial, String> {
-        let fetched = source.fetch(ask(Why::Start)).await;
+        let fetched = source.fetch(ask(FetchReason::Start)).await;
         fetched.map_err(|error| told(&error))
     }
 
@@ -139,10 +139,10 @@ mod encrypted {
         files.write("passphrase", "not yet");
         let from_file = Passphrase::file(files.path("passphrase"));
         let source = files.source().passphrase(from_file);
-        assert!(source.fetch(ask(Why::Start)).await.is_err());
+        assert!(source.fetch(ask(FetchReason::Start)).await.is_err());
         files.write("passphrase", format!("{PASSPHRASE}\r\n"));
         in_time("a new passphrase", source.changed()).await;
-        assert!(source.fetch(ask(Why::Changed)).await.is_ok());
+        assert!(source.fetch(ask(FetchReason::Changed)).await.is_ok());
     }
 
     #[tokio::test]

@@ -2,8 +2,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{SourceError, SourceErrorKind};
-use crate::material::CertMaterial;
-use crate::source::{Ask, CertSource, Fingerprint};
+use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Asks a second source where the first is not set up; made by [`CertSource::or`].
 #[derive(Debug)]
@@ -25,15 +24,15 @@ impl<A, B> Or<A, B> {
 }
 
 impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        let first = match self.first.fetch(ask).await {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        let first = match self.first.fetch(context).await {
             Err(error) if is_not_configured(&error) => error,
             answer => {
                 self.second_answered.store(false, Ordering::Relaxed);
                 return answer;
             }
         };
-        let answer = self.second.fetch(ask).await;
+        let answer = self.second.fetch(context).await;
         self.second_answered.store(true, Ordering::Relaxed);
         match answer {
             Err(second) if is_not_configured(&second) => {
@@ -54,16 +53,15 @@ impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
         }
     }
 
-    fn request(&self) -> Option<Fingerprint> {
-        let (first, second) = (self.first.request(), self.second.request());
+    fn cache_key(&self) -> Option<CacheKey> {
+        let (first, second) = (self.first.cache_key(), self.second.cache_key());
         if first.is_none() && second.is_none() {
             return None;
         }
-        let part = |request: &Option<Fingerprint>| {
-            request.as_ref().map_or(vec![], |r| r.as_bytes().to_vec())
-        };
+        let part =
+            |request: &Option<CacheKey>| request.as_ref().map_or(vec![], |r| r.as_bytes().to_vec());
         let parts = [part(&first), part(&second)];
-        Some(Fingerprint::of(parts.iter().map(Vec::as_slice)))
+        Some(CacheKey::of(parts.iter().map(Vec::as_slice)))
     }
 }
 
@@ -102,7 +100,7 @@ mod tests {
     use super::super::testing::{ask, told};
     use super::*;
     use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, noon};
-    use crate::{Why, source_fn};
+    use crate::{FetchReason, source_fn};
 
     type Counted = (Arc<AtomicUsize>, crate::BoxSource);
 
@@ -136,7 +134,11 @@ mod tests {
         ];
         for (first, wanted) in table {
             let (asked, second) = counted(issued);
-            let _answer = counted(first).1.or(second).fetch(ask(Why::Start)).await;
+            let _answer = counted(first)
+                .1
+                .or(second)
+                .fetch(ask(FetchReason::Start))
+                .await;
             assert_eq!(asked.load(Ordering::SeqCst), wanted);
         }
     }
@@ -145,7 +147,7 @@ mod tests {
     async fn neither_configured_is_not_configured_and_tells_of_both() {
         let (_, third) = counted(|| Err(SourceError::not_configured("no third")));
         let source = counted(unset).1.or(counted(unset).1).or(third);
-        let error = source.fetch(ask(Why::Start)).await.unwrap_err();
+        let error = source.fetch(ask(FetchReason::Start)).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::NotConfigured);
         let told = told(&error);
         for part in ["APP_TLS is not set", "no third"] {
@@ -165,7 +167,7 @@ mod tests {
         let heard = async |first: fn() -> Step, says: usize| {
             let sources = [changing(first), changing(issued)];
             let or = sources[0].clone().or(sources[1].clone());
-            or.fetch(ask(Why::Start)).await.unwrap();
+            or.fetch(ask(FetchReason::Start)).await.unwrap();
             sources[says].say_changed(1);
             tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
         };
@@ -178,16 +180,16 @@ mod tests {
     #[test]
     fn request_is_of_both_in_their_order() {
         let of = |name: &str| {
-            let request = Fingerprint::of([name.as_bytes()]);
+            let request = CacheKey::of([name.as_bytes()]);
             source_fn(async || unset()).requesting(request)
         };
         let plain = || source_fn(async || unset());
-        assert_eq!(plain().or(plain()).request(), None);
+        assert_eq!(plain().or(plain()).cache_key(), None);
         let all = [
-            of("a").or(of("b")).request(),
-            of("b").or(of("a")).request(),
-            of("a").or(plain()).request(),
-            plain().or(of("a")).request(),
+            of("a").or(of("b")).cache_key(),
+            of("b").or(of("a")).cache_key(),
+            of("a").or(plain()).cache_key(),
+            plain().or(of("a")).cache_key(),
         ];
         for (i, one) in all.iter().enumerate() {
             assert!(one.is_some() && !all[..i].contains(one));

@@ -8,8 +8,7 @@ use super::inputs::Inputs;
 use super::passphrase::Passphrase;
 use super::reader::Reader;
 use crate::error::SourceError;
-use crate::material::CertMaterial;
-use crate::source::{Ask, CertSource, Fingerprint};
+use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Reads chain, key and roots from files, and notices when they change.
 ///
@@ -100,8 +99,11 @@ impl FileSource {
 }
 
 impl CertSource for FileSource {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.reader.fetch(self.inputs.clone()).await
+    async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.reader
+            .fetch(self.inputs.clone())
+            .await
+            .map(Fetched::from)
     }
 
     async fn changed(&self) {
@@ -109,7 +111,7 @@ impl CertSource for FileSource {
     }
 
     /// The files' names.
-    fn request(&self) -> Option<Fingerprint> {
+    fn cache_key(&self) -> Option<CacheKey> {
         Some(self.inputs.fingerprint())
     }
 }

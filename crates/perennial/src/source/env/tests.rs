@@ -7,7 +7,7 @@ use super::super::testing::{
 };
 use super::*;
 use crate::testing::TestCa;
-use crate::{LiveCert, SourceErrorKind, Why};
+use crate::{FetchReason, LiveCert, SourceErrorKind};
 
 const NAMES: [&str; 3] = ["APP_CHAIN", "APP_KEY", "APP_ROOTS"];
 
@@ -23,7 +23,7 @@ fn source(values: [&str; 3]) -> EnvSource {
 }
 
 async fn refused(source: EnvSource) -> SourceError {
-    source.fetch(ask(Why::Start)).await.unwrap_err()
+    source.fetch(ask(FetchReason::Start)).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn each_variable_may_hold_the_thing_or_its_path() {
     ];
     for values in table {
         let material = source(values.map(String::as_str))
-            .fetch(ask(Why::Start))
+            .fetch(ask(FetchReason::Start))
             .await;
         assert_eq!(material.unwrap().chain().len(), 2, "{values:?}");
     }
@@ -127,7 +127,7 @@ async fn content_in_variables_never_changes() {
         source([&set.0, &set.1, &set.2]).poll_every(SOON),
         source(["", "", ""]),
     ] {
-        let _either = source.fetch(ask(Why::Start)).await;
+        let _either = source.fetch(ask(FetchReason::Start)).await;
         let changed = tokio::time::timeout(20 * SOON, source.changed()).await;
         assert!(changed.is_err());
     }

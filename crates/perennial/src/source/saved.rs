@@ -1,16 +1,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::reader::off_worker;
 use crate::clock::Clock;
 use crate::error::SourceError;
 use crate::material::{CertMaterial, MaterialError};
-use crate::schedule::{RenewalPolicy, Schedule};
+use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
-use crate::source::{Ask, CertSource, Fingerprint, Why};
+use crate::source::{CacheKey, CertSource, FetchContext, FetchReason, Fetched};
 use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 
 mod disk;
@@ -70,7 +70,7 @@ impl<S: CertSource> Saved<S> {
     }
 
     /// What is saved, if it is to be used now; what may be used later is set aside.
-    async fn look(&self, request: Fingerprint) -> Option<CertMaterial> {
+    async fn look(&self, request: CacheKey) -> Option<CertMaterial> {
         let (path, now) = (self.path.clone(), self.clock.now());
         let looked = off_worker(move || {
             let Some(text) = disk::read(&path).map_err(Unfit::Unsafe)? else {
@@ -101,7 +101,7 @@ impl<S: CertSource> Saved<S> {
     fn spare(&self) -> Option<CertMaterial> {
         let saved = lock(&self.spare).take()?;
         // It may have expired since it was looked at.
-        is_before_renewal(&saved, saved.request(), self.clock.now()).ok()?;
+        is_before_renewal(&saved, saved.cache_key(), self.clock.now()).ok()?;
         tracing::warn!(
             path = %self.path.display(),
             "the source cannot be reached; saved certificate used again past its renewal point"
@@ -120,7 +120,7 @@ impl<S: CertSource> Saved<S> {
     }
 
     /// Dates what was fetched, and saves it unless that was done.
-    async fn keep(&self, material: CertMaterial, request: Fingerprint) -> CertMaterial {
+    async fn keep(&self, material: CertMaterial, request: CacheKey) -> CertMaterial {
         let digest = material.digest();
         // The same again is as old as it was: its renewal point stays where it is.
         let before = lock(&self.kept).filter(|kept| kept.digest == digest);
@@ -143,7 +143,7 @@ impl<S: CertSource> Saved<S> {
     }
 
     /// Whether it could be saved.
-    async fn save(&self, material: &CertMaterial, request: Fingerprint, at: SystemTime) -> bool {
+    async fn save(&self, material: &CertMaterial, request: CacheKey, at: SystemTime) -> bool {
         let Some(saved) = SavedCert::of(material, request, at) else {
             self.complain("its key stays in a device", None);
             return false;
@@ -189,12 +189,8 @@ enum Unfit {
 /// Whether the renewal point lies ahead; an error if it must not be used at all.
 ///
 /// Makes the same checks as the renewer, which does not ask again at a start that fails.
-fn is_before_renewal(
-    saved: &SavedCert,
-    request: Fingerprint,
-    now: SystemTime,
-) -> Result<bool, Unfit> {
-    if saved.request() != request {
+fn is_before_renewal(saved: &SavedCert, request: CacheKey, now: SystemTime) -> Result<bool, Unfit> {
+    if saved.cache_key() != request {
         return Err(Unfit::OtherRequest);
     }
     if saved.obtained_at() > now {
@@ -204,28 +200,31 @@ fn is_before_renewal(
     let tls = TlsPolicy::new(provider, TlsSettings::new());
     let tls = tls.map_err(|_no_tls_13| Unfit::NoProvider)?;
     let material = saved.to_material().map_err(Unfit::Material)?;
-    let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
+    let snapshot =
+        Snapshot::build(&Arc::new(material), None, now, &tls).map_err(Unfit::Material)?;
     // By the default policy; under another one the renewer may ask for a newer one at once.
-    let point = Schedule::new().renewal_point(&snapshot.usable_life(), snapshot.leaf_sha256());
+    let point =
+        RenewalSchedule::new().renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256());
     Ok(point.is_ok_and(|point| now < point))
 }
 
 impl<S: CertSource> CertSource for Saved<S> {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        let Some(request) = self.source.request() else {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        let Some(request) = self.source.cache_key() else {
             self.complain("the source does not say what it asks for", None);
-            return self.source.fetch(ask).await;
+            return self.source.fetch(context).await;
         };
-        if ask.why == Why::Start
+        if context.reason == FetchReason::Start
             && !self.looked.swap(true, Ordering::Relaxed)
             && let Some(material) = self.look(request).await
         {
-            return Ok(material);
+            return Ok(material.into());
         }
-        match self.source.fetch(ask).await {
-            Ok(material) => Ok(self.keep(material, request).await),
-            Err(error) if error.is_transient() && ask.current.is_none() => {
-                self.spare().ok_or(error)
+        match self.source.fetch(context).await {
+            Ok(Fetched::Certificate(material)) => Ok(self.keep(material, request).await.into()),
+            Ok(roots) => Ok(roots),
+            Err(error) if error.is_transient() && context.current.is_none() => {
+                self.spare().map(Fetched::from).ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -235,8 +234,8 @@ impl<S: CertSource> CertSource for Saved<S> {
         self.source.changed().await;
     }
 
-    fn request(&self) -> Option<Fingerprint> {
-        self.source.request()
+    fn cache_key(&self) -> Option<CacheKey> {
+        self.source.cache_key()
     }
 }
 

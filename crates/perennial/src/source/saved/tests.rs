@@ -43,7 +43,7 @@ impl Ca {
     /// What a process that asks for `name` builds as it starts.
     fn source(&self, name: &str) -> Saved<impl CertSource + use<>> {
         let Self { source, .. } = self;
-        let source = Requesting(source.clone(), Fingerprint::of([name.as_bytes()]));
+        let source = Requesting(source.clone(), CacheKey::of([name.as_bytes()]));
         source.saved_at(self.path()).clock(self.wall.clock())
     }
 
@@ -53,14 +53,14 @@ impl Ca {
 }
 
 /// Says what it asks for.
-struct Requesting(ScriptedSource, Fingerprint);
+struct Requesting(ScriptedSource, CacheKey);
 
 impl CertSource for Requesting {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.0.fetch(ask).await
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
+        self.0.fetch(context).await
     }
 
-    fn request(&self) -> Option<Fingerprint> {
+    fn cache_key(&self) -> Option<CacheKey> {
         Some(self.1)
     }
 }
@@ -189,7 +189,7 @@ async fn unwritable_place_leaves_the_certificate_in_use_and_issues_no_more_often
     // S11.
     let ca = Ca::new();
     let nowhere = ca.files.path("missing/saved");
-    let request = Fingerprint::of([b"app".as_slice()]);
+    let request = CacheKey::of([b"app".as_slice()]);
     let source = Requesting(ca.source.clone(), request);
     let source = source.saved_at(nowhere).clock(ca.wall.clock());
     let live = builder(&ca.wall).start(source).await.unwrap();
@@ -213,7 +213,7 @@ async fn key_that_stays_in_a_device_is_used_and_not_saved() {
     let chain = vec![leaf, issuer.intermediate_der()];
     let material = CertMaterial::with_signing_key(chain, signer, vec![issuer.root_der()]).unwrap();
     let source = ScriptedSource::new(&ca.wall, [Step::Deliver(material)]);
-    let source = Requesting(source, Fingerprint::of([b"app".as_slice()]));
+    let source = Requesting(source, CacheKey::of([b"app".as_slice()]));
     let source = source.saved_at(ca.path()).clock(ca.wall.clock());
     let live = builder(&ca.wall).start(source).await.unwrap();
     assert!(live.current().is_ok());
@@ -225,9 +225,9 @@ async fn same_material_again_keeps_its_date_and_is_not_written_again() {
     let set = pem(&TestCa::new());
     let files = Files::of(&set);
     let source = files.source().saved_at(files.path("saved"));
-    let first = source.fetch(ask(Why::Start)).await.unwrap();
+    let first = source.fetch(ask(FetchReason::Start)).await.unwrap();
     fs::remove_file(files.path("saved")).unwrap();
-    let second = source.fetch(ask(Why::Due)).await.unwrap();
+    let second = source.fetch(ask(FetchReason::Due)).await.unwrap();
     assert!(first.when_obtained().is_some());
     assert_eq!(first.when_obtained(), second.when_obtained());
     assert!(!files.path("saved").exists());
@@ -247,7 +247,7 @@ async fn source_that_does_not_say_what_it_asks_for_is_never_saved() {
         source.saved_at(files.path("saved"))
     };
     for _start in 0..2 {
-        start().fetch(ask(Why::Start)).await.unwrap();
+        start().fetch(ask(FetchReason::Start)).await.unwrap();
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     assert!(!files.path("saved").exists());
@@ -304,7 +304,7 @@ fn debug_and_errors_of_what_is_saved_never_show_the_key() {
     // H1.
     let (chain, key, roots) = pem(&TestCa::new());
     let material = CertMaterial::from_pem(chain, &key, roots).unwrap();
-    let request = Fingerprint::of([b"app".as_slice()]);
+    let request = CacheKey::of([b"app".as_slice()]);
     let saved = SavedCert::of(&material, request, noon()).unwrap();
     let text = saved.render();
     let mut shown = format!("{saved:?}");

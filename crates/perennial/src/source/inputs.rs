@@ -8,9 +8,10 @@ use zeroize::Zeroizing;
 
 use super::input::{Input, Place, Reading};
 use crate::certificate::Facts;
+use crate::digest::digest;
 use crate::error::SourceError;
 use crate::material::{CertMaterial, MaterialError, Part, formats};
-use crate::source::{Fingerprint, digest};
+use crate::source::CacheKey;
 use crate::tls::default_provider;
 
 /// How often files are read again that change while they are being read.
@@ -66,9 +67,9 @@ impl Inputs {
     }
 
     /// What is asked for: the places, not what is in them.
-    pub(super) fn fingerprint(&self) -> Fingerprint {
+    pub(super) fn fingerprint(&self) -> CacheKey {
         let places: Vec<_> = self.all().map(|input| input.place.to_string()).collect();
-        Fingerprint::of(places.iter().map(|place| place.as_bytes()))
+        CacheKey::of(places.iter().map(|place| place.as_bytes()))
     }
 
     /// Reads everything; blocks.

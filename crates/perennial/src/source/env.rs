@@ -11,8 +11,8 @@ use super::inputs::Inputs;
 use super::passphrase::Passphrase;
 use super::reader::Reader;
 use crate::error::SourceError;
-use crate::material::{CertMaterial, formats};
-use crate::source::{Ask, CertSource, Fingerprint};
+use crate::material::formats;
+use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Reads chain, key and roots from environment variables.
 ///
@@ -136,8 +136,8 @@ impl EnvSource {
 }
 
 impl CertSource for EnvSource {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.reader.fetch(self.inputs()?).await
+    async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.reader.fetch(self.inputs()?).await.map(Fetched::from)
     }
 
     async fn changed(&self) {
@@ -149,8 +149,8 @@ impl CertSource for EnvSource {
     }
 
     /// The variables' names.
-    fn request(&self) -> Option<Fingerprint> {
-        Some(Fingerprint::of(
+    fn cache_key(&self) -> Option<CacheKey> {
+        Some(CacheKey::of(
             self.names().map(|name| name.as_encoded_bytes()),
         ))
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::sources::input::LARGEST_FILE;
+use crate::source::input::LARGEST_FILE;
 
 /// Why a saved file is not read.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Tells what happens: log lines, events, metrics. Decides nothing.
+//! Reports what happens as log lines, events and metrics. Decides nothing.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -6,24 +6,28 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast;
 
+use super::events::Event;
+use super::metrics;
 use crate::causes::with_causes;
 use crate::clock::remaining;
 use crate::error::RenewError;
-use crate::events::{EVENT_BACKLOG, Event};
 use crate::snapshot::Snapshot;
-use crate::source::Why;
+use crate::source::FetchReason;
 
 /// Failures in a row that are logged as warnings before they fall to debug.
 const LOUD_FAILURES: u32 = 3;
 
-/// One live certificate's voice; `name` tells it from others in the same process.
+/// How many events a slow reader may be behind before it misses some.
+const EVENT_BACKLOG: usize = 64;
+
+/// Where one live certificate reports; `name` distinguishes it from others in the same process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     name: Arc<str>,
     events: broadcast::Sender<Event>,
 }
 
-/// What came of one fetch, for the count of them.
+/// The outcome of one attempt, for its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Rotated,
@@ -47,12 +51,12 @@ impl Signals {
     pub(crate) fn rotated(
         &self,
         snapshot: &Arc<Snapshot>,
-        why: Why,
+        reason: FetchReason,
         now: SystemTime,
-        next_fetch: SystemTime,
+        renewal_point: SystemTime,
     ) {
         let names = snapshot.names();
-        // The audit line: everything that says which certificate this process uses from here on.
+        // The audit line: which certificate this process uses from here on.
         tracing::info!(
             certificate = &*self.name,
             generation = snapshot.generation(),
@@ -64,17 +68,18 @@ impl Signals {
             ip = ?names.ip,
             uri = ?names.uri,
             remaining = ?snapshot.remaining(now),
-            renewal_in = ?remaining(now, next_fetch),
-            ?why,
+            renewal_in = ?remaining(now, renewal_point),
+            ?reason,
             "certificate rotated"
         );
-        self.tell(Event::Rotated {
+        metrics::in_use(&self.name, snapshot, renewal_point);
+        self.emit(Event::Rotated {
             snapshot: Arc::clone(snapshot),
-            why,
+            reason,
         });
     }
 
-    pub(crate) fn failed(&self, error: &Arc<RenewError>, failure: &Failed) {
+    pub(crate) fn failed(&self, error: &RenewError, failure: &Failed) {
         let Failed {
             in_a_row,
             left,
@@ -83,40 +88,40 @@ impl Signals {
             has_expired,
         } = *failure;
         let certificate = &*self.name;
-        let causes = with_causes(&**error);
-        if let RenewError::Source(error) = &**error {
-            crate::metrics::source_failed(certificate, error.kind());
+        let causes = with_causes(error);
+        if let RenewError::Source(error) = error {
+            metrics::source_failed(certificate, error.kind());
         }
         if has_expired {
-            tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "no valid certificate is left");
+            tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "renewal failed and the certificate has expired");
         } else if in_a_row <= LOUD_FAILURES {
             tracing::warn!(certificate, error = %causes, in_a_row, remaining = ?left, retry_in = ?wait, "renewal failed");
         } else {
             tracing::debug!(certificate, error = %causes, in_a_row, remaining = ?left, retry_in = ?wait, "renewal failed");
         }
-        self.tell(Event::RenewalFailed {
-            error: Arc::clone(error),
+        self.emit(Event::RenewalFailed {
+            error: error.clone(),
             in_a_row,
             retry_at,
         });
     }
 
-    pub(crate) fn gate_cannot_tell(&self, generation: u64, cause: &(dyn Error + 'static)) {
+    pub(crate) fn gate_inconclusive(&self, generation: u64, cause: &(dyn Error + 'static)) {
         let cause = with_causes(cause).to_string();
         tracing::warn!(
             certificate = &*self.name,
             generation,
             error = cause,
-            "published without the gate's word"
+            "gate inconclusive; certificate published anyway"
         );
-        self.tell(Event::GateCannotTell { generation, cause });
+        self.emit(Event::GateInconclusive { generation, cause });
     }
 
     pub(crate) fn expiring_soon(&self, snapshot: &Snapshot, now: SystemTime) {
         let left = snapshot.remaining(now);
         let generation = snapshot.generation();
-        tracing::warn!(certificate = &*self.name, generation, remaining = ?left, limited_by = snapshot.limited_by(), "certificate expires soon and is not renewed");
-        self.tell(Event::ExpiringSoon {
+        tracing::warn!(certificate = &*self.name, generation, remaining = ?left, limited_by = snapshot.limited_by(), "certificate expires soon and has not been renewed");
+        self.emit(Event::ExpiringSoon {
             generation,
             not_after: snapshot.not_after(),
             remaining: left,
@@ -131,45 +136,46 @@ impl Signals {
             limited_by = snapshot.limited_by(),
             "certificate has expired"
         );
-        self.tell(Event::Expired {
+        self.emit(Event::Expired {
             generation,
             not_after: snapshot.not_after(),
         });
     }
 
-    pub(crate) fn rejected(&self, generation: u64) {
+    pub(crate) fn refused(&self, generation: u64, reporter: &Arc<str>) {
         tracing::warn!(
             certificate = &*self.name,
             generation,
+            reporter = &**reporter,
             "a server refused the certificate"
         );
-        self.tell(Event::Rejected { generation });
+        self.emit(Event::Refused {
+            generation,
+            reporter: Arc::clone(reporter),
+        });
     }
 
-    pub(crate) fn fetched(&self, outcome: Outcome, took: Duration, failures: u32) {
-        crate::metrics::fetched(&self.name, outcome, took, failures);
+    pub(crate) fn attempted(&self, outcome: Outcome, took: Duration, failures: u32) {
+        let result = match outcome {
+            Outcome::Rotated => "rotated",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+        };
+        metrics::attempted(&self.name, result, took, failures);
     }
 
-    pub(crate) fn still_in_use(
-        &self,
-        snapshot: &Snapshot,
-        renewal_point: Option<SystemTime>,
-        now: SystemTime,
-    ) {
-        crate::metrics::in_use(&self.name, snapshot, renewal_point, now);
-    }
-
-    fn tell(&self, event: Event) {
-        // Nobody need listen.
-        let _unheard = self.events.send(event);
+    fn emit(&self, event: Event) {
+        // An error says that there is no reader.
+        let _ = self.events.send(event);
     }
 }
 
-/// A failure, as it is told.
+/// A failed attempt, as it is reported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failed {
     pub(crate) in_a_row: u32,
-    /// Of the certificate in use.
+    /// The remaining lifetime of the certificate in use.
     pub(crate) left: Duration,
     pub(crate) wait: Duration,
     pub(crate) retry_at: SystemTime,

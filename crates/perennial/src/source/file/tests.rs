@@ -4,17 +4,17 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::super::testing::{Files, ask, generation, in_time, pem, told, until};
 use super::*;
 use crate::testing::TestCa;
-use crate::{CertState, LiveCert, SourceErrorKind, StartError, Why};
+use crate::{CertState, FetchReason, LiveCert, SourceErrorKind, StartError};
 
 /// Longer than any test: what is noticed under it, the system told of.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 async fn fetched(source: &FileSource) -> CertMaterial {
-    source.fetch(ask(Why::Start)).await.unwrap()
+    source.fetch(ask(FetchReason::Start)).await.unwrap()
 }
 
 async fn refused(source: &FileSource) -> SourceError {
-    source.fetch(ask(Why::Start)).await.unwrap_err()
+    source.fetch(ask(FetchReason::Start)).await.unwrap_err()
 }
 
 /// Whether `changed` is ready by now; files are small, so a look takes no second.
@@ -108,7 +108,7 @@ async fn change_of_any_one_part_is_a_change_until_it_is_fetched() {
         for _ask in 0..3 {
             in_time(name, source.changed()).await;
         }
-        let _attempt = source.fetch(ask(Why::Changed)).await;
+        let _attempt = source.fetch(ask(FetchReason::Changed)).await;
         assert!(!says_changed(&source).await, "{name}");
     }
 }

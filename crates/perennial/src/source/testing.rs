@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::testing::{MINUTE, TestCa};
-use crate::{Ask, FileSource, LiveCert, Why};
+use crate::{FetchContext, FetchReason, FileSource, LiveCert};
 
 pub(super) const SOON: Duration = Duration::from_millis(20);
 
@@ -24,8 +24,8 @@ pub(super) fn pem(ca: &TestCa) -> (String, String, String) {
     ca.pem(now() - Duration::from_secs(5), 10 * MINUTE)
 }
 
-pub(super) fn ask(why: Why) -> Ask<'static> {
-    Ask { why, current: None }
+pub(super) fn ask(reason: FetchReason) -> FetchContext<'static> {
+    FetchContext { why, current: None }
 }
 
 /// Waits by the real clock until `condition` holds.
