@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
 use crate::schedule::LifetimeTooShort;
-use crate::tls::TlsSettingsError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type SharedError = Arc<dyn Error + Send + Sync>;
@@ -220,17 +219,19 @@ pub enum StartError {
     /// No crypto provider: neither feature is on and none was given to the builder.
     #[error("no crypto provider: enable the feature aws-lc-rs or ring, or give the builder one")]
     NoProvider,
-    /// A setting of the builder is not usable.
-    #[error("invalid {field} {got:?}: expected more than zero")]
+    /// A setting of the builder or of [`TlsSettings`](crate::TlsSettings) is not usable.
+    #[error("invalid {field}{}: {problem}", got.as_ref().map(|got| format!(" {got}")).unwrap_or_default())]
     Setting {
         /// The setter's name.
         field: &'static str,
-        /// The value it got.
-        got: Duration,
+        /// The value it got, unless that is too long or may hold a secret.
+        got: Option<String>,
+        /// What is wrong with it, and what the setter expects.
+        problem: String,
+        /// Why, if another error says more.
+        #[source]
+        cause: Option<Box<dyn Error + Send + Sync>>,
     },
-    /// TLS settings that cannot be used.
-    #[error("the TLS settings cannot be used")]
-    Tls(#[source] TlsSettingsError),
     /// An error that waiting alone cannot cure.
     #[error("failed to obtain the first certificate")]
     Failed(#[source] RenewError),

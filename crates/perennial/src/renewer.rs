@@ -98,6 +98,12 @@ pub(crate) struct Renewer {
     pub(crate) fetch_timeout: Duration,
     pub(crate) published: watch::Sender<Published>,
     pub(crate) signals: Signals,
+    pub(crate) memory: Memory,
+}
+
+/// What the renewer remembers between two attempts.
+#[derive(Default)]
+pub(crate) struct Memory {
     /// Fetched, but not to be published now.
     held: Option<Held>,
     /// The marks of the certificate in use that lie ahead, the nearest first.
@@ -105,39 +111,13 @@ pub(crate) struct Renewer {
     /// The last renewal that any refusal forced.
     forced: Option<Forced>,
     /// When the source was last asked for more than roots.
-    last_fetch: Instant,
+    last_fetch: Option<Instant>,
 }
 
 /// The last handle was dropped, or shutdown was requested.
 struct Stop;
 
 impl Renewer {
-    pub(crate) fn new(
-        source: Arc<dyn DynSource>,
-        gate: Option<Box<dyn DynGate>>,
-        schedule: RenewalSchedule,
-        tls: TlsPolicy,
-        clock: Clock,
-        fetch_timeout: Duration,
-        published: watch::Sender<Published>,
-        signals: Signals,
-    ) -> Self {
-        Self {
-            source,
-            gate,
-            schedule,
-            tls,
-            clock,
-            fetch_timeout,
-            published,
-            signals,
-            held: None,
-            marks: Vec::new(),
-            forced: None,
-            last_fetch: Instant::now(),
-        }
-    }
-
     pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut reason = FetchReason::Start;
         let mut waiters = Vec::new();
@@ -151,7 +131,7 @@ impl Renewer {
             let roots_only = matches!(&renewal, Ok(Renewed::Newer(snapshot))
                 if snapshot.leaf_since() < snapshot.generation());
             if !(roots_only && reason == FetchReason::Changed) {
-                self.last_fetch = ended;
+                self.memory.last_fetch = Some(ended);
             }
             let mut unanswered = Vec::new();
             for waiter in waiters.drain(..) {
@@ -222,7 +202,7 @@ impl Renewer {
         let changed = changed(&*source, ended + spacing);
         tokio::pin!(changed);
         loop {
-            let mark = self.marks.first().map(|(deadline, _)| *deadline);
+            let mark = self.memory.marks.first().map(|(deadline, _)| *deadline);
             let next = mark.filter(|mark| mark.at() < due.at()).unwrap_or(due);
             tokio::select! {
                 biased;
@@ -266,14 +246,16 @@ impl Renewer {
             Duration::ZERO
         };
         let back_off = waiter.reporter.as_ref().map_or(Duration::ZERO, |reporter| {
-            let first_step = self.forced.zip(leaf_since);
+            let first_step = self.memory.forced.zip(leaf_since);
             let first_step = first_step.map(|(forced, leaf)| forced.first_step(leaf, now, cap));
             let own = reporter.refusals().back_off(now, cap);
             own.max(first_step.unwrap_or_default())
         });
         let situation = Situation {
             leaf_since,
-            rest: spacing.saturating_sub(self.last_fetch.elapsed()),
+            rest: self.memory.last_fetch.map_or(Duration::ZERO, |last| {
+                spacing.saturating_sub(now.saturating_duration_since(last))
+            }),
             pause,
             back_off,
         };
@@ -282,7 +264,7 @@ impl Renewer {
                 if let (Wish::NewerThan(refused), Some(reporter)) = (waiter.wish, &waiter.reporter)
                 {
                     let newest = current.map_or(refused, |current| current.generation());
-                    self.forced = Some(reporter.refusals().force(newest, now));
+                    self.memory.forced = Some(reporter.refusals().force(newest, now));
                 }
                 waiters.push(waiter);
                 return Some(reason);

@@ -6,10 +6,9 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, MaterialError, Part};
+use crate::material::{CertMaterial, Certificate, MaterialError, Names, Serial, part};
 use crate::schedule::UsableLifetime;
-use crate::tls::{Anchors, TlsPolicy};
+use crate::tls::{TlsPolicy, TrustedRoots};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -17,7 +16,7 @@ use crate::tls::{Anchors, TlsPolicy};
 pub struct Snapshot {
     generation: u64,
     leaf_since: u64,
-    leaf: Facts,
+    leaf: Certificate,
     limited_by: Option<String>,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -26,7 +25,7 @@ pub struct Snapshot {
     digest: [u8; 32],
     /// What this was built from. A source's guard lives in it for as long as this snapshot does.
     material: Arc<CertMaterial>,
-    anchors: Anchors,
+    trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
     client_config: Arc<ClientConfig>,
 }
@@ -41,10 +40,10 @@ impl Snapshot {
         now: SystemTime,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
-        let leaf_der = material.leaf();
-        let leaf = read(leaf_der, 0)?;
+        let leaf_der = material.leaf_der();
+        let leaf = material.leaf()?;
         let (issuers, above) = presented(material.chain(), &leaf)?;
-        if !leaf.for_clients {
+        if !leaf.allows_clients() {
             return Err(MaterialError::NotForClients);
         }
         let (not_before, not_after) = validity(&leaf, &above);
@@ -68,15 +67,13 @@ impl Snapshot {
             material.anchoring(),
             unix_time(now),
         )?;
-        let anchors = Anchors::after(
-            previous.map(|previous| &previous.anchors),
+        let trusted_roots = TrustedRoots::after(
+            previous.map(|previous| &previous.trusted_roots),
             material.roots().to_vec(),
             now,
-            tls.anchor_overlap(),
+            tls.roots_overlap(),
         );
-        let client_config = tls
-            .client_config(roots, &anchors, certified)
-            .map_err(MaterialError::Chain)?;
+        let client_config = tls.client_config(roots, &trusted_roots, certified)?;
 
         let leaf_sha256 = Sha256::digest(leaf_der).into();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
@@ -98,7 +95,7 @@ impl Snapshot {
             leaf_sha256,
             digest: material.digest(),
             material: Arc::clone(material),
-            anchors,
+            trusted_roots,
             server_name: tls.server_name().cloned(),
             client_config: Arc::new(client_config),
         })
@@ -115,19 +112,24 @@ impl Snapshot {
         self.leaf_since
     }
 
+    /// The leaf, as it was read when this snapshot was built.
+    pub fn leaf(&self) -> &Certificate {
+        &self.leaf
+    }
+
     /// The leaf's serial number.
     pub fn serial(&self) -> &Serial {
-        &self.leaf.serial
+        self.leaf.serial()
     }
 
     /// The distinguished name of the leaf's issuer, for people to read.
     pub fn issuer(&self) -> &str {
-        &self.leaf.issuer_name
+        self.leaf.issuer()
     }
 
-    /// Whom the leaf names.
+    /// The names in the leaf.
     pub fn names(&self) -> &Names {
-        &self.leaf.names
+        self.leaf.names()
     }
 
     /// When the presented chain's validity begins, wall clock.
@@ -142,20 +144,21 @@ impl Snapshot {
 
     /// The issuer in the presented chain that expires first, if it is not the leaf that does.
     ///
-    /// Its distinguished name, for people to read. One that expires together with the leaf counts:
-    /// CAs cut the leaf's life short then. Only a newer issuer makes lives longer again.
+    /// Its distinguished name, for people to read. An issuer that expires together with the leaf
+    /// counts too: a CA near its expiry shortens the leaf's lifetime to its own. Only a newer
+    /// issuer makes lifetimes longer again.
     pub fn limited_by(&self) -> Option<&str> {
         self.limited_by.as_deref()
     }
 
     /// When the certificate was obtained from its CA, wall clock.
     ///
-    /// What [`CertMaterial::obtained_at`] said; otherwise when this process fetched it.
+    /// The time given to [`CertMaterial::obtained_at`]; otherwise when this process fetched it.
     pub fn obtained_at(&self) -> SystemTime {
         self.obtained_at
     }
 
-    /// Life left at `now`; zero once expired.
+    /// The remaining lifetime at `now`; zero once expired.
     pub fn remaining(&self, now: SystemTime) -> Duration {
         crate::clock::remaining(now, self.not_after)
     }
@@ -167,25 +170,26 @@ impl Snapshot {
 
     /// The ready config for connecting as this certificate's subject.
     ///
-    /// Made by the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, the roots of
-    /// the same fetch and nothing else trusted. A clone of the `Arc` is all that it costs.
+    /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
+    /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
     ///
-    /// A session is resumed only by connections of the same generation. A clone of the config,
-    /// say to set ALPN, belongs to its generation too; a new resolver or verifier does not.
+    /// Only connections of the same generation resume its sessions. A clone of the config, for
+    /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client_config)
     }
 
-    /// Whom servers are verified as, if [`TlsSettings::server_name`] says so.
+    /// The name that servers are verified as, if [`TlsSettings::server_name`] sets one.
     ///
-    /// For connectors: given to rustls in place of the dialled host, it is sent as SNI too.
+    /// For connectors: pass it to rustls instead of the dialled host, so that it is sent as SNI
+    /// too.
     ///
     /// [`TlsSettings::server_name`]: crate::TlsSettings::server_name
     pub fn server_name(&self) -> Option<&ServerName<'static>> {
         self.server_name.as_ref()
     }
 
-    /// What the CA said beside the certificate, for people to read; most often nothing.
+    /// The CA's warnings about the certificate, for people to read; most often none.
     pub fn warnings(&self) -> &[String] {
         self.material.warnings()
     }
@@ -216,27 +220,18 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-fn read(der: &CertificateDer<'_>, index: usize) -> Result<Facts, MaterialError> {
-    Facts::read(der).map_err(|problem| MaterialError::Certificate {
-        part: Part::Chain,
-        index,
-        problem,
-    })
-}
-
 /// The issuers above the leaf as they are presented: linked by name, without self-signed ones.
 ///
 /// OpenSSL peers refuse a self-signed certificate in a presented chain. It is left out, and
 /// never becomes a root.
-#[expect(clippy::type_complexity, reason = "two lists of one length")]
 fn presented<'a>(
     chain: &'a [CertificateDer<'static>],
-    leaf: &Facts,
-) -> Result<(Vec<&'a CertificateDer<'static>>, Vec<Facts>), MaterialError> {
+    leaf: &Certificate,
+) -> Result<(Vec<&'a CertificateDer<'static>>, Vec<Certificate>), MaterialError> {
     let mut issuers = Vec::with_capacity(chain.len());
-    let mut above: Vec<Facts> = Vec::with_capacity(chain.len());
+    let mut above: Vec<Certificate> = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate().skip(1) {
-        let issuer = read(der, index)?;
+        let issuer = Certificate::in_part(part::CHAIN, index, der)?;
         if issuer.is_self_issued() {
             continue;
         }
@@ -256,7 +251,7 @@ fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, Materi
         store
             .add(root.clone())
             .map_err(|error| MaterialError::Certificate {
-                part: Part::Roots,
+                part: part::ROOTS,
                 index,
                 problem: error.to_string(),
             })?;
@@ -265,21 +260,21 @@ fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, Materi
 }
 
 /// From the latest beginning to the earliest end.
-fn validity(leaf: &Facts, issuers: &[Facts]) -> (SystemTime, SystemTime) {
-    let whole = (leaf.not_before, leaf.not_after);
+fn validity(leaf: &Certificate, issuers: &[Certificate]) -> (SystemTime, SystemTime) {
+    let whole = (leaf.not_before(), leaf.not_after());
     issuers.iter().fold(whole, |(from, to), issuer| {
-        (from.max(issuer.not_before), to.min(issuer.not_after))
+        (from.max(issuer.not_before()), to.min(issuer.not_after()))
     })
 }
 
-fn limiting_issuer<'a>(leaf: &'a Facts, issuers: &'a [Facts]) -> Option<&'a str> {
+fn limiting_issuer<'a>(leaf: &'a Certificate, issuers: &'a [Certificate]) -> Option<&'a str> {
     // Each names the next one, its issuer.
     let below = iter::once(leaf).chain(issuers);
     below
         .zip(issuers)
-        .filter(|(_, issuer)| issuer.not_after <= leaf.not_after)
-        .min_by_key(|(_, issuer)| issuer.not_after)
-        .map(|(below, _)| &*below.issuer_name)
+        .filter(|(_, issuer)| issuer.not_after() <= leaf.not_after())
+        .min_by_key(|(_, issuer)| issuer.not_after())
+        .map(|(below, _)| below.issuer())
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

@@ -12,36 +12,22 @@ use crate::material::CertMaterial;
 use crate::snapshot::Snapshot;
 
 mod closure;
-pub use closure::{SourceFn, source_fn};
-#[cfg(feature = "serde")]
-mod config;
-#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
-pub use config::PassphraseConfig;
-#[cfg(feature = "serde")]
-pub use config::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
+pub use closure::source_fn;
 mod env;
 pub use env::EnvSource;
 mod file;
 pub use file::FileSource;
-#[cfg(feature = "watch")]
-mod folders;
-mod input;
-pub use input::LARGEST_FILE;
-mod inputs;
-#[cfg(feature = "watch")]
-mod notifier;
 mod or;
-pub use or::Or;
-#[cfg(feature = "encrypted-keys")]
-mod passphrase;
-#[cfg(feature = "encrypted-keys")]
-pub use passphrase::Passphrase;
+use or::Or;
 mod reader;
-pub use reader::POLL_INTERVAL;
 mod saved;
-pub use saved::{Saved, SavedCert, SavedCertError};
+use saved::Saved;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use saved::SavedCert;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "watch")]
+mod watch;
 
 /// Where certificates come from: the one trait to implement for a source of your own.
 ///
@@ -116,7 +102,7 @@ pub trait CertSource: Send + Sync + 'static {
     /// let source = EnvSource::new("TLS_CHAIN", "TLS_KEY", "TLS_ROOTS")
     ///     .or(FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt"));
     /// ```
-    fn or<S: CertSource>(self, other: S) -> Or<Self, S>
+    fn or<S: CertSource>(self, other: S) -> impl CertSource
     where
         Self: Sized,
     {
@@ -125,8 +111,19 @@ pub trait CertSource: Send + Sync + 'static {
 
     /// Keeps the certificate in use in this file for the next start: a restart issues nothing.
     ///
-    /// The private key is then on a disk, which is why nothing is saved unless this is called.
-    fn saved_at(self, path: impl Into<PathBuf>) -> Saved<Self>
+    /// At a start the saved certificate is used instead of a fetch if it has the source's
+    /// [`cache_key`](Self::cache_key), passes all checks, and is before its renewal point, which a
+    /// restart does not move. One that is past that point and has not expired is used only if the
+    /// source is unavailable. Nothing is saved for a source without a cache key.
+    ///
+    /// The file contains the private key, so nothing is saved unless this is called. It is written
+    /// as a whole, with mode 600. A file that others may write, or that is a link, is not used:
+    /// its folder should belong to this service alone. A key that stays in its device is not saved.
+    ///
+    /// A disk that fails or hangs delays no certificate: saving happens after publishing, on a
+    /// thread of its own, and a failure is a warning. Dropping the source waits up to 2 s for a
+    /// write under way; the read at start takes 2 s at most.
+    fn saved_at(self, path: impl Into<PathBuf>) -> impl CertSource
     where
         Self: Sized,
     {

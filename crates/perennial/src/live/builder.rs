@@ -11,7 +11,7 @@ use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::CertMaterial;
 use crate::observe::{Published, Renewal, Signals};
-use crate::renewer::Renewer;
+use crate::renewer::{Memory, Renewer};
 use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
@@ -105,7 +105,8 @@ impl LiveCertBuilder {
     /// As [`LiveCert::start`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero, [`StartError::Tls`].
+    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero or a TLS setting
+    /// that cannot be used.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -131,8 +132,7 @@ impl LiveCertBuilder {
     /// For programs that must come up even if the source is down. No failure ends the renewer.
     ///
     /// # Errors
-    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`],
-    /// [`StartError::Tls`].
+    /// [`StartError::Setting`] for a setting that cannot be used, [`StartError::NoProvider`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -143,16 +143,17 @@ impl LiveCertBuilder {
         let (publisher, published) = watch::channel(Published::default());
         let signals = Signals::new(self.name);
         let events = signals.events().downgrade();
-        let renewer = Renewer::new(
-            Arc::new(source),
-            self.gate,
-            self.schedule,
+        let renewer = Renewer {
+            source: Arc::new(source),
+            gate: self.gate,
+            schedule: self.schedule,
             tls,
-            self.clock.clone(),
-            self.fetch_timeout,
-            publisher,
+            clock: self.clock.clone(),
+            fetch_timeout: self.fetch_timeout,
+            published: publisher,
             signals,
-        );
+            memory: Memory::default(),
+        };
         let task = tokio::spawn(renewer.run(inbox));
         Ok(LiveCert {
             shared: Arc::new(Shared {
@@ -170,7 +171,7 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`]; [`StartError::Tls`].
+    /// As [`LiveCert::fixed`]; .
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
         let tls = self.tls_policy()?;
         let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.now(), &tls)
@@ -196,7 +197,7 @@ impl LiveCertBuilder {
     fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
         let provider = self.provider.clone().or_else(default_provider);
         let provider = provider.ok_or(StartError::NoProvider)?;
-        TlsPolicy::new(provider, self.tls.clone()).map_err(StartError::Tls)
+        TlsPolicy::new(provider, self.tls.clone())
     }
 }
 
@@ -213,7 +214,12 @@ impl fmt::Debug for LiveCertBuilder {
 
 fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
     if got.is_zero() {
-        return Err(StartError::Setting { field, got });
+        return Err(StartError::Setting {
+            field,
+            got: Some(format!("{got:?}")),
+            problem: "expected more than zero".to_owned(),
+            cause: None,
+        });
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::certificate::Serial;
 use crate::clock::remaining;
 use crate::error::RenewError;
+use crate::material::Serial;
 use crate::snapshot::Snapshot;
 
 /// How a live certificate is doing, at one moment.

@@ -50,7 +50,7 @@ impl Renewer {
             Err(Miss::Failed(error)) => (Err(self.note_failure(error)), Outcome::Failed),
             Ok(candidate) => match verdict(self.gate.as_deref(), &candidate).await {
                 Verdict::Refuse(cause) => {
-                    self.held = Some(Held::Refused(Box::new(candidate)));
+                    self.memory.held = Some(Held::Refused(Box::new(candidate)));
                     let error = RenewError::Refused(cause.into());
                     (Err(self.note_failure(error)), Outcome::Refused)
                 }
@@ -71,7 +71,7 @@ impl Renewer {
     async fn candidate(&mut self, reason: FetchReason) -> Result<Snapshot, Miss> {
         let now = self.clock.now();
         let scheduled = matches!(reason, FetchReason::Start | FetchReason::Due);
-        match self.held.take() {
+        match self.memory.held.take() {
             Some(Held::Refused(candidate)) if scheduled && now < self.renewal_point(&candidate) => {
                 return Ok(*candidate);
             }
@@ -121,7 +121,7 @@ impl Renewer {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 if let MaterialError::NotYetValid { not_before } = error {
-                    self.held = Some(Held::NotYetValid {
+                    self.memory.held = Some(Held::NotYetValid {
                         material,
                         not_before,
                     });
@@ -152,7 +152,7 @@ impl Renewer {
                 ..Renewal::default()
             };
         });
-        self.marks = [
+        self.memory.marks = [
             (snapshot.usable_lifetime().warn_at(), Mark::ExpiresSoon),
             (snapshot.not_after(), Mark::Expiry),
         ]
@@ -273,7 +273,7 @@ impl Renewer {
         let Some(current) = self.current() else {
             return;
         };
-        match self.marks.remove(0).1 {
+        match self.memory.marks.remove(0).1 {
             Mark::ExpiresSoon => self.signals.expiring_soon(&current, self.clock.now()),
             Mark::Expiry => self.signals.expired(&current),
         }

@@ -1,33 +1,31 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::input::{Input, Place};
-use super::inputs::Inputs;
-#[cfg(feature = "encrypted-keys")]
-use super::passphrase::Passphrase;
-use super::reader::Reader;
+use super::reader::{Input, Inputs, Notification, Reader, reading_setters};
+use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 use crate::material::formats;
-use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Reads chain, key and roots from environment variables.
 ///
-/// Each variable holds either the thing itself, in PEM or in DER as base64, or the path of a file
-/// that does. A value with a BEGIN line is PEM; line ends in it may be written as `\n`, as tools
-/// do that know no lines. Files are watched as [`FileSource`](crate::FileSource) watches them.
-/// Errors name the variable, and never show its value.
+/// Each variable contains either the content itself, in PEM or in DER as base64, or the path of a
+/// file with it. A value with a BEGIN line is PEM; its line ends may be written as `\n`, as tools
+/// without multi-line values do. Files are watched as [`FileSource`](crate::FileSource) watches
+/// them. Errors name the variable and never show its value.
 ///
-/// Any other process of the same user can read a process's environment: prefer paths for keys.
+/// Every other process of the same user can read the environment: prefer a path for the key.
 ///
 /// # Errors
-/// Fetching without any of the variables set is
-/// [`NotConfigured`](crate::SourceErrorKind::NotConfigured), so that
-/// [`or`](CertSource::or) goes on; with some set and some not it is
-/// [`Invalid`](crate::SourceErrorKind::Invalid). An empty variable counts as not set.
+/// - None of the variables is set: [`NotConfigured`](crate::SourceErrorKind::NotConfigured), so
+///   that [`or`](CertSource::or) tries the next source.
+/// - Only some of them are set: [`Invalid`](crate::SourceErrorKind::Invalid).
+///
+/// An empty variable counts as not set.
 ///
 /// # Example
 /// ```
@@ -41,14 +39,12 @@ pub struct EnvSource {
     /// `None`: the key is in the chain's variable.
     key: Option<OsString>,
     roots: OsString,
-    #[cfg(feature = "encrypted-keys")]
-    passphrase: Option<Input>,
     reader: Reader,
     variables: Variables,
 }
 
 impl EnvSource {
-    /// Names the variables: of the leaf-first chain, the private key, the trust roots.
+    /// Names the variables of the leaf-first chain, the private key and the trust roots.
     ///
     /// They are looked up at each fetch.
     pub fn new(
@@ -59,47 +55,22 @@ impl EnvSource {
         Self::of(chain.into(), Some(key.into()), roots.into())
     }
 
-    /// Names one variable for both chain and key, and that of the trust roots.
+    /// Names one variable for both chain and key, and the variable of the trust roots.
     pub fn combined(pair: impl Into<OsString>, roots: impl Into<OsString>) -> Self {
         Self::of(pair.into(), None, roots.into())
     }
 
-    pub(super) fn of(chain: OsString, key: Option<OsString>, roots: OsString) -> Self {
+    fn of(chain: OsString, key: Option<OsString>, roots: OsString) -> Self {
         Self {
             chain,
             key,
             roots,
-            #[cfg(feature = "encrypted-keys")]
-            passphrase: None,
             reader: Reader::default(),
             variables: Variables::default(),
         }
     }
 
-    /// Says what opens the key, if it is encrypted PKCS#8.
-    #[cfg(feature = "encrypted-keys")]
-    #[must_use]
-    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
-        self.passphrase = Some(passphrase.into_input());
-        self
-    }
-
-    /// As [`FileSource::poll_every`](crate::FileSource::poll_every), for variables with paths.
-    ///
-    /// # Errors
-    /// Zero is refused at the first fetch.
-    #[must_use]
-    pub fn poll_every(mut self, interval: Duration) -> Self {
-        self.reader.poll_every(interval);
-        self
-    }
-
-    /// As [`FileSource::poll_only`](crate::FileSource::poll_only), for variables with paths.
-    #[must_use]
-    pub fn poll_only(mut self) -> Self {
-        self.reader.poll_only();
-        self
-    }
+    reading_setters!();
 
     fn names(&self) -> impl Iterator<Item = &OsString> {
         [&self.chain]
@@ -108,7 +79,7 @@ impl EnvSource {
             .chain([&self.roots])
     }
 
-    /// Looks all variables up.
+    /// Looks up all variables.
     fn inputs(&self) -> Result<Inputs, SourceError> {
         let (set, unset): (Vec<_>, Vec<_>) = self
             .names()
@@ -125,30 +96,28 @@ impl EnvSource {
             input(name.clone(), value)
         };
         let roots = vec![input(&self.roots)];
-        let inputs = Inputs::new(input(&self.chain), self.key.as_ref().map(input), roots);
-        #[cfg(feature = "encrypted-keys")]
-        let inputs = Inputs {
-            passphrase: self.passphrase.clone(),
-            ..inputs
-        };
-        Ok(inputs)
+        Ok(Inputs::new(
+            input(&self.chain),
+            self.key.as_ref().map(input),
+            roots,
+        ))
     }
 }
 
 impl CertSource for EnvSource {
-    async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
-        self.reader.fetch(self.inputs()?).await.map(Fetched::from)
+    async fn fetch(&self, _: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.reader.fetch(&self.inputs()?).await.map(Into::into)
     }
 
     async fn changed(&self) {
         match self.inputs() {
-            Ok(inputs) => self.reader.changed(inputs).await,
-            // A process's environment does not change by itself.
-            Err(_fetching_tells) => std::future::pending().await,
+            Ok(inputs) => self.reader.changed(&inputs).await,
+            // The next fetch reports it; the process's environment does not change.
+            Err(_) => std::future::pending().await,
         }
     }
 
-    /// The variables' names.
+    /// Over the variables' names.
     fn cache_key(&self) -> Option<CacheKey> {
         Some(CacheKey::of(
             self.names().map(|name| name.as_encoded_bytes()),
@@ -159,29 +128,29 @@ impl CertSource for EnvSource {
 impl fmt::Debug for EnvSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnvSource")
-            .field("chain", &self.chain)
-            .field("key", &self.key)
-            .field("roots", &self.roots)
+            .field("variables", &self.names().collect::<Vec<_>>())
             .field("reader", &self.reader)
             .finish_non_exhaustive()
     }
 }
 
-/// Content where the value is content, else a path.
+/// The value itself if it is content, else the file at that path.
 fn input(variable: OsString, value: OsString) -> Input {
-    let place = Place::Variable(variable.clone());
     let bytes = value.as_encoded_bytes();
-    if bytes.windows(5).any(|window| window == b"-----") {
-        return Input::bytes(place, with_lines(bytes));
-    }
-    // No path is DER by accident: the length inside must fit.
-    if formats::is_base64_der(bytes) {
-        return Input::bytes(place, Zeroizing::new(bytes.to_vec()));
-    }
-    Input::file_of_variable(variable, PathBuf::from(value))
+    let content = if bytes.windows(5).any(|window| window == b"-----") {
+        with_lines(bytes)
+    } else if formats::is_base64_der(bytes) {
+        // A path is never DER by accident: the length inside must match.
+        Zeroizing::new(bytes.to_vec())
+    } else {
+        let path = PathBuf::from(value);
+        return Input::FileOfVariable { variable, path };
+    };
+    let bytes = Arc::new(content);
+    Input::Content { variable, bytes }
 }
 
-/// Makes line ends of `\n` and `\r\n` that are written out.
+/// Replaces the characters `\n` and `\r\n` with line ends.
 fn with_lines(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut lines = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut rest = text;
@@ -211,13 +180,13 @@ fn listed(names: &[&OsString]) -> String {
 struct NoneSet(String);
 
 #[derive(Debug, thiserror::Error)]
-#[error("not set: {unset}; set: {set}; it takes all of them")]
+#[error("not set: {unset}; set: {set}; expected all of them")]
 struct SomeUnset {
     set: String,
     unset: String,
 }
 
-/// Where variables are looked up: in the process, or in a test's own table.
+/// Looks up variables in the process, or in a test's own table.
 #[derive(Default)]
 struct Variables {
     #[cfg(test)]
@@ -225,7 +194,7 @@ struct Variables {
 }
 
 impl Variables {
-    /// The value of a variable that is set and not empty.
+    /// The value of a variable, if it is set and not empty.
     fn get(&self, name: &OsStr) -> Option<OsString> {
         #[cfg(test)]
         if let Some(given) = &self.given {

@@ -2,27 +2,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::input::Input;
-use super::inputs::Inputs;
-#[cfg(feature = "encrypted-keys")]
-use super::passphrase::Passphrase;
-use super::reader::Reader;
+use super::reader::{Input, Inputs, Notification, Reader, reading_setters};
+use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
-use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
 
 /// Reads chain, key and roots from files, and notices when they change.
 ///
-/// Each file may be PEM, DER, or DER in base64; the key PKCS#1, SEC1 or PKCS#8. A change is any
-/// change of what the files hold: of the chain, the key or the roots alone, through whatever
-/// links; the same content written again is none. A pair that does not match, or is half
-/// written, is refused while the last good certificate stays in use, and read again as soon as
-/// the files change again. Files larger than [`LARGEST_FILE`](crate::LARGEST_FILE), pipes and
-/// devices are not read.
+/// Each file may be PEM, DER, or DER as base64; the key PKCS#1, SEC1 or PKCS#8. Any change of the
+/// content is noticed, of one file alone or through any links; the same content written again is
+/// not a change. A pair that does not match, or is half written, is refused while the last good
+/// certificate stays in use, and read again when the files change again. Files larger than 4 MiB,
+/// pipes and devices are not read.
 ///
 /// # Defaults
-/// The system is asked to tell of changes in the files' folders (feature `watch`), and the files
-/// are read every [`POLL_INTERVAL`](crate::POLL_INTERVAL) in any case: file systems of the
-/// network and exhausted watches do not tell.
+/// The system is asked to notify of changes in the files' folders (feature `watch`). The files are
+/// also read every 10 s, because network file systems and exhausted watches do not notify.
 ///
 /// # Example
 /// ```no_run
@@ -47,72 +41,46 @@ impl FileSource {
     ) -> Self {
         let (chain, key) = (chain.into(), key.into());
         let key = (key != chain).then_some(key);
-        Self::of(chain, key, vec![roots.into()])
+        Self::of(chain, key, roots.into())
     }
 
-    /// Names one file that holds both chain and key, and that of the trust roots.
+    /// Names one file with both chain and key, and the file of the trust roots.
     ///
-    /// The pair's file is PEM; the order of key and certificates in it does not matter.
+    /// The pair's file is PEM; key and certificates may be in any order in it.
     pub fn combined(pair: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
-        Self::of(pair.into(), None, vec![roots.into()])
+        Self::of(pair.into(), None, roots.into())
     }
 
-    pub(super) fn of(chain: PathBuf, key: Option<PathBuf>, roots: Vec<PathBuf>) -> Self {
-        let roots = roots.into_iter().map(Input::file).collect();
+    fn of(chain: PathBuf, key: Option<PathBuf>, roots: PathBuf) -> Self {
+        let roots = vec![Input::File(roots)];
         Self {
-            inputs: Inputs::new(Input::file(chain), key.map(Input::file), roots),
+            inputs: Inputs::new(Input::File(chain), key.map(Input::File), roots),
             reader: Reader::default(),
         }
     }
 
-    /// Trusts the roots of one more file too.
+    /// Trusts the roots of one more file.
     #[must_use]
     pub fn more_roots(mut self, roots: impl Into<PathBuf>) -> Self {
-        self.inputs.roots.push(Input::file(roots.into()));
+        self.inputs.roots.push(Input::File(roots.into()));
         self
     }
 
-    /// Says what opens the key, if it is encrypted PKCS#8.
-    #[cfg(feature = "encrypted-keys")]
-    #[must_use]
-    pub fn passphrase(mut self, passphrase: Passphrase) -> Self {
-        self.inputs.passphrase = Some(passphrase.into_input());
-        self
-    }
-
-    /// How often the files are read to find changes; the bound in which any is noticed.
-    ///
-    /// # Errors
-    /// Zero is refused at the first fetch.
-    #[must_use]
-    pub fn poll_every(mut self, interval: Duration) -> Self {
-        self.reader.poll_every(interval);
-        self
-    }
-
-    /// Does not ask the system to tell of changes: no watch, no thread.
-    #[must_use]
-    pub fn poll_only(mut self) -> Self {
-        self.reader.poll_only();
-        self
-    }
+    reading_setters!();
 }
 
 impl CertSource for FileSource {
-    async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
-        self.reader
-            .fetch(self.inputs.clone())
-            .await
-            .map(Fetched::from)
+    async fn fetch(&self, _: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.reader.fetch(&self.inputs).await.map(Into::into)
     }
 
     async fn changed(&self) {
-        self.reader.changed(self.inputs.clone()).await;
+        self.reader.changed(&self.inputs).await;
     }
 
-    /// The files' names.
+    /// Over the files' names.
     fn cache_key(&self) -> Option<CacheKey> {
-        Some(self.inputs.fingerprint())
+        Some(self.reader.cache_key(&self.inputs))
     }
 }
 

@@ -1,24 +1,36 @@
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::{SourceError, SourceErrorKind};
-use crate::source::{CacheKey, CertSource, FetchContext, Fetched};
+use crate::snapshot::Snapshot;
 
-/// Asks a second source where the first is not set up; made by [`CertSource::or`].
+/// Fetches from a second source where the first is not configured.
 #[derive(Debug)]
-pub struct Or<A, B> {
+pub(super) struct Or<A, B> {
     first: A,
     second: B,
-    /// Which of them answered last, with material or with an error of its own.
+    /// Whether the second answered last, with a certificate or with an error of its own.
     second_answered: AtomicBool,
+    /// Whether the second delivered last.
+    second_delivered: AtomicBool,
 }
 
 impl<A, B> Or<A, B> {
-    pub(crate) fn new(first: A, second: B) -> Self {
+    pub(super) fn new(first: A, second: B) -> Self {
         Self {
             first,
             second,
             second_answered: AtomicBool::new(false),
+            second_delivered: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self, is_second: bool, answer: &Result<Fetched, SourceError>) {
+        self.second_answered.store(is_second, Ordering::Relaxed);
+        if answer.is_ok() {
+            self.second_delivered.store(is_second, Ordering::Relaxed);
         }
     }
 }
@@ -28,12 +40,12 @@ impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
         let first = match self.first.fetch(context).await {
             Err(error) if is_not_configured(&error) => error,
             answer => {
-                self.second_answered.store(false, Ordering::Relaxed);
+                self.note(false, &answer);
                 return answer;
             }
         };
         let answer = self.second.fetch(context).await;
-        self.second_answered.store(true, Ordering::Relaxed);
+        self.note(true, &answer);
         match answer {
             Err(second) if is_not_configured(&second) => {
                 Err(SourceError::not_configured(Neither { first, second }))
@@ -47,21 +59,28 @@ impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
             return self.first.changed().await;
         }
         tokio::select! {
-            // It may have been set up meanwhile, and it goes first.
+            // The first may have been configured meanwhile, and it takes precedence.
             () = self.first.changed() => {}
             () = self.second.changed() => {}
         }
     }
 
-    fn cache_key(&self) -> Option<CacheKey> {
-        let (first, second) = (self.first.cache_key(), self.second.cache_key());
-        if first.is_none() && second.is_none() {
-            return None;
+    /// To the source that delivered it: the renewer publishes nothing but the last delivery.
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        if self.second_delivered.load(Ordering::Relaxed) {
+            self.second.published(snapshot);
+        } else {
+            self.first.published(snapshot);
         }
-        let part =
-            |request: &Option<CacheKey>| request.as_ref().map_or(vec![], |r| r.as_bytes().to_vec());
-        let parts = [part(&first), part(&second)];
-        Some(CacheKey::of(parts.iter().map(Vec::as_slice)))
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        let keys = [self.first.cache_key(), self.second.cache_key()];
+        keys.iter().any(Option::is_some).then(|| {
+            let part = |key: &Option<CacheKey>| key.map_or(vec![], |key| key.as_bytes().to_vec());
+            let parts = keys.each_ref().map(part);
+            CacheKey::of(parts.iter().map(Vec::as_slice))
+        })
     }
 }
 
@@ -77,8 +96,8 @@ struct Neither {
 
 impl fmt::Display for Neither {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An error has one source; the other is told here.
-        f.write_str("the first of two is not: ")?;
+        // An error has one source; the other one is written here.
+        f.write_str("neither source is configured; first: ")?;
         match std::error::Error::source(&self.first) {
             Some(cause) => write!(f, "{cause}"),
             None => write!(f, "{}", self.first),
@@ -168,7 +187,7 @@ mod tests {
             let sources = [changing(first), changing(issued)];
             let or = sources[0].clone().or(sources[1].clone());
             or.fetch(ask(FetchReason::Start)).await.unwrap();
-            sources[says].say_changed(1);
+            sources[says].set_changed(1);
             tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
         };
         assert!(heard(issued, 0).await);

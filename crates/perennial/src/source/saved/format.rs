@@ -1,4 +1,4 @@
-//! The text that a certificate is kept in: headers, then chain, key and roots in PEM.
+//! The text of a saved certificate: headers, then chain, key and roots in PEM.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -6,26 +6,15 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::material::{Anchoring, CertMaterial, Key, MaterialError, Part, formats, pem};
+use crate::material::{Anchoring, CertMaterial, Key, MaterialError, formats, part, pem};
 use crate::source::CacheKey;
 
 /// The version of the format that is written, and the only one that is read.
 const VERSION: &str = "1";
 
-/// A certificate as [`CertSource::saved_at`](crate::CertSource::saved_at) keeps it, private key
-/// included.
-///
-/// # Example
-/// ```no_run
-/// use perennial::SavedCert;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let saved = SavedCert::parse(&std::fs::read("/var/lib/app/tls.saved")?)?;
-/// println!("obtained at {:?}", saved.obtained_at());
-/// # Ok(()) }
-/// ```
-pub struct SavedCert {
-    request: CacheKey,
+/// A certificate as [`CertSource::saved_at`](crate::CertSource::saved_at) keeps it, with its key.
+pub(crate) struct SavedCert {
+    cache_key: CacheKey,
     obtained_at: SystemTime,
     chain: Vec<CertificateDer<'static>>,
     key: Zeroizing<PrivateKeyDer<'static>>,
@@ -33,44 +22,24 @@ pub struct SavedCert {
     anchoring: Anchoring,
 }
 
-/// Why a text is no saved certificate.
-///
-/// Never holds a byte of the private key.
+/// Why a text is not a saved certificate. Never contains a byte of the private key.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SavedCertError {
-    /// A line before the certificates is not one of the headers, or is there twice.
-    #[error("line {line} is no header of a saved certificate")]
-    Header {
-        /// The line at fault, counted from 1.
-        line: usize,
-    },
-    /// A header's value cannot be read.
-    #[error("the header {name} cannot be read")]
-    Value {
-        /// The header's name.
-        name: &'static str,
-    },
-    /// A header or a part is missing.
-    #[error("there is no {name}")]
-    Missing {
-        /// What is missing.
-        name: &'static str,
-    },
-    /// The text was written by another version.
-    #[error("it is in another version of the format than {VERSION}")]
+pub(crate) enum SavedCertError {
+    #[error("line {line} is not a header, or repeats one")]
+    Header { line: usize },
+    #[error("invalid header {name}")]
+    Value { name: &'static str },
+    #[error("{name} is missing")]
+    Missing { name: &'static str },
+    #[error("unknown version of the format: expected {VERSION}")]
     OtherVersion,
-    /// Chain, key or roots cannot be read.
-    #[error("its certificate or key cannot be read")]
+    #[error("the certificate or key cannot be read")]
     Material(#[source] MaterialError),
 }
 
 impl SavedCert {
-    /// Reads what was saved. Checks the form alone: not the dates, nor that key and leaf match.
-    ///
-    /// # Errors
-    /// [`SavedCertError`] says what about the text is wrong.
-    pub fn parse(text: &[u8]) -> Result<Self, SavedCertError> {
+    /// Reads a text. Checks the form alone: not the dates, nor that key and leaf match.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, SavedCertError> {
         let (headers, [chain, key, roots]) = split(text)?;
         match headers.version {
             Some(VERSION) => {}
@@ -90,30 +59,30 @@ impl SavedCert {
         };
         let certificates =
             |part, text| formats::pem_certificates(part, text).map_err(SavedCertError::Material);
-        let key = formats::pem_private_key(needed("key", key)?, &formats::closed);
+        let key = formats::pem_private_key(needed("key", key)?, None);
         Ok(Self {
-            request: request_of(request).ok_or(SavedCertError::Value { name: "request" })?,
+            cache_key: cache_key_of(request).ok_or(SavedCertError::Value { name: "request" })?,
             obtained_at: time_of(obtained_at).ok_or(SavedCertError::Value {
                 name: "obtained-at",
             })?,
-            chain: certificates(Part::Chain, needed("chain", chain)?)?,
+            chain: certificates(part::CHAIN, needed("chain", chain)?)?,
             key: Zeroizing::new(key.map_err(SavedCertError::Material)?),
-            roots: certificates(Part::Roots, needed("roots", roots)?)?,
+            roots: certificates(part::ROOTS, needed("roots", roots)?)?,
             anchoring,
         })
     }
 
-    /// Takes a copy of material. `None` if its key cannot be saved since it is in a device.
+    /// Copies the material. `None` if its key stays in a device.
     pub(super) fn of(
         material: &CertMaterial,
-        request: CacheKey,
+        cache_key: CacheKey,
         obtained_at: SystemTime,
     ) -> Option<Self> {
         let Key::Der(key) = material.key() else {
             return None;
         };
         Some(Self {
-            request,
+            cache_key,
             obtained_at,
             chain: material.chain().to_vec(),
             key: Zeroizing::new(key.clone_key()),
@@ -122,21 +91,18 @@ impl SavedCert {
         })
     }
 
-    /// What was asked for when it was fetched.
-    pub fn cache_key(&self) -> CacheKey {
-        self.request
+    /// The cache key of the source that delivered it.
+    pub(super) fn cache_key(&self) -> CacheKey {
+        self.cache_key
     }
 
     /// When it was fetched, wall clock.
-    pub fn obtained_at(&self) -> SystemTime {
+    pub(super) fn obtained_at(&self) -> SystemTime {
         self.obtained_at
     }
 
-    /// The material, dated when it was obtained.
-    ///
-    /// # Errors
-    /// None for what [`SavedCert::parse`] returned: it holds all parts.
-    pub fn to_material(&self) -> Result<CertMaterial, MaterialError> {
+    /// The material, with the time at which it was obtained.
+    pub(crate) fn to_material(&self) -> Result<CertMaterial, MaterialError> {
         let (chain, roots) = (self.chain.clone(), self.roots.clone());
         let material = CertMaterial::from_der(chain, self.key.clone_key(), roots)?;
         let material = match self.anchoring {
@@ -148,7 +114,7 @@ impl SavedCert {
 
     /// The text to save.
     pub(super) fn render(&self) -> Zeroizing<String> {
-        // More than needed: a text that grows leaves copies of the key behind.
+        // More than needed: a text that grows leaves copies of the key in memory.
         let certificates = self.chain.iter().chain(&self.roots);
         let size: usize = certificates.map(|der| der.len() + 64).sum();
         let size = 1_024 + 2 * (size + self.key.secret_der().len());
@@ -161,9 +127,9 @@ impl SavedCert {
             Anchoring::ServersOnly => "no",
         };
         *text +=
-            "# Kept by perennial for its next start. Holds a private key: let nobody read it.\n";
+            "# Saved by perennial for its next start. Contains a private key: keep it secret.\n";
         *text += &format!("version: {VERSION}\n");
-        *text += &format!("request: {}\n", hex(self.request.as_bytes()));
+        *text += &format!("request: {}\n", hex(self.cache_key.as_bytes()));
         *text += &format!(
             "obtained-at: {}.{:09}\n",
             since.as_secs(),
@@ -192,7 +158,7 @@ impl SavedCert {
 impl fmt::Debug for SavedCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SavedCert")
-            .field("request", &self.request)
+            .field("cache_key", &self.cache_key)
             .field("obtained_at", &self.obtained_at)
             .field("chain", &self.chain.len())
             .field("roots", &self.roots.len())
@@ -213,10 +179,10 @@ type Parts<'a> = [Option<&'a [u8]>; 3];
 /// The parts in their order, and the lines that they begin with.
 const PARTS: [&[u8]; 3] = [b"chain:", b"key:", b"roots:"];
 
-/// Cuts the text at the lines that name a part.
+/// Splits the text at the lines that name a part.
 fn split(text: &[u8]) -> Result<(Headers<'_>, Parts<'_>), SavedCertError> {
     let (mut headers, mut parts) = (Headers::default(), [None; 3]);
-    // The part that is being read, and where it began.
+    // The part that is being read, and where it begins.
     let mut open: Option<(usize, usize)> = None;
     let mut offset = 0;
     for (index, raw) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -267,7 +233,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn request_of(hex: &str) -> Option<CacheKey> {
+fn cache_key_of(hex: &str) -> Option<CacheKey> {
     let mut bytes = [0; 32];
     if hex.len() != 2 * bytes.len() || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;

@@ -1,55 +1,55 @@
-//! Which trust roots a snapshot verifies servers by; pure: it reads no clock.
+//! Which roots verify the servers of a snapshot. Pure: reads no clock.
 
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 
-/// The roots of one fetch, and those of earlier ones that are trusted still.
+/// The roots of one fetch, and earlier ones that are still trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Anchors {
+pub(crate) struct TrustedRoots {
     pub(crate) delivered: Vec<CertificateDer<'static>>,
     /// Oldest first.
-    pub(crate) carried: Vec<Carried>,
+    pub(crate) old: Vec<OldRoot>,
 }
 
-/// A root that newer material came without.
+/// A root that newer material does not contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Carried {
+pub(crate) struct OldRoot {
     pub(crate) root: CertificateDer<'static>,
-    /// When the first material without it came, wall clock.
+    /// When the first material without it was fetched, wall clock.
     pub(crate) missing_since: SystemTime,
 }
 
-impl Anchors {
-    /// The roots just delivered, and what is left of the previous ones at `now`.
+impl TrustedRoots {
+    /// The roots just delivered, and the previous ones that are still in their overlap at `now`.
     ///
     /// The overlap counts from when a root was first missing, not from when it was last
-    /// delivered: between two rotations lie hours, and it would be over before it began.
+    /// delivered: hours lie between two rotations, so it would be over before it began.
     pub(crate) fn after(
         previous: Option<&Self>,
         delivered: Vec<CertificateDer<'static>>,
         now: SystemTime,
         overlap: Duration,
     ) -> Self {
-        let mut carried = Vec::new();
+        let mut old = Vec::new();
         if let Some(previous) = previous {
-            let newly_missing = previous.delivered.iter().map(|root| Carried {
+            let newly_missing = previous.delivered.iter().map(|root| OldRoot {
                 root: root.clone(),
                 missing_since: now,
             });
-            carried.extend(previous.carried.iter().cloned().chain(newly_missing));
-            carried.retain(|old| {
+            old.extend(previous.old.iter().cloned().chain(newly_missing));
+            old.retain(|old| {
                 !delivered.contains(&old.root) && in_overlap(old.missing_since, now, overlap)
             });
-            // Only a clock that was set back puts them out of order.
-            carried.sort_by_key(|old| old.missing_since);
+            // Out of order only after the clock was set back.
+            old.sort_by_key(|old| old.missing_since);
         }
-        Self { delivered, carried }
+        Self { delivered, old }
     }
 }
 
-/// Whether a root that is missing since then is trusted at `now`.
-pub(crate) fn in_overlap(missing_since: SystemTime, now: SystemTime, overlap: Duration) -> bool {
+/// Whether a root that has been missing since then is still trusted at `now`.
+pub(super) fn in_overlap(missing_since: SystemTime, now: SystemTime, overlap: Duration) -> bool {
     // A clock that was set back does not end the overlap.
     let missing_for = now.duration_since(missing_since).unwrap_or_default();
     missing_for < overlap
@@ -70,22 +70,22 @@ mod tests {
         names.chars().map(root).collect()
     }
 
-    /// What is trusted after these deliveries, as "delivered+carried".
+    /// What is trusted after these deliveries, as "delivered+old".
     fn trusted(overlap: Duration, deliveries: &[(u32, &str)]) -> String {
-        let mut anchors = None;
+        let mut trusted = None;
         for (hour, names) in deliveries {
-            let after = Anchors::after(anchors.as_ref(), roots(names), at(*hour), overlap);
-            anchors = Some(after);
+            let after = TrustedRoots::after(trusted.as_ref(), roots(names), at(*hour), overlap);
+            trusted = Some(after);
         }
-        let anchors = anchors.unwrap();
-        let carried = anchors.carried.iter().map(|carried| &carried.root);
+        let trusted = trusted.unwrap();
+        let old = trusted.old.iter().map(|old| &old.root);
         let text = |root: &CertificateDer<'_>| char::from(root[0]);
-        let delivered: String = anchors.delivered.iter().map(text).collect();
-        delivered + "+" + &carried.map(text).collect::<String>()
+        let delivered: String = trusted.delivered.iter().map(text).collect();
+        delivered + "+" + &old.map(text).collect::<String>()
     }
 
     #[test]
-    fn old_roots_are_carried_until_the_overlap_is_over() {
+    fn old_roots_are_trusted_until_the_overlap_is_over() {
         // C9: each row delivers roots at some hours, with an overlap of two hours.
         let table: [(&[(u32, &str)], &str); 10] = [
             (&[(0, "A")], "A+"),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_overlap_overflows_nowhere() {
+    fn longest_overlap_does_not_overflow() {
         assert_eq!(trusted(Duration::MAX, &[(0, "A"), (9, "B")]), "B+A");
     }
 }
