@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut rotations = live.rotations();
     while rotations.next().await.is_some() {
-        // What fails here is told with its cause: deadpool keeps none to itself.
+        // The error has its cause: deadpool, unlike bb8, returns it.
         let client = pool.get().await?;
         let row = client.query_one("select current_user::text", &[]).await?;
         println!(
