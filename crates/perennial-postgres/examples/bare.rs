@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config: tokio_postgres::Config = connect.parse()?;
     let live = LiveCert::start(FileSource::new(chain, key, roots)).await?;
 
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     while let Some(certificate) = rotations.next().await {
         // The connection closes when its client is dropped; finish reading its streams before that.
         let (client, connection) = config.connect(PgTls::new(live.clone())).await?;

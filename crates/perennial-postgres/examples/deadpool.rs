@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manager = CertConnectionManager::new(live.clone(), connect.parse()?)?;
     let pool = manager.deadpool_builder().max_size(5).build()?;
 
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     while rotations.next().await.is_some() {
         // The error has its cause: deadpool, unlike bb8, returns it.
         let client = pool.get().await?;

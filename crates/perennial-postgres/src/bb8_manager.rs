@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bb8::{ErrorSink, ManageConnection, RunError};
 
@@ -45,7 +44,6 @@ impl CertConnectionManager {
             RunError::User(error) => error,
             RunError::TimedOut => ConnectError::NoneFree {
                 in_use: self.state().in_use(),
-                connecting: self.state().connecting.load(Ordering::Relaxed),
                 last: self.status().last_error.map(Arc::new),
             },
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use perennial::rustls::{self, AlertDescription};
-use perennial::{Unavailable, find_cause};
+use perennial::{RenewError, Unavailable, find_cause};
 use tokio_postgres::error::SqlState;
 
 /// Why there is no connection, or why a connection must not be used.
@@ -49,15 +49,13 @@ pub enum ConnectError {
         problem: &'static str,
         /// Why the last renewal failed, if the connect waited for a certificate.
         #[source]
-        last: Option<Arc<dyn Error + Send + Sync>>,
+        last: Option<RenewError>,
     },
     /// No connection of the pool became free in time.
-    #[error("no connection became free in time ({in_use} in use, {connecting} connecting)")]
+    #[error("no connection became free in time ({in_use} in use)")]
     NoneFree {
         /// Connections in use, dedicated ones included.
         in_use: usize,
-        /// Connects that had not finished.
-        connecting: usize,
         /// Why the last connect failed, unless one has succeeded since: the cause.
         #[source]
         last: Option<Arc<Self>>,

@@ -67,7 +67,7 @@ pub use pool::connection::{Cancel, PgConnection};
 #[cfg(feature = "pool")]
 pub use pool::manager::CertConnectionManager;
 #[cfg(feature = "pool")]
-pub use pool::observe::{Events, PoolEvent, PoolStatus, RetireReason};
+pub use pool::observe::{PoolEvent, PoolStatus, RetireReason};
 #[cfg(feature = "pool")]
 pub use pool::session::Notified;
 pub use probe::ConnectProbe;

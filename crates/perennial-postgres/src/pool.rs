@@ -11,8 +11,8 @@ use {
     builder::CertPoolBuilder,
     connection::PgConnection,
     manager::CertConnectionManager,
-    observe::{Events, PoolEvent, PoolStatus},
-    perennial::LiveCert,
+    observe::{PoolEvent, PoolStatus},
+    perennial::{Events, LiveCert},
     std::time::Duration,
     tokio_postgres::Config,
 };
@@ -76,9 +76,7 @@ impl CertPool {
         Self { bb8, manager }
     }
 
-    /// Checks out a connection; dropping it returns it to the pool.
-    ///
-    /// Costs no round trip.
+    /// Checks out a connection, without a round trip; dropping it returns it to the pool.
     ///
     /// # Errors
     /// - [`ConnectError::NoneFree`] after the pool's `connection_timeout`; its cause is why the last
@@ -88,82 +86,44 @@ impl CertPool {
     /// # Cancel safety
     /// Cancelled, no connection is lost.
     pub async fn get(&self) -> Result<PooledConnection<'_, CertConnectionManager>, ConnectError> {
-        self.open()?;
+        if self.manager.state().is_draining() {
+            return Err(ConnectError::Draining);
+        }
         let connection = self.bb8.get().await;
         connection.map_err(|error| self.manager.explain(error))
     }
 
-    /// As [`get`](Self::get), for a connection that must not borrow the pool.
-    ///
-    /// # Errors
-    /// Those of [`get`](Self::get).
-    ///
-    /// # Cancel safety
-    /// Cancelled, no connection is lost.
-    pub async fn get_owned(
-        &self,
-    ) -> Result<PooledConnection<'static, CertConnectionManager>, ConnectError> {
-        self.open()?;
-        let connection = self.bb8.get_owned().await;
-        connection.map_err(|error| self.manager.explain(error))
-    }
-
-    fn open(&self) -> Result<(), ConnectError> {
-        if self.manager.state().is_draining() {
-            return Err(ConnectError::Draining);
-        }
-        Ok(())
-    }
-
-    /// A new connection outside the pool: see [`CertConnectionManager::dedicated_connection`].
-    ///
-    /// # Errors
-    /// Every way in which a connect can fail.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the connect ends.
+    /// As [`CertConnectionManager::dedicated_connection`].
     pub async fn dedicated_connection(&self) -> Result<PgConnection, ConnectError> {
         self.manager.dedicated_connection().await
     }
 
-    /// What the pool consists of now.
+    /// As [`CertConnectionManager::status`].
     pub fn status(&self) -> PoolStatus {
         self.manager.status()
     }
 
-    /// What happens from now on: see [`CertConnectionManager::events`].
+    /// As [`CertConnectionManager::events`].
     pub fn events(&self) -> Events<PoolEvent> {
         self.manager.events()
     }
 
-    /// Retires every older connection now, without pauses, and returns how many are left: see
-    /// [`CertConnectionManager::retire`].
-    ///
-    /// # Cancel safety
-    /// Cancelled, the pool is moved anyway.
+    /// As [`CertConnectionManager::retire`].
     pub async fn retire(&self) -> usize {
         self.manager.retire().await
     }
 
-    /// Closes every older connection now, and returns how many are left: for a leaked key. See
-    /// [`CertConnectionManager::retire_immediately`].
-    ///
-    /// # Cancel safety
-    /// Cancelled, the pool is moved anyway; connections in use may stay open.
+    /// As [`CertConnectionManager::retire_immediately`].
     pub async fn retire_immediately(&self) -> usize {
         self.manager.retire_immediately().await
     }
 
-    /// Stops handing out connections, waits for all of them to close, and returns how many are left
-    /// at the deadline: see [`CertConnectionManager::drain`].
-    ///
-    /// # Cancel safety
-    /// Cancelled, the pool still hands out no more connections.
+    /// As [`CertConnectionManager::drain`].
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.manager.drain(deadline).await
     }
 
-    /// The bb8 pool inside.
+    /// The bb8 pool inside, for what is not here, such as `get_owned` and `state`.
     pub fn bb8(&self) -> &bb8::Pool<CertConnectionManager> {
         &self.bb8
     }

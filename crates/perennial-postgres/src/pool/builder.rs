@@ -1,4 +1,3 @@
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ const UNSET_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// # Defaults
 /// Those of the setters; no `on_connect` and no `hard_limit`. TCP keepalive, unless the connection
 /// string sets its own, after 30 seconds, every 10 seconds, 3 times.
+#[derive(Debug)]
 #[must_use]
 pub struct CertPoolBuilder {
     live: LiveCert,
@@ -43,7 +43,7 @@ const BB8_MAX_SIZE: u32 = 10;
 
 /// The settings that belong to bb8.
 #[cfg(feature = "bb8")]
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct PoolSettings {
     max_size: Option<u32>,
     min_idle: Option<u32>,
@@ -147,7 +147,10 @@ impl CertPoolBuilder {
     /// belong to that pool's own builder.
     pub fn build_manager(self) -> Result<CertConnectionManager, ConnectError> {
         #[cfg(feature = "bb8")]
-        self.pool.refuse_any()?;
+        if self.pool != PoolSettings::default() {
+            let expected = "none for a manager; set them on the pool's own builder";
+            return Err(ConnectError::setting("pool settings", self.pool, expected));
+        }
         self.manager()
     }
 
@@ -228,36 +231,6 @@ impl PoolSettings {
         self.connection_timeout.map_or(Ok(()), |timeout| {
             longer_than_zero("connection_timeout", timeout)
         })
-    }
-
-    fn refuse_any(&self) -> Result<(), ConnectError> {
-        let refuse = |field, got: Option<&dyn fmt::Debug>| match got {
-            Some(got) => {
-                let expected = "no value for a manager; set it on the pool's own builder";
-                Err(ConnectError::setting(field, got, expected))
-            }
-            None => Ok(()),
-        };
-        refuse("max_size", self.max_size.as_ref().map(|got| got as _))?;
-        refuse("min_idle", self.min_idle.as_ref().map(|got| got as _))?;
-        let timeout = self.connection_timeout.as_ref();
-        refuse("connection_timeout", timeout.map(|got| got as _))
-    }
-}
-
-impl fmt::Debug for CertPoolBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut fields = f.debug_struct("CertPoolBuilder");
-        fields
-            .field("live", &self.live)
-            .field("name", &self.settings.name)
-            .field("hosts", &self.config.get_hosts())
-            .field("connect_timeout", &self.settings.connect_timeout)
-            .field("idle_ping", &self.settings.idle_ping)
-            .field("hard_limit", &self.settings.hard_limit);
-        #[cfg(feature = "bb8")]
-        fields.field("pool", &self.pool);
-        fields.finish_non_exhaustive()
     }
 }
 
@@ -342,9 +315,9 @@ mod tests {
             assert_eq!(builder.build().await.unwrap_err().to_string(), expected);
         }
         let error = builder().min_idle(1).build_manager().unwrap_err();
-        let text = "invalid min_idle 1: expected no value for a manager; set it on the pool's own \
-                    builder";
-        assert_eq!(error.to_string(), text);
+        let text = error.to_string();
+        assert!(text.starts_with("invalid pool settings"), "{text}");
+        assert!(text.contains("min_idle: Some(1)"), "{text}");
         assert!(builder().min_idle(0).max_size(1).build().await.is_ok());
         // bb8's defaults, which the checks and the docs repeat.
         let defaults = builder().build().await.unwrap().bb8().config();

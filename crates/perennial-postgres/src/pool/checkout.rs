@@ -1,7 +1,7 @@
 //! What happens to a connection when it is connected, checked out and returned.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +18,6 @@ use crate::pool::state::PoolState;
 /// Retries within the connect timeout while a failure may pass: bb8's own waits grow to half of its
 /// timeout, and a server that is back would go unnoticed that long.
 pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, ConnectError> {
-    let _counted = Counted::new(&state.connecting);
     let end = state.connect_deadline();
     let mut failures = 0;
     let session = loop {
@@ -147,21 +146,5 @@ fn warn_of_early_use(state: &PoolState) {
             pool = state.observer.pool(),
             "a connection was used before its first check-out, as by bb8's connection_customizer: it cannot be moved until it has been returned once; use on_connect"
         );
-    }
-}
-
-/// Counts something that is under way, also if it is cancelled.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

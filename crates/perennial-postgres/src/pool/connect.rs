@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use perennial::{Renewal, Snapshot};
+use perennial::{Renewed, Snapshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::CancelToken;
 
@@ -84,27 +84,27 @@ pub(crate) async fn cancel(state: &PoolState, token: &CancelToken) -> Result<(),
 /// the current one.
 async fn certificate(state: &PoolState, end: Instant) -> Result<Arc<Snapshot>, ConnectError> {
     let live = &state.live;
-    if let Ok(renewed) = timeout(half_until(end), live.valid()).await {
+    if let Ok(renewed) = timeout(half_until(end), live.wait_valid()).await {
         return renewed.map_err(ConnectError::Certificate);
     }
     if let Ok(current) = live.current() {
         return Ok(current);
     }
-    match timeout_at(end, live.valid()).await {
+    match timeout_at(end, live.wait_valid()).await {
         Ok(snapshot) => snapshot.map_err(ConnectError::Certificate),
         Err(_elapsed) => Err(ConnectError::TimedOut {
             after: state.settings.connect_timeout,
             problem: "there was no valid certificate",
-            last: live.status().last_error.map(|last| last as _),
+            last: live.status().last_error,
         }),
     }
 }
 
 /// A newer certificate than this refused one, if one forced renewal returns it in time.
 async fn renewed(state: &PoolState, refused: &Snapshot, end: Instant) -> Option<Arc<Snapshot>> {
-    let report = state.live.report_rejected(refused.generation());
-    match timeout(half_until(end), report).await {
-        Ok(Renewal::Newer(newer)) => Some(newer),
+    let renewal = state.reporter.refused(refused.generation());
+    match timeout(half_until(end), renewal).await {
+        Ok(Ok(Renewed::Newer(newer))) => Some(newer),
         _ => None,
     }
 }
@@ -136,6 +136,7 @@ async fn log_in(
         Err(_elapsed) => return Err(timed_out(state, NO_ANSWER)),
     };
     state.accepted.logged_in(snapshot);
+    state.reporter.accepted(generation);
     if let Err(error) = prepare(state, &session, end).await {
         if !matches!(error, ConnectError::OnConnect(_)) {
             // The hook may wait for a lock: without this, each try would leave one more session.

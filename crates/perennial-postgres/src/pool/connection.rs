@@ -2,12 +2,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
-use perennial::Snapshot;
+use perennial::{Events, Snapshot};
 use tokio_postgres::{CancelToken, Client};
 
 use crate::error::ConnectError;
 use crate::pool::connect;
-use crate::pool::observe::{Events, RetireReason};
+use crate::pool::observe::RetireReason;
 use crate::pool::session::{Notified, Session};
 use crate::pool::slot::Slot;
 use crate::pool::state::PoolState;
@@ -61,7 +61,7 @@ impl PgConnection {
     pub fn is_closed(&self) -> bool {
         match self.claimed.get() {
             Some(session) => session.client.is_closed(),
-            None => self.slot.is_parked_and_closed(),
+            None => self.slot.driver().is_finished(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Maintenance of connections that no rotation moves: pings, and the end of expired ones.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
@@ -10,7 +10,7 @@ use crate::pool::observe::RetireReason;
 use crate::pool::policy::ends_at;
 use crate::pool::retire::{Closing, end_in_use};
 use crate::pool::session::{Driver, Ping};
-use crate::pool::slot::{Place, Slot};
+use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
 
 /// How long an idle session may take to answer a ping.
@@ -25,27 +25,32 @@ const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// The wait between two looks while sessions are closing.
 const CLOSING_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A session that must end.
-struct DueSession {
-    driver: Arc<Driver>,
-    /// Its slot, if it is idle.
-    idle_in: Option<Arc<Slot>>,
-}
-
 /// Closes idle sessions whose certificate has expired, and those in use past the hard limit.
 pub(crate) async fn close_expired(state: &PoolState) {
     let mut closing = Closing::default();
     loop {
         let now = state.live.now();
-        state.spares.close_expired(now);
-        let (due, next) = due(state, now);
-        let mut in_use = Vec::new();
-        for session in due {
-            match session.idle_in {
-                Some(slot) => closing.add(slot),
-                None => in_use.push(session.driver),
+        let mut next = INTERVAL;
+        let mut must_end = |driver: &Driver, in_use: bool| {
+            let not_after = driver.snapshot.not_after();
+            let end = ends_at(in_use, not_after, state.settings.hard_limit);
+            let left = end.map(|end| end.duration_since(now).unwrap_or_default());
+            if let Some(left) = left.filter(|left| !left.is_zero()) {
+                next = next.min(left);
+            }
+            left == Some(Duration::ZERO)
+        };
+        let mut in_use = state.draining();
+        in_use.retain(|driver| must_end(driver, true));
+        for (slot, driver) in state.open_slots() {
+            let is_idle = slot.place() == (Place::Parked { usable: true });
+            match must_end(&driver, !is_idle) {
+                true if is_idle => closing.add(slot),
+                true => in_use.push(driver),
+                false => {}
             }
         }
+        state.spares.close_expired(now);
         if closing.close_idle(state, RetireReason::Expired) {
             state.wake.notify_one();
         }
@@ -56,41 +61,11 @@ pub(crate) async fn close_expired(state: &PoolState) {
         if let Some(newest) = state.newest() {
             state.observer.gauges(newest, &state.status());
         }
-        let longest = if closing.is_empty() {
-            INTERVAL
-        } else {
-            CLOSING_INTERVAL
-        };
-        sleep(next.clamp(MIN_INTERVAL, longest)).await;
-    }
-}
-
-/// The sessions that must end now, and the time until the next one must.
-fn due(state: &PoolState, now: SystemTime) -> (Vec<DueSession>, Duration) {
-    let draining = state.draining().into_iter().map(|driver| DueSession {
-        driver,
-        idle_in: None,
-    });
-    let in_slots = state.open_slots().into_iter().map(|(slot, driver)| {
-        let is_idle = slot.place() == (Place::Parked { usable: true });
-        DueSession {
-            driver,
-            idle_in: is_idle.then_some(slot),
+        if !closing.is_empty() {
+            next = next.min(CLOSING_INTERVAL);
         }
-    });
-    let (mut due, mut next) = (Vec::new(), INTERVAL);
-    for session in draining.chain(in_slots) {
-        let not_after = session.driver.snapshot.not_after();
-        let in_use = session.idle_in.is_none();
-        let Some(end) = ends_at(in_use, not_after, state.settings.hard_limit) else {
-            continue;
-        };
-        match end.duration_since(now) {
-            Ok(left) if !left.is_zero() => next = next.min(left),
-            _ => due.push(session),
-        }
+        sleep(next.max(MIN_INTERVAL)).await;
     }
-    (due, next)
 }
 
 /// Pings idle sessions, and replaces those that do not answer.

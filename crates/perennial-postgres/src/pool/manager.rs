@@ -1,15 +1,14 @@
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::LiveCert;
+use perennial::{Events, LiveCert};
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
 use crate::error::ConnectError;
 use crate::pool::builder::CertPoolBuilder;
 use crate::pool::connection::PgConnection;
-use crate::pool::observe::{Events, PoolEvent, PoolStatus};
+use crate::pool::observe::{PoolEvent, PoolStatus};
 use crate::pool::state::PoolState;
 use crate::pool::{checkout, maintain, retire, rotate};
 
@@ -41,11 +40,12 @@ use crate::pool::{checkout, maintain, retire, rotate};
 /// let row = client.query_one("select 1", &[]).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct CertConnectionManager {
     shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
 struct Shared {
     state: Arc<PoolState>,
     /// Started by the first connect, which is always inside a runtime.
@@ -191,13 +191,5 @@ impl CertConnectionManager {
 
     pub(crate) fn state(&self) -> &Arc<PoolState> {
         &self.shared.state
-    }
-}
-
-impl fmt::Debug for CertConnectionManager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CertConnectionManager")
-            .field(&self.shared.state)
-            .finish()
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use perennial::with_causes;
+use perennial::{Events, with_causes};
 use tokio::sync::broadcast;
 
 use crate::error::{ConnectError, FailureClass};
@@ -124,31 +124,6 @@ pub enum PoolEvent {
     Missed(u64),
 }
 
-/// Events from the moment of the subscription on.
-#[derive(Debug)]
-pub struct Events<T> {
-    receiver: broadcast::Receiver<T>,
-    missed: fn(u64) -> T,
-}
-
-impl<T: Clone> Events<T> {
-    pub(crate) fn new(receiver: broadcast::Receiver<T>, missed: fn(u64) -> T) -> Self {
-        Self { receiver, missed }
-    }
-
-    /// The next event; `None` once no more can come.
-    ///
-    /// # Cancel safety
-    /// Cancelled, it loses nothing.
-    pub async fn next(&mut self) -> Option<T> {
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some((self.missed)(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-}
-
 /// Counts, logs and publishes what happens to one pool.
 #[derive(Debug)]
 pub(crate) struct Observer {
@@ -156,15 +131,8 @@ pub(crate) struct Observer {
     pool: Arc<str>,
     events: broadcast::Sender<PoolEvent>,
     consecutive_failures: AtomicU32,
-    replacing: AtomicUsize,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    retired: BTreeMap<RetireReason, u64>,
-    connect_errors: BTreeMap<FailureClass, u64>,
-    last_error: Option<ConnectError>,
+    /// The part of the status that is counted here.
+    counts: Mutex<PoolStatus>,
 }
 
 impl Observer {
@@ -173,7 +141,6 @@ impl Observer {
             pool,
             events: broadcast::Sender::new(EVENT_BACKLOG),
             consecutive_failures: AtomicU32::new(0),
-            replacing: AtomicUsize::new(0),
             counts: Mutex::default(),
         }
     }
@@ -183,23 +150,16 @@ impl Observer {
     }
 
     pub(crate) fn subscribe(&self) -> Events<PoolEvent> {
-        Events::new(self.events.subscribe(), PoolEvent::Missed)
+        Events::from_channel(self.events.subscribe(), PoolEvent::Missed)
     }
 
     /// A status with what is counted here, and nothing else.
     pub(crate) fn status(&self) -> PoolStatus {
-        let counts = self.counts();
-        PoolStatus {
-            replacing: self.replacing.load(Ordering::Relaxed),
-            retired: counts.retired.clone(),
-            connect_errors: counts.connect_errors.clone(),
-            last_error: counts.last_error.clone(),
-            ..PoolStatus::default()
-        }
+        self.counts().clone()
     }
 
     pub(crate) fn replacing(&self, connects: usize) {
-        self.replacing.store(connects, Ordering::Relaxed);
+        self.counts().replacing = connects;
         let pool = self.pool().to_owned();
         metrics::gauge!("perennial_pool_replacing", "pool" => pool).set(connects as f64);
     }
@@ -303,7 +263,7 @@ impl Observer {
         let _ = self.events.send(event);
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, PoolStatus> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

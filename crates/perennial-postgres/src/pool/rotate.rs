@@ -53,7 +53,7 @@ pub(crate) fn survey(state: &PoolState, newest: u64) -> Survey {
 
 /// Restarts the rotation for each new generation.
 pub(crate) async fn follow_generations(state: &PoolState) {
-    let mut rotations = state.live.rotations();
+    let mut rotations = state.live.subscribe();
     while rotations.next().await.is_some() {
         state.restart.notify_one();
     }

@@ -1,4 +1,3 @@
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,14 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
-use perennial::{Snapshot, with_causes};
+use perennial::{Events, Snapshot, with_causes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification};
-
-use crate::pool::observe::Events;
 
 /// How many notifications a reader may be behind before it misses some.
 const NOTIFICATION_BACKLOG: usize = 256;
@@ -86,15 +83,6 @@ impl Session {
     }
 }
 
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("generation", &self.generation())
-            .field("usable", &self.is_usable())
-            .finish_non_exhaustive()
-    }
-}
-
 /// An empty query that was sent to the server.
 pub(crate) struct Ping {
     pub(crate) driver: Arc<Driver>,
@@ -146,7 +134,7 @@ impl Driver {
                 sender
             }
         };
-        Events::new(sender.subscribe(), Notified::Missed)
+        Events::from_channel(sender.subscribe(), Notified::Missed)
     }
 
     /// Stops the pool from handing this session out again; what runs on it continues.

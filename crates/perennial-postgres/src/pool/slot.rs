@@ -6,7 +6,6 @@ use tokio::time::Instant;
 use crate::pool::session::{Driver, Ping, Session};
 
 /// A session that no caller holds.
-#[derive(Debug)]
 struct Idle {
     session: Session,
     /// When it became idle or was last pinged.
@@ -141,12 +140,6 @@ impl Slot {
         is_parked
     }
 
-    /// Whether the session is parked and closed.
-    pub(crate) fn is_parked_and_closed(&self) -> bool {
-        let is_closed = |Idle { session, .. }: &Idle| session.client.is_closed();
-        self.lock().parked.as_ref().is_some_and(is_closed)
-    }
-
     /// Pings the session if it is parked, usable and has been quiet for so long.
     pub(crate) fn ping_if_quiet_for(&self, quiet: Duration) -> Option<Ping> {
         self.lock().parked.as_mut()?.ping_if_quiet_for(quiet)
@@ -160,7 +153,7 @@ impl Slot {
 /// Sessions that are ready to be exchanged for old ones.
 ///
 /// They have no slot of the pool, so that transactions that never end cannot block a rotation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Spares(Mutex<Vec<Idle>>);
 
 impl Spares {

@@ -1,10 +1,10 @@
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use perennial::{LiveCert, Rotations, Snapshot};
+use perennial::{LiveCert, Reporter, Rotations, Snapshot};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config};
@@ -36,6 +36,7 @@ pub(crate) struct PoolState {
     pub(crate) live: LiveCert,
     pub(crate) config: Config,
     pub(crate) settings: ManagerSettings,
+    pub(crate) reporter: Reporter,
     pub(crate) observer: Observer,
     pub(crate) accepted: AcceptedCerts,
     pub(crate) spares: Spares,
@@ -45,8 +46,6 @@ pub(crate) struct PoolState {
     pub(crate) restart: Notify,
     /// Everything older than this generation is retired without regard to pace.
     pub(crate) urgent_until: AtomicU64,
-    /// Connects that have not finished, replacements excluded.
-    pub(crate) connecting: AtomicUsize,
     /// Whether the pool hands out no more connections.
     pub(crate) is_draining: AtomicBool,
     /// Whether the warning about connections that were used before their check-out was logged.
@@ -59,7 +58,8 @@ pub(crate) struct PoolState {
 impl PoolState {
     pub(crate) fn new(live: LiveCert, config: Config, settings: ManagerSettings) -> Self {
         Self {
-            rotations: live.rotations(),
+            rotations: live.subscribe(),
+            reporter: live.reporter(Arc::clone(&settings.name)),
             observer: Observer::new(Arc::clone(&settings.name)),
             live,
             config,
@@ -69,7 +69,6 @@ impl PoolState {
             wake: Arc::default(),
             restart: Notify::new(),
             urgent_until: AtomicU64::new(0),
-            connecting: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
             has_warned_of_early_use: AtomicBool::new(false),
             slots: Mutex::default(),
@@ -191,11 +190,21 @@ impl PoolState {
 
 impl fmt::Debug for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PoolState")
-            .field("live", &self.live)
-            .field("name", &self.settings.name)
-            .field("hosts", &self.config.get_hosts())
-            .field("connect_timeout", &self.settings.connect_timeout)
+        let mut fields = f.debug_struct("PoolState");
+        fields.field("live", &self.live);
+        fields
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ManagerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagerSettings")
+            .field("name", &self.name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("idle_ping", &self.idle_ping)
+            .field("hard_limit", &self.hard_limit)
             .finish_non_exhaustive()
     }
 }
