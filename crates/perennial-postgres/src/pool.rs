@@ -24,6 +24,8 @@ pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod maintain;
 pub(crate) mod manager;
+#[cfg(test)]
+mod model;
 pub(crate) mod observe;
 pub(crate) mod policy;
 pub(crate) mod retire;

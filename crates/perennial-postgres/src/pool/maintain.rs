@@ -43,7 +43,9 @@ pub(crate) async fn close_expired(state: &PoolState) {
         let mut in_use = state.draining();
         in_use.retain(|driver| must_end(driver, true));
         for (slot, driver) in state.open_slots() {
-            let is_idle = slot.place() == (Place::Parked { usable: true });
+            let is_parked = matches!(slot.place(), Place::Parked { .. });
+            // One that is closing still has to answer: until then it counts as in use.
+            let is_idle = is_parked && !closing.contains(&driver);
             match must_end(&driver, !is_idle) {
                 true if is_idle => closing.add(slot),
                 true => in_use.push(driver),

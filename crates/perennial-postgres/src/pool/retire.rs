@@ -97,11 +97,21 @@ pub(crate) async fn end_in_use(state: &PoolState, driver: &Arc<Driver>, reason: 
 pub(crate) struct Closing(Vec<(Arc<Slot>, Ping)>);
 
 impl Closing {
-    /// Begins to close the session of this slot if it is parked.
+    /// Begins to close the session of this slot, if it is parked.
+    ///
+    /// That includes one that has not answered a ping: nothing else would close it.
     pub(crate) fn add(&mut self, slot: Arc<Slot>) {
-        if let Some(ping) = slot.last_ping() {
+        if !self.contains(&slot.driver())
+            && let Some(ping) = slot.last_ping()
+        {
             self.0.push((slot, ping));
         }
+    }
+
+    pub(crate) fn contains(&self, driver: &Arc<Driver>) -> bool {
+        self.0
+            .iter()
+            .any(|(_, ping)| Arc::ptr_eq(&ping.driver, driver))
     }
 
     /// Closes those that have answered; `true` if there were any.

@@ -123,9 +123,6 @@ impl Slot {
     pub(crate) fn last_ping(&self) -> Option<Ping> {
         let contents = self.lock();
         let session = &contents.parked.as_ref()?.session;
-        if !session.is_usable() {
-            return None;
-        }
         session.driver.mark_unusable();
         Some(session.ping())
     }
@@ -170,6 +167,13 @@ impl Spares {
     /// The number of usable spares of this generation.
     pub(crate) fn count(&self, generation: u64) -> usize {
         self.of_generation(generation, |spares| spares.len())
+    }
+
+    /// The driver of each spare.
+    #[cfg(test)]
+    pub(crate) fn drivers(&self) -> Vec<Arc<Driver>> {
+        let driver = |spare: &Idle| Arc::clone(&spare.session.driver);
+        self.lock().iter().map(driver).collect()
     }
 
     pub(crate) fn clear(&self) {
