@@ -36,6 +36,7 @@ async fn run(bao: &OpenBao, ca: &Path, name: &str, arguments: &[&str]) -> String
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Scenario: S13
 #[tokio::test]
 #[ignore = "runs cargo: .ci/run examples"]
 async fn each_example_logs_in_and_receives_a_certificate() {

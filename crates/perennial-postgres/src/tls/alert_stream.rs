@@ -113,6 +113,7 @@ mod tests {
         }
     }
 
+    /// Scenario: C7
     #[tokio::test]
     async fn alert_is_read_before_the_failed_write_is_returned() {
         let mut stream = AlertStream::new(Closed(b"refused"));

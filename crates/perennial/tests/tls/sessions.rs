@@ -19,6 +19,7 @@ fn server(version: &'static SupportedProtocolVersion, sessions: Sessions) -> (Ca
     (ca, server)
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn old_name_is_never_resumed_after_a_rotation() {
     for (version, sessions) in [
@@ -102,6 +103,7 @@ async fn clone_of_a_config_resumes_within_its_generation() {
     assert_eq!(again.kind, HandshakeKind::Resumed);
 }
 
+/// Scenario: C14
 #[tokio::test(start_paused = true)]
 async fn two_names_to_one_server_do_not_leak() {
     // C14: one process, one server name, interleaved, across rotations of either.

@@ -55,6 +55,7 @@ impl CaChange {
     }
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn change_of_the_servers_ca_fails_no_connect_with_overlap() {
     // The roots go A, A+B, B; the server's own certificate goes from A to B at any step.
@@ -109,6 +110,7 @@ async fn overlap_ends_by_the_clock_without_a_rotation() {
     assert!(is_untrusted(&at(&change.server_a, after)));
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn certificate_and_roots_swap_as_one() {
     // Each side takes only the other's CA of the same era: a mixture fits neither server.

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Scenario: S12
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_waiters_cause_one_fetch() {
     // S12: a cold start; one waiter is cancelled, which affects no other.
@@ -87,6 +88,7 @@ async fn renew_cuts_a_back_off_short_after_ten_seconds_at_most() {
     assert!(matches!(live.renew().await, Ok(Renewed::Newer(newer)) if newer.generation() == 2));
 }
 
+/// Scenario: C13
 #[tokio::test(start_paused = true)]
 async fn two_quick_rotations_are_seen_in_order() {
     // C13: an observer may skip a generation, never go back.
@@ -101,6 +103,7 @@ async fn two_quick_rotations_are_seen_in_order() {
     assert_eq!(rotations.latest().unwrap().generation(), 3);
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refused_generation_is_renewed_once_however_many_report_it() {
     // C8: fifty connections are refused together.
@@ -141,6 +144,7 @@ async fn refused_generation_is_renewed_once_however_many_report_it() {
     assert!(more.is_err(), "{more:?}");
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refusal_that_renewal_does_not_cure_makes_no_storm() {
     // A server with an expired CRL refuses every certificate.
@@ -163,6 +167,7 @@ async fn refusal_that_renewal_does_not_cure_makes_no_storm() {
     );
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refusal_of_each_new_certificate_makes_no_storm() {
     // The same server, and a CA that issues whenever it is asked.

@@ -98,6 +98,7 @@ async fn failures_are_warnings_three_times_then_debug_until_expiry() {
     assert_eq!(log.lines("certificate has expired").len(), 1);
 }
 
+/// Scenario: H4
 #[tokio::test(start_paused = true)]
 async fn metrics_describe_the_certificate_of_new_connections() {
     // H4, the core's part.

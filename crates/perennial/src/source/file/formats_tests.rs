@@ -33,6 +33,7 @@ const FORMS: [(&str, Form); 7] = [
     }),
 ];
 
+/// Scenario: S5
 #[tokio::test]
 async fn every_kind_of_key_is_read_in_every_form() {
     let keys = [
@@ -71,6 +72,7 @@ async fn pair_in_one_file_is_read_in_either_order() {
     }
 }
 
+/// Scenario: S5
 #[tokio::test]
 async fn roots_of_several_files_and_several_in_one_are_all_trusted() {
     let set = pem(&TestCa::new());

@@ -31,6 +31,7 @@ async fn three_files_make_a_live_certificate() {
     assert_eq!(live.current().unwrap().names().dns, ["app.test"]);
 }
 
+/// Scenario: S1
 #[tokio::test]
 async fn torn_pair_is_refused_and_both_files_are_named() {
     let ca = TestCa::new();
@@ -70,6 +71,7 @@ async fn rotation_of_files_is_noticed_by_notification_alone_and_by_polling_alone
     }
 }
 
+/// Scenario: S3
 #[tokio::test]
 async fn same_content_written_again_is_no_change() {
     // S3.
@@ -84,6 +86,7 @@ async fn same_content_written_again_is_no_change() {
     assert!(!is_changed(&source).await);
 }
 
+/// Scenario: S4
 #[tokio::test]
 async fn change_of_any_one_part_is_a_change_until_it_is_fetched() {
     // S4. The key in another form is another content, though the same key.
@@ -113,6 +116,7 @@ async fn change_of_any_one_part_is_a_change_until_it_is_fetched() {
     }
 }
 
+/// Scenario: S4
 #[tokio::test]
 async fn new_roots_alone_and_a_new_intermediate_alone_are_new_generations() {
     // S4, as readers see it.
@@ -127,6 +131,7 @@ async fn new_roots_alone_and_a_new_intermediate_alone_are_new_generations() {
     generation(&live, 3).await;
 }
 
+/// Scenario: S1
 #[tokio::test]
 async fn slow_writer_breaks_nothing_and_the_finished_files_are_used() {
     // S1: half-written, empty, shorter over longer, deleted and made again, new and old.
@@ -176,6 +181,7 @@ fn kubernetes_update(folder: &std::path::Path, name: &str, set: &(String, String
     }
 }
 
+/// Scenario: S2
 #[cfg(unix)]
 #[tokio::test]
 async fn kubernetes_swaps_are_noticed_each_time_with_and_without_notification() {
@@ -205,6 +211,7 @@ async fn kubernetes_swaps_are_noticed_each_time_with_and_without_notification() 
     }
 }
 
+/// Scenario: S2
 #[cfg(unix)]
 #[tokio::test]
 async fn certbot_links_that_are_swapped_one_by_one_are_noticed() {

@@ -59,6 +59,7 @@ impl Ca {
     }
 }
 
+/// Scenario: S10
 #[tokio::test(start_paused = true)]
 async fn hundred_restarts_issue_nothing_and_do_not_move_the_renewal_point() {
     // S10.
@@ -77,6 +78,7 @@ async fn hundred_restarts_issue_nothing_and_do_not_move_the_renewal_point() {
     assert_eq!(ca.issued(), 1);
 }
 
+/// Scenario: S10
 #[tokio::test(start_paused = true)]
 async fn saved_certificate_that_no_longer_fits_is_replaced() {
     // S10: other names (or issuer, role, key type), due, expired, from the future.
@@ -178,6 +180,7 @@ async fn broken_or_unsafe_file_costs_one_issuance_and_is_replaced() {
     }
 }
 
+/// Scenario: S11
 #[tokio::test(start_paused = true)]
 async fn unwritable_path_leaves_the_certificate_in_use_and_issues_no_more_often() {
     // S11.
