@@ -1,7 +1,16 @@
-//! The Rust code of the README and of the book's pages compiles.
+//! The Rust code of each README and of the book's pages compiles.
 
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[doc = include_str!("../../crates/perennial/README.md")]
+struct PerennialReadme;
+
+#[doc = include_str!("../../crates/perennial-vault/README.md")]
+struct VaultReadme;
+
+#[doc = include_str!("../../crates/perennial-postgres/README.md")]
+struct PostgresReadme;
 
 #[doc = include_str!("../../docs/src/quick-start.md")]
 struct QuickStart;
@@ -20,3 +29,6 @@ struct CaRotation;
 
 #[doc = include_str!("../../docs/src/kubernetes.md")]
 struct Kubernetes;
+
+#[doc = include_str!("../../docs/src/coming-from.md")]
+struct ComingFrom;

@@ -44,7 +44,7 @@ async fn immediate_retire_leaves_no_old_backend() {
     };
     pin_mut!(stream);
     assert!(stream.try_next().await.unwrap().is_some());
-    let busy = pool.get_owned().await.unwrap();
+    let busy = pool.bb8().get_owned().await.unwrap();
     let query = tokio::spawn(async move { busy.query_one("select pg_sleep(60)", &[]).await });
     eventually("the query runs", async || sleeping(&stage).await == 1).await;
 
