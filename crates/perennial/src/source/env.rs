@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::reader::{Input, Inputs, Notification, Reader, reading_setters};
+use super::input::{Input, Inputs};
+use super::reader::{Notification, Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 use crate::material::formats;
