@@ -37,7 +37,7 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
     let live = stage.live().await?;
     let config = stage.postgres().config();
     let manager = CertConnectionManager::new(live.clone(), config.clone())?;
-    let ours = manager.pool_builder().max_size(POOL).min_idle(POOL);
+    let ours = manager.bb8_builder().max_size(POOL).min_idle(POOL);
     let ours = ours.build(manager).await.context("our pool")?;
     let stock = PostgresConnectionManager::new(config, PgTls::new(live));
     let builder = bb8::Pool::builder().max_size(POOL).min_idle(POOL);

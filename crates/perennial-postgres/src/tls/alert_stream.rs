@@ -4,29 +4,29 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that goes on reading once writing has failed.
+/// A stream that can still be read after a write to it has failed.
 ///
-/// Postgres refuses a certificate with an alert and closes at once, perhaps while the rest of our
-/// handshake is still being written. The failed write would be all that is told, and the alert,
-/// which has arrived, would never be read.
+/// Postgres refuses a certificate with a TLS alert and closes at once, perhaps while the rest of our
+/// handshake is still being written. Without this stream the caller would see only the failed
+/// write, and never the alert that has already arrived.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "only part of the connector's stream")]
-pub struct LastWords<S> {
+pub struct AlertStream<S> {
     stream: S,
-    /// Why writing failed: told when there is nothing left to read.
-    failed: Option<io::Error>,
+    /// Why a write failed; returned once there is nothing left to read.
+    write_error: Option<io::Error>,
 }
 
-impl<S> LastWords<S> {
+impl<S> AlertStream<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
-            failed: None,
+            write_error: None,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for LastWords<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AlertStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -35,25 +35,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for LastWords<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let at_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
-        match self.failed.take_if(|_| at_end) {
-            Some(failed) => Poll::Ready(Err(failed)),
+        match self.write_error.take_if(|_| at_end) {
+            Some(error) => Poll::Ready(Err(error)),
             None => read,
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for LastWords<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AlertStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.failed.is_some() {
+        if self.write_error.is_some() {
             return Poll::Ready(Ok(bytes.len()));
         }
         match Pin::new(&mut self.stream).poll_write(cx, bytes) {
             Poll::Ready(Err(error)) if closed_by_peer(&error) => {
-                self.failed = Some(error);
+                self.write_error = Some(error);
                 Poll::Ready(Ok(bytes.len()))
             }
             other => other,
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// Has said something, and takes nothing more.
+    /// A peer that has sent these bytes and closed its side.
     struct Closed(&'static [u8]);
 
     impl AsyncRead for Closed {
@@ -114,13 +114,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_said_before_the_close_is_read_before_the_failed_write_is_told() {
-        let mut stream = LastWords::new(Closed(b"refused"));
+    async fn alert_is_read_before_the_failed_write_is_returned() {
+        let mut stream = AlertStream::new(Closed(b"refused"));
         stream.write_all(b"the rest").await.unwrap();
         stream.write_all(b"and more").await.unwrap();
-        let mut said = Vec::new();
-        let error = stream.read_to_end(&mut said).await.unwrap_err();
-        assert_eq!(said, b"refused");
+        let mut received = Vec::new();
+        let error = stream.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(received, b"refused");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }
