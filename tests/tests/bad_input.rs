@@ -72,7 +72,7 @@ async fn server_that_is_not_postgres_is_named_and_the_pool_recovers() {
     let stage = Stage::set().await;
     let live = stage.live(HOUR).await;
     let (proxy, config) = stage.proxied_postgres().await;
-    let no_tls = ["speaks no TLS", "check host and port", "ssl = on"];
+    let no_tls = ["the server has no TLS", "check host and port", "ssl = on"];
     let table: &[(Fault, FailureClass, &[&str])] = &[
         (
             Fault::Refuse,
@@ -99,7 +99,7 @@ async fn server_that_is_not_postgres_is_named_and_the_pool_recovers() {
             FailureClass::Handshake,
             &[
                 "handshake failed",
-                "check that it is postgres",
+                "check that the server is postgres",
                 "corrupt message",
             ],
         ),
@@ -224,8 +224,8 @@ async fn missing_certificate_quotes_vault_and_the_pool_recovers() {
     let pool = impatient(&live, stage.testbed.postgres.config()).await;
     let words = [
         "no certificate to connect with",
-        "could not be fetched",
-        "vault could not be reached",
+        "failed to fetch the certificate",
+        "no connection to vault",
         "onnection refused",
     ];
     assert_cause_of_checkout(&pool, FailureClass::NoCertificate, &words).await;

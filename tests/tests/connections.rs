@@ -93,7 +93,7 @@ async fn sslmode_disable_is_refused_at_build() {
     config.ssl_mode(SslMode::Disable);
     let error = CertConnectionManager::new(live, config).unwrap_err();
     assert!(
-        error.to_string().starts_with("sslmode is disable"),
+        error.to_string().starts_with("invalid sslmode \"disable\""),
         "{error}"
     );
 }
