@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use base64ct::{Base64, Encoding};
 use perennial::rustls::SignatureScheme;
-use perennial::{Renewal, Snapshot, with_causes};
+use perennial::{RenewError, Renewed, Snapshot, with_causes};
 use perennial_service::App;
 use perennial_testbed::serde_json::json;
 use perennial_testbed::{Fault, Proxy, Testbed, TestbedError};
@@ -294,11 +294,11 @@ impl<'a> Faults<'a> {
     ) -> anyhow::Result<Arc<Snapshot>> {
         let renewal = async {
             loop {
-                match self.app.live.renew_now().await {
-                    Renewal::Newer(snapshot) if condition(&snapshot) => return Ok(snapshot),
-                    Renewal::Failed(error) => bail!("renewal failed: {}", with_causes(&*error)),
+                match self.app.live.renew().await {
+                    Ok(Renewed::Newer(snapshot)) if condition(&snapshot) => return Ok(snapshot),
                     // Too soon after the previous renewal, or not the wanted certificate yet.
-                    _ => tokio::time::sleep(POLL).await,
+                    Ok(_) | Err(RenewError::Limited { .. }) => tokio::time::sleep(POLL).await,
+                    Err(error) => bail!("renewal failed: {}", with_causes(&error)),
                 }
             }
         };
@@ -308,7 +308,7 @@ impl<'a> Faults<'a> {
 
     async fn wait_moved(&self, generation: u64) -> anyhow::Result<()> {
         let moved = async {
-            while !has_moved(&self.app.manager, generation) {
+            while !has_moved(&self.app.pool, generation) {
                 tokio::time::sleep(POLL).await;
             }
         };

@@ -16,7 +16,7 @@ use clap::Parser;
 use perennial::{LiveCert, TlsSettings};
 use perennial_service::App;
 use perennial_testbed::Testbed;
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -187,15 +187,17 @@ async fn start_app(
     database: tokio_postgres::Config,
 ) -> anyhow::Result<App> {
     let (bao, approle) = (&testbed.bao, testbed.bao.approle());
-    let source = VaultPki::builder(address)
+    let vault = Vault::builder(address)
         .ca_pem(bao.ca_pem())
         .auth(Auth::approle(&approle.role_id, &approle.secret_id))
-        .mount(bao.mount())
+        .build()?;
+    let source = vault
+        .pki(bao.mount())
         .role(bao.client_role())
         .common_name("app")
         .ttl(args.ttl)
         .build()?;
-    let live = LiveCert::builder().tls(TlsSettings::new().anchor_overlap(ROOTS_OVERLAP));
+    let live = LiveCert::builder().tls(TlsSettings::new().roots_overlap(ROOTS_OVERLAP));
     App::start(live, source, database, args.pool).await
 }
 

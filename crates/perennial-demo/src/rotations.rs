@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perennial::{Event, Events, Rotations, with_causes};
-use perennial_postgres::{CertConnectionManager, PoolEvent, PoolEvents};
+use perennial_postgres::{CertPool, PoolEvent};
 use perennial_service::App;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -36,9 +36,9 @@ impl Log {
             events: Arc::default(),
             rotating: Arc::default(),
         };
-        tokio::spawn(log.clone().note_serials(app.live.rotations()));
-        let rotations = app.live.rotations();
-        tokio::spawn(log.clone().time_rotations(rotations, app.manager.clone()));
+        tokio::spawn(log.clone().note_serials(app.live.subscribe()));
+        let rotations = app.live.subscribe();
+        tokio::spawn(log.clone().time_rotations(rotations, app.pool.clone()));
         log
     }
 
@@ -56,7 +56,7 @@ impl Log {
     }
 
     /// Measures how long the pool takes to move onto each generation.
-    async fn time_rotations(self, mut rotations: Rotations, manager: CertConnectionManager) {
+    async fn time_rotations(self, mut rotations: Rotations, pool: CertPool) {
         while let Some(snapshot) = rotations.next().await {
             let generation = snapshot.generation();
             if generation == 1 {
@@ -64,7 +64,7 @@ impl Log {
             }
             let began = Instant::now();
             self.rotating.store(true, Ordering::Relaxed);
-            while !has_moved(&manager, generation) {
+            while !has_moved(&pool, generation) {
                 tokio::time::sleep(POLL).await;
             }
             self.rotating.store(false, Ordering::Relaxed);
@@ -78,14 +78,14 @@ impl Log {
     /// From now on also notes failures.
     pub(crate) fn follow_failures(&self, app: &App) {
         tokio::spawn(self.clone().note_renewal_failures(app.live.events()));
-        tokio::spawn(self.clone().note_connect_failures(app.manager.events()));
+        tokio::spawn(self.clone().note_connect_failures(app.pool.events()));
     }
 
-    async fn note_renewal_failures(self, mut events: Events) {
+    async fn note_renewal_failures(self, mut events: Events<Event>) {
         while let Some(event) = events.next().await {
             match event {
                 Event::RenewalFailed { error, .. } => {
-                    self.add(format!("renewal failed: {}", with_causes(&*error)));
+                    self.add(format!("renewal failed: {}", with_causes(&error)));
                 }
                 Event::Expired { generation, .. } => {
                     self.add(format!("generation {generation} expired"));
@@ -95,7 +95,7 @@ impl Log {
         }
     }
 
-    async fn note_connect_failures(self, mut events: PoolEvents) {
+    async fn note_connect_failures(self, mut events: Events<PoolEvent>) {
         while let Some(event) = events.next().await {
             match event {
                 PoolEvent::CertificateRefused { generation, error } => {
@@ -134,8 +134,8 @@ impl Log {
 }
 
 /// Whether no connection of the pool is older than this generation.
-pub(crate) fn has_moved(manager: &CertConnectionManager, generation: u64) -> bool {
-    let by_generation = manager.status().by_generation;
+pub(crate) fn has_moved(pool: &CertPool, generation: u64) -> bool {
+    let by_generation = pool.status().by_generation;
     by_generation.keys().all(|&used| used >= generation)
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::thread;
 use std::time::Duration;
 
-use perennial::{LiveCert, UsableLife};
+use perennial::LiveCert;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
@@ -92,17 +92,14 @@ fn add_events(log: &Log, view: &mut View) {
 /// The current certificate, even if it has expired.
 fn certificate(live: &LiveCert) -> Option<Certificate> {
     let (status, now) = (live.status(), live.now());
-    let snapshot = live.rotations().latest()?;
-    let lifetime = UsableLife::new(
-        snapshot.obtained_at(),
-        snapshot.not_before(),
-        snapshot.not_after(),
-    );
+    let snapshot = live.subscribe().latest()?;
+    let usable_from = snapshot.obtained_at().max(snapshot.not_before());
+    let lifetime = snapshot.not_after().duration_since(usable_from);
     Some(Certificate {
         generation: snapshot.generation(),
         serial: snapshot.serial().to_string(),
         state: status.state,
-        lifetime: lifetime.length(),
+        lifetime: lifetime.unwrap_or_default(),
         remaining: snapshot.remaining(now),
         next_fetch: status
             .next_fetch

@@ -94,7 +94,7 @@ async fn issue(bao: &OpenBao, folder: &Path) -> anyhow::Result<()> {
 const SERIAL: &str = "select client_serial::text from pg_stat_ssl where pid = pg_backend_pid()";
 
 async fn serial(pool: &PgPool) -> anyhow::Result<String> {
-    // Limits the query: the pool retries a failing connect.
+    // The pool retries a failing connect, so the query needs a limit.
     let query = sqlx::query_scalar(SERIAL).fetch_one(pool);
     Ok(tokio::time::timeout(Duration::from_secs(30), query).await??)
 }

@@ -1,33 +1,30 @@
 //! What the service, `cargo demo` and the benchmarks share: an app with a pool on a live certificate, and a steady load.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use perennial::{CertSource, LiveCert, LiveCertBuilder, with_causes};
-use perennial_postgres::CertConnectionManager;
+use perennial_postgres::CertPool;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::{Config, Row};
 
 /// A live certificate and a pool that logs in with it; clones share both.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct App {
     /// The certificate.
     pub live: LiveCert,
-    /// The pool's manager.
-    pub manager: CertConnectionManager,
-    /// The pool.
-    pub pool: bb8::Pool<CertConnectionManager>,
+    /// The pool, whose connections are all open from the start.
+    pub pool: CertPool,
 }
 
 impl App {
     /// Obtains the first certificate from `source` and opens `size` connections to the database.
     ///
     /// # Errors
-    /// The first certificate or the first connection fails.
+    /// Obtaining the first certificate or filling the pool fails.
     ///
     /// # Cancel safety
     /// Cancelling stops the certificate and closes the connections.
@@ -38,21 +35,14 @@ impl App {
         size: u32,
     ) -> anyhow::Result<Self> {
         let live = live.start(source).await?;
-        let manager = CertConnectionManager::builder(live.clone(), database)
+        let pool = CertPool::builder(live.clone(), database)
             .name("app")
-            .build()?;
-        let pool = manager
-            .pool_builder()
             .max_size(size)
             .min_idle(size)
-            .build(manager.clone())
+            .build()
             .await
             .context("failed to fill the pool")?;
-        Ok(Self {
-            live,
-            manager,
-            pool,
-        })
+        Ok(Self { live, pool })
     }
 
     /// Runs a query that returns one row.
@@ -63,19 +53,10 @@ impl App {
     /// # Cancel safety
     /// The query may still run on the server.
     pub async fn query(&self, sql: &str) -> Result<Row, String> {
-        let checked_out = self.pool.get().await;
-        let client =
-            checked_out.map_err(|error| with_causes(&self.manager.explain(error)).to_string())?;
+        let client = self.pool.get().await;
+        let client = client.map_err(|error| with_causes(&error).to_string())?;
         let row = client.query_one(sql, &[]).await;
         row.map_err(|error| with_causes(&error).to_string())
-    }
-}
-
-impl fmt::Debug for App {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App")
-            .field("live", &self.live)
-            .finish_non_exhaustive()
     }
 }
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use perennial::{LiveCert, Schedule, TlsSettings};
+use perennial::{LiveCert, RenewalSchedule, TlsSettings};
 use perennial_postgres::ConnectProbe;
 use perennial_service::{App, OpenLoop};
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -131,13 +131,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     drop(load);
-    app.manager.drain(SHUTDOWN).await;
+    app.pool.drain(SHUTDOWN).await;
     app.live.shutdown(SHUTDOWN).await?;
     Ok(())
 }
 
 async fn start(args: &Args) -> anyhow::Result<App> {
-    let source = VaultPki::builder(&args.vault)
+    let vault = Vault::builder(&args.vault)
         .ca_pem(read(&args.vault_ca)?)
         // As text, not as paths: the next login would read the files again, and they may then hold a
         // wrapping token for another start.
@@ -145,16 +145,18 @@ async fn start(args: &Args) -> anyhow::Result<App> {
             read(&args.role_id)?,
             read(&args.wrapped_secret_id)?,
         ))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .ttl(args.ttl)
         .build()?;
     let live = LiveCert::builder()
         .name("app")
-        .schedule(Schedule::new().survive_outage(args.outage))
+        .renewal(RenewalSchedule::new().survive_outage(args.outage))
         // After a change of the CA, Postgres presents its old certificate for a while.
-        .tls(TlsSettings::new().anchor_overlap(args.ttl * 2))
+        .tls(TlsSettings::new().roots_overlap(args.ttl * 2))
         .gate(ConnectProbe::new(args.postgres.clone())?);
     App::start(live, source, args.postgres.clone(), args.pool).await
 }

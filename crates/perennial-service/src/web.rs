@@ -79,7 +79,7 @@ impl Web {
 
     fn overview(&self) -> Overview {
         // All fields from one snapshot, even if it has expired.
-        let current = self.live.rotations().latest();
+        let current = self.live.subscribe().latest();
         let current = current.as_deref();
         Overview {
             generation: current.map(Snapshot::generation),
