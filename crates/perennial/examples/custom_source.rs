@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use perennial::{Ask, CertMaterial, CertSource, Fingerprint, LiveCert, SourceError};
+use perennial::{CacheKey, CertMaterial, CertSource, FetchContext, LiveCert, SourceError};
 
 /// Takes the newest of the folders, by name: `2026-01-31`, `2026-02-28` …
 #[derive(Debug)]
@@ -15,8 +15,8 @@ struct Newest {
 }
 
 impl CertSource for Newest {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        println!("asked because: {:?}", ask.why);
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
+        println!("asked because: {:?}", context.reason);
         let newest = self.newest().map_err(SourceError::unavailable)?;
         let read = |name| std::fs::read(newest.join(name)).map_err(SourceError::unavailable);
         // The checks are done elsewhere: that key and leaf match, that the chain links, the dates.
@@ -28,11 +28,8 @@ impl CertSource for Newest {
     }
 
     /// Lets `.saved_at(path)` tell whether what it saved is still what is wanted.
-    fn request(&self) -> Option<Fingerprint> {
-        Some(Fingerprint::of([self
-            .folder
-            .as_os_str()
-            .as_encoded_bytes()]))
+    fn request(&self) -> Option<CacheKey> {
+        Some(CacheKey::of([self.folder.as_os_str().as_encoded_bytes()]))
     }
 }
 

@@ -4,12 +4,12 @@ use std::io;
 
 /// An error with its causes on one line, for logs.
 ///
-/// Line ends and other control characters, which a server may put into its words, become spaces.
+/// Line ends and other control characters, which a server's message may contain, become spaces.
 ///
 /// # Example
 /// ```
 /// let error = perennial::SourceError::denied("no such role");
-/// assert_eq!(perennial::with_causes(&error).to_string(), "the source refuses: no such role");
+/// assert_eq!(perennial::with_causes(&error).to_string(), "the source refused: no such role");
 /// ```
 pub fn with_causes<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 'a {
     struct Chain<'a>(&'a (dyn Error + 'static));
@@ -46,8 +46,8 @@ pub fn with_causes<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 
 
 /// The first error of this type among an error and its causes.
 ///
-/// Finds it inside an [`io::Error`] too, which passes over what it wraps when it is asked for its
-/// source: as TLS errors are that came through a socket.
+/// Also looks inside an [`io::Error`], whose `source()` skips the error that it wraps: TLS errors
+/// that come through a socket are wrapped so.
 ///
 /// # Example
 /// ```
@@ -77,12 +77,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_of_several_lines_are_told_on_one() {
+    fn causes_of_several_lines_become_one_line() {
         let detail = crate::SourceError::denied("no such role\nDETAIL: x\r\nerror: forged");
         let line = with_causes(&detail).to_string();
         assert_eq!(
             line,
-            "the source refuses: no such role DETAIL: x  error: forged"
+            "the source refused: no such role DETAIL: x  error: forged"
         );
     }
 }

@@ -1,11 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-#[cfg(target_os = "linux")]
-use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::watch;
 use tokio::time::Instant;
-
-mod watcher;
 
 /// The one place where the core reads time.
 ///
@@ -26,19 +21,6 @@ impl Clock {
         wall_clock()
     }
 
-    /// Whether `at` lies ahead: what `now() < at` says, and cheap enough for every read.
-    ///
-    /// The kernel's coarse clock costs a fraction of the precise one. It stands still between two
-    /// ticks (10 ms at most), and is set as soon as a suspended host wakes or somebody sets the
-    /// time. It decides alone only while `at` is further away than [`NEAR`].
-    pub(crate) fn is_before(&self, at: SystemTime) -> bool {
-        #[cfg(any(test, feature = "test-util"))]
-        if self.scripted.is_some() {
-            return self.now() < at;
-        }
-        coarse_wall_clock() + NEAR < at || wall_clock() < at
-    }
-
     /// `at` by both clocks, from here on.
     pub(crate) fn deadline(&self, at: SystemTime) -> Deadline {
         Deadline {
@@ -47,18 +29,27 @@ impl Clock {
         }
     }
 
-    /// Follows this clock; holding it is what keeps the process' one watcher running.
-    pub(crate) fn follow(&self) -> Ticker {
-        #[cfg(any(test, feature = "test-util"))]
-        if let Some(scripted) = &self.scripted {
-            return Ticker {
-                clock: self.clone(),
-                steps: scripted.steps(),
-            };
-        }
-        Ticker {
-            clock: self.clone(),
-            steps: watcher::steps(),
+    /// The longest sleep between two looks at the wall clock: a fiftieth of the certificate's
+    /// usable lifetime, from 1 s to 30 s.
+    pub(crate) fn longest_sleep(usable_lifetime: Option<Duration>) -> Duration {
+        const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+        let lifetime = usable_lifetime.unwrap_or_default();
+        (lifetime / 50).clamp(BOUNDS.0, BOUNDS.1)
+    }
+
+    /// Sleeps until the deadline, by whichever clock reaches it first. Cancel-safe.
+    ///
+    /// Looks at the wall clock at least every `look`: a timer alone does not notice that the host
+    /// was suspended, since the monotonic clock stands still meanwhile.
+    pub(crate) async fn sleep_until(&self, deadline: Deadline, look: Duration) {
+        loop {
+            let by_wall = remaining(self.now(), deadline.at);
+            let by_monotonic = deadline.by.saturating_duration_since(Instant::now());
+            let left = by_wall.min(by_monotonic);
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(look)).await;
         }
     }
 }
@@ -77,48 +68,10 @@ impl Deadline {
     }
 }
 
-/// Sleeps by both clocks.
-#[derive(Debug)]
-pub(crate) struct Ticker {
-    clock: Clock,
-    /// Changes whenever the wall clock has moved apart from the monotonic one.
-    steps: watch::Receiver<u64>,
-}
-
-impl Ticker {
-    /// Sleeps until the deadline, by whichever clock gets there first. Cancel-safe.
-    pub(crate) async fn sleep_until(&mut self, deadline: Deadline) {
-        loop {
-            let by_wall = Instant::now() + remaining(self.clock.now(), deadline.at);
-            let sleep = tokio::time::sleep_until(deadline.by.min(by_wall));
-            tokio::select! {
-                () = sleep => return,
-                stepped = self.steps.changed() => if stepped.is_err() {
-                    // Nobody watches any more: the monotonic clock alone decides.
-                    return tokio::time::sleep_until(deadline.by).await;
-                },
-            }
-        }
-    }
-}
-
 /// Time from `now` to `at`, zero once `at` has passed.
 pub(crate) fn remaining(now: SystemTime, at: SystemTime) -> Duration {
     at.duration_since(now).unwrap_or(Duration::ZERO)
 }
-
-/// How near to a moment the precise clock decides: many ticks, should some be late.
-const NEAR: Duration = Duration::from_secs(1);
-
-/// Late by a tick, and never ahead.
-#[cfg(target_os = "linux")]
-fn coarse_wall_clock() -> SystemTime {
-    let since_epoch = clock_gettime(ClockId::RealtimeCoarse);
-    SystemTime::UNIX_EPOCH + Duration::try_from(since_epoch).unwrap_or_default()
-}
-
-#[cfg(not(target_os = "linux"))]
-use wall_clock as coarse_wall_clock;
 
 fn wall_clock() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
@@ -130,7 +83,6 @@ pub(crate) mod scripted {
     use std::sync::{Arc, Mutex, PoisonError};
     use std::time::{Duration, SystemTime};
 
-    use tokio::sync::watch;
     use tokio::time::Instant;
 
     use super::Clock;
@@ -147,7 +99,6 @@ pub(crate) mod scripted {
         origin: Instant,
         /// The wall clock's time at `origin`; a step moves it.
         wall: Arc<Mutex<SystemTime>>,
-        steps: Arc<watch::Sender<u64>>,
     }
 
     impl TestClock {
@@ -156,7 +107,6 @@ pub(crate) mod scripted {
             Self {
                 origin: Instant::now(),
                 wall: Arc::new(Mutex::new(wall)),
-                steps: Arc::new(watch::channel(0).0),
             }
         }
 
@@ -168,23 +118,17 @@ pub(crate) mod scripted {
         /// Moves the wall clock alone, ahead.
         pub fn step_forward(&self, by: Duration) {
             *self.wall.lock().unwrap_or_else(PoisonError::into_inner) += by;
-            self.steps.send_modify(|steps| *steps += 1);
         }
 
         /// Moves the wall clock alone, back.
         pub fn step_back(&self, by: Duration) {
             *self.wall.lock().unwrap_or_else(PoisonError::into_inner) -= by;
-            self.steps.send_modify(|steps| *steps += 1);
         }
 
         pub(crate) fn clock(&self) -> Clock {
             Clock {
                 scripted: Some(self.clone()),
             }
-        }
-
-        pub(super) fn steps(&self) -> watch::Receiver<u64> {
-            self.steps.subscribe()
         }
     }
 }
@@ -195,6 +139,7 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn midday() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
@@ -204,22 +149,20 @@ mod tests {
     async fn slept(step: impl FnOnce(&TestClock)) -> Duration {
         let wall = TestClock::starting_at(midday());
         let clock = wall.clock();
-        let at = clock.now() + HOUR;
+        let deadline = clock.deadline(clock.now() + HOUR);
         let began = Instant::now();
-        let deadline = clock.deadline(at);
-        let sleeper = tokio::spawn(async move { clock.follow().sleep_until(deadline).await });
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        let look = Clock::longest_sleep(Some(HOUR));
+        let sleeper = tokio::spawn(async move { clock.sleep_until(deadline, look).await });
+        tokio::time::sleep(MINUTE).await;
         step(&wall);
         sleeper.await.unwrap();
         began.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn wall_clock_that_jumps_forward_ends_the_sleep() {
-        assert_eq!(
-            slept(|wall| wall.step_forward(2 * HOUR)).await,
-            Duration::from_secs(60)
-        );
+    async fn wall_clock_that_jumps_forward_ends_the_sleep_at_the_next_look() {
+        let slept = slept(|wall| wall.step_forward(2 * HOUR)).await;
+        assert!((MINUTE..=MINUTE + MINUTE / 2).contains(&slept), "{slept:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,5 +173,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn wall_clock_that_is_set_back_does_not_prolong_the_sleep() {
         assert_eq!(slept(|wall| wall.step_back(24 * HOUR)).await, HOUR);
+    }
+
+    #[test]
+    fn sleep_between_two_looks_is_a_fiftieth_of_the_lifetime_within_bounds() {
+        let seconds = |s| Duration::from_secs(s);
+        for (lifetime, expected) in [
+            (0, 1),
+            (10, 1),
+            (100, 2),
+            (600, 12),
+            (1_500, 30),
+            (86_400, 30),
+        ] {
+            assert_eq!(
+                Clock::longest_sleep(Some(seconds(lifetime))),
+                seconds(expected)
+            );
+        }
+        assert_eq!(Clock::longest_sleep(None), seconds(1));
     }
 }

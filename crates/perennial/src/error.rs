@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
-use crate::schedule::LifeTooShort;
-use crate::tls::TlsSettingsError;
+use crate::schedule::LifetimeTooShort;
 
 type BoxError = Box<dyn Error + Send + Sync>;
+type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// What kind of failure a [`SourceError`] is; decides how it is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceErrorKind {
-    /// The source answered and refuses: credentials, policy or role.
+    /// The source answered and refused: credentials, policy or role.
     Denied,
     /// The source answered, but with something that cannot be used.
     Invalid,
-    /// There is nothing to ask: this source is not set up here.
+    /// This source is not set up here.
     NotConfigured,
     /// The source cannot be reached or cannot answer now. Waiting alone can cure it.
     Unavailable,
@@ -36,10 +36,10 @@ pub enum SourceErrorKind {
 /// assert!(busy.is_transient());
 /// assert!(!SourceError::denied("role app may not sign evil.example").is_transient());
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceError {
     kind: SourceErrorKind,
-    cause: BoxError,
+    cause: SharedError,
     retry_after: Option<Duration>,
 }
 
@@ -67,12 +67,12 @@ impl SourceError {
     fn new(kind: SourceErrorKind, cause: impl Into<BoxError>) -> Self {
         Self {
             kind,
-            cause: cause.into(),
+            cause: cause.into().into(),
             retry_after: None,
         }
     }
 
-    /// Keeps the source's own word on when to ask again.
+    /// Sets how long the source asked to be left alone, such as by `Retry-After`.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -89,7 +89,7 @@ impl SourceError {
         self.kind == SourceErrorKind::Unavailable
     }
 
-    /// How long the source asked to be left alone, if it said so.
+    /// How long the source asked to be left alone, if it did.
     pub fn requested_wait(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -98,8 +98,8 @@ impl SourceError {
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            SourceErrorKind::Denied => "the source refuses",
-            SourceErrorKind::Invalid => "the source's answer is unusable",
+            SourceErrorKind::Denied => "the source refused",
+            SourceErrorKind::Invalid => "the source's answer is not usable",
             SourceErrorKind::NotConfigured => "the source is not configured",
             SourceErrorKind::Unavailable => "the source is unavailable",
         })
@@ -118,12 +118,12 @@ impl From<MaterialError> for SourceError {
     }
 }
 
-/// Why one renewal published nothing.
-#[derive(Debug, thiserror::Error)]
+/// Why a renewal published nothing.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RenewError {
     /// The source returned an error.
-    #[error("the certificate could not be fetched")]
+    #[error("failed to fetch the certificate")]
     Source(#[source] SourceError),
     /// The source did not answer in time.
     #[error("the source did not answer within {after:?}")]
@@ -131,21 +131,46 @@ pub enum RenewError {
         /// The fetch timeout in force.
         after: Duration,
     },
-    /// What the source delivered did not pass the checks.
-    #[error("the fetched certificate was not accepted")]
+    /// The fetched material did not pass the checks.
+    #[error("the fetched certificate is not usable")]
     Material(#[source] MaterialError),
-    /// The source panicked; the message is not kept, since it may hold anything.
+    /// The source panicked; the message is not kept, since it may hold a secret.
     #[error("the source panicked")]
     Panicked,
-    /// The source delivers nothing newer, and the certificate in use has expired.
-    #[error("the source still delivers the certificate that has expired")]
+    /// The certificate in use has expired, and the source delivered it again.
+    #[error("the source delivered the expired certificate again")]
     StillExpired,
-    /// The gate refused it.
-    #[error("the gate refuses the new certificate")]
-    Refused(#[source] BoxError),
-    /// The first certificate's life is too short for what the renewal policy promises.
-    #[error("the certificate does not live long enough")]
-    LifeTooShort(#[source] LifeTooShort),
+    /// The gate refused the certificate.
+    #[error("the gate refused the new certificate")]
+    Refused(#[source] SharedError),
+    /// The first certificate's lifetime is too short for what the renewal schedule promises.
+    #[error(
+        "a usable lifetime of {usable:?} is too short to survive an outage of {outage:?}: it needs \
+         {needed:?}"
+    )]
+    LifetimeTooShort {
+        /// The certificate's usable lifetime.
+        usable: Duration,
+        /// The outage that must be survived.
+        outage: Duration,
+        /// The shortest usable lifetime for it.
+        needed: Duration,
+    },
+    /// Not tried: the last fetch was too recent, or a back-off is under way.
+    #[error("renewal is rate-limited; retry in {retry_in:?}")]
+    Limited {
+        /// When a renewal may be tried again.
+        retry_in: Duration,
+    },
+    /// Not tried: the renewer has stopped.
+    #[error("the renewer has stopped")]
+    Stopped,
+    /// The renewer did not stop within the deadline of a shutdown and was aborted.
+    #[error("the renewer did not stop within {after:?}")]
+    StillRunning {
+        /// The deadline given.
+        after: Duration,
+    },
 }
 
 impl RenewError {
@@ -153,9 +178,14 @@ impl RenewError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Source(error) => error.is_transient(),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Limited { .. } => true,
             Self::Material(error) => error.is_transient(),
-            Self::Panicked | Self::StillExpired | Self::Refused(_) | Self::LifeTooShort(_) => false,
+            Self::Panicked
+            | Self::StillExpired
+            | Self::Refused(_)
+            | Self::LifetimeTooShort { .. }
+            | Self::Stopped
+            | Self::StillRunning { .. } => false,
         }
     }
 
@@ -167,6 +197,21 @@ impl RenewError {
     }
 }
 
+impl From<LifetimeTooShort> for RenewError {
+    fn from(error: LifetimeTooShort) -> Self {
+        let LifetimeTooShort {
+            usable,
+            outage,
+            needed,
+        } = error;
+        Self::LifetimeTooShort {
+            usable,
+            outage,
+            needed,
+        }
+    }
+}
+
 /// Why [`LiveCert::start`](crate::LiveCert::start) returned no certificate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -174,32 +219,34 @@ pub enum StartError {
     /// No crypto provider: neither feature is on and none was given to the builder.
     #[error("no crypto provider: enable the feature aws-lc-rs or ring, or give the builder one")]
     NoProvider,
-    /// A setting of the builder that cannot be used.
-    #[error("{field} is {got:?}: it must be longer than zero")]
+    /// A setting of the builder or of [`TlsSettings`](crate::TlsSettings) is not usable.
+    #[error("invalid {field}{}: {problem}", got.as_ref().map(|got| format!(" {got}")).unwrap_or_default())]
     Setting {
         /// The setter's name.
         field: &'static str,
-        /// The value it got.
-        got: Duration,
+        /// The value it got, unless that is too long or may hold a secret.
+        got: Option<String>,
+        /// What is wrong with it, and what the setter expects.
+        problem: String,
+        /// Why, if another error says more.
+        #[source]
+        cause: Option<Box<dyn Error + Send + Sync>>,
     },
-    /// TLS settings that cannot be used.
-    #[error("the TLS settings cannot be used")]
-    Tls(#[source] TlsSettingsError),
     /// An error that waiting alone cannot cure.
-    #[error("the first certificate could not be had")]
-    Failed(#[source] Arc<RenewError>),
-    /// Only transient errors, or none, until the time was over.
+    #[error("failed to obtain the first certificate")]
+    Failed(#[source] RenewError),
+    /// Only transient errors, or none, until the start timeout.
     #[error("no certificate within {after:?}")]
     TimedOut {
         /// The start timeout in force.
         after: Duration,
         /// The last failure seen, if any fetch ended.
         #[source]
-        last: Option<Arc<RenewError>>,
+        last: Option<RenewError>,
     },
 }
 
-/// Why there is no certificate to hand out now.
+/// Why there is no valid certificate now.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
@@ -208,7 +255,7 @@ pub enum Unavailable {
     NothingYet {
         /// The last failure, if a fetch has ended.
         #[source]
-        last: Option<Arc<RenewError>>,
+        last: Option<RenewError>,
     },
     /// The last good certificate is past its `not_after`.
     #[error("the certificate of generation {generation} has expired")]
@@ -219,6 +266,6 @@ pub enum Unavailable {
         not_after: SystemTime,
         /// Why no newer one took its place.
         #[source]
-        last: Option<Arc<RenewError>>,
+        last: Option<RenewError>,
     },
 }

@@ -1,25 +1,30 @@
 use std::error::Error;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use crate::snapshot::Snapshot;
-use crate::unwind::{Panicked, contained};
 
-/// How long a gate may take before it counts as [`Verdict::CannotTell`].
-pub const GATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a gate may take before it counts as [`Verdict::Inconclusive`].
+const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tries a new certificate out before anybody gets it.
+/// Tests a new certificate before it is published.
 ///
-/// Called by the renewer alone, under [`GATE_TIMEOUT`], with a candidate that has passed every
-/// check. While a candidate is refused, the certificate in use stays; the candidate is tried again
-/// at the backoff's pace and not fetched anew until it is due itself.
+/// The renewer alone calls it, with a candidate that has passed every check. While a candidate is
+/// refused, the certificate in use stays; the renewer tests the candidate again at the back-off's
+/// pace and fetches another one only when the candidate itself is due.
+///
+/// # Defaults
+/// A gate that takes longer than 10 s is [inconclusive](Verdict::Inconclusive).
 ///
 /// # Example
 /// ```
 /// use perennial::{Gate, Snapshot, Verdict};
 ///
-/// /// Lets only our own name through.
+/// /// Accepts only our own name.
 /// #[derive(Debug)]
 /// struct Named(&'static str);
 ///
@@ -27,30 +32,30 @@ pub const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 ///     async fn check(&self, candidate: &Snapshot) -> Verdict {
 ///         match candidate.names().common_name.as_deref() {
 ///             Some(name) if name == self.0 => Verdict::Accept,
-///             other => Verdict::refuse(format!("it names {other:?}")),
+///             other => Verdict::refuse(format!("unexpected common name {other:?}")),
 ///         }
 ///     }
 /// }
 /// ```
 pub trait Gate: Send + Sync + 'static {
-    /// Says whether this candidate may be published.
+    /// Judges whether this candidate may be published.
     ///
     /// # Cancel safety
-    /// The future is dropped at the timeout and at shutdown.
+    /// The renewer drops the future at the timeout and at shutdown.
     fn check(&self, candidate: &Snapshot) -> impl Future<Output = Verdict> + Send;
 }
 
-/// What a [`Gate`] found.
+/// The result of a [`Gate`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Verdict {
     /// It works: publish it.
     Accept,
-    /// It does not work: keep the one in use.
+    /// It does not work: keep the certificate in use.
     Refuse(Box<dyn Error + Send + Sync>),
-    /// The gate itself failed, as when the server to ask is down: published all the same, since
-    /// that must not let the certificate expire.
-    CannotTell(Box<dyn Error + Send + Sync>),
+    /// The gate itself failed, for example because its server is down. The certificate is
+    /// published anyway: a broken gate must not let the certificate in use expire.
+    Inconclusive(Box<dyn Error + Send + Sync>),
 }
 
 impl Verdict {
@@ -59,9 +64,9 @@ impl Verdict {
         Self::Refuse(cause.into())
     }
 
-    /// [`Verdict::CannotTell`] with this cause, which is logged and must hold no secret.
-    pub fn cannot_tell(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::CannotTell(cause.into())
+    /// [`Verdict::Inconclusive`] with this cause, which is logged and must hold no secret.
+    pub fn inconclusive(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Inconclusive(cause.into())
     }
 }
 
@@ -82,14 +87,16 @@ impl<G: Gate> DynGate for G {
     }
 }
 
-/// Asks a gate, with its timeout.
+/// Runs a gate under its timeout.
 pub(crate) async fn verdict(gate: Option<&dyn DynGate>, candidate: &Snapshot) -> Verdict {
     let Some(gate) = gate else {
         return Verdict::Accept;
     };
-    match tokio::time::timeout(GATE_TIMEOUT, contained(gate.check(candidate))).await {
+    // A panic of the gate must not end the renewer.
+    let check = AssertUnwindSafe(gate.check(candidate)).catch_unwind();
+    match tokio::time::timeout(GATE_TIMEOUT, check).await {
         Ok(Ok(verdict)) => verdict,
-        Ok(Err(Panicked)) => Verdict::cannot_tell("the gate panicked"),
-        Err(_elapsed) => Verdict::cannot_tell(format!("no verdict within {GATE_TIMEOUT:?}")),
+        Ok(Err(_panic)) => Verdict::inconclusive("the gate panicked"),
+        Err(_elapsed) => Verdict::inconclusive(format!("no verdict within {GATE_TIMEOUT:?}")),
     }
 }

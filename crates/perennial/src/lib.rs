@@ -1,13 +1,14 @@
-//! Short-lived certificates that stay fresh, for services that prove who they are by mTLS.
+//! Short-lived certificates that stay fresh, for services that prove who they are by mutual TLS.
 //!
-//! A [`CertSource`] delivers certificates; a [`LiveCert`] renews them ahead of expiry, checks each
-//! one before anybody sees it, and hands out numbered [`Snapshot`]s with a ready rustls config.
+//! A [`CertSource`] delivers certificates. A [`LiveCert`] renews them before they expire, checks
+//! each one before it is used, and provides numbered [`Snapshot`]s with a ready rustls config.
 //!
 //! ```text
-//!  CertSource              renewer (one task)                         readers (any number)
+//!  CertSource              renewer (one task)                        readers (any number)
 //!  files, env,  ──fetch──► check ──► gate ──► Snapshot, generation n ══► LiveCert::current()
-//!  Vault, yours            key = leaf, links,   ready rustls config      rotations(), status(),
+//!  Vault, yours            key = leaf, links,  ready rustls config       subscribe(), status(),
 //!       └─────changed()──► validity, purpose                             events()
+//!       ◄────────────────────────────────────  published(n)
 //! ```
 //!
 //! # Quick start
@@ -15,109 +16,91 @@
 //! use perennial::{CertSource, EnvSource, FileSource, LiveCert};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! // Where the environment says nothing, from files that somebody else renews.
+//! // From files that another program renews, where the variables are not set.
 //! let source = EnvSource::new("TLS_CERT", "TLS_KEY", "TLS_CA")
 //!     .or(FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt"));
 //! let live = LiveCert::start(source).await?;
 //!
 //! // For each connection, the certificate of that moment:
 //! let config = live.current()?.client_config();
-//! // For whoever must act on a new one:
-//! let mut rotations = live.rotations();
+//! // For code that must act on each new certificate:
+//! let mut rotations = live.subscribe();
 //! while let Some(snapshot) = rotations.next().await {
 //!     println!("generation {} until {:?}", snapshot.generation(), snapshot.not_after());
 //! }
 //! # Ok(()) }
 //! ```
-//! A source of your own is one `async fn`: see [`CertSource`]. `perennial-vault` has the one for Vault
-//! and OpenBao, `perennial-postgres` moves pooled connections onto each new certificate.
+//! A source of your own is one `async fn`: see [`CertSource`]. `perennial-vault` has the source for
+//! Vault and OpenBao, `perennial-postgres` moves pooled connections onto each new certificate.
 //!
 //! # Vocabulary
-//! - **fetch**: ask a source once. **renew**: fetch again ahead of expiry and publish.
+//! - **fetch**: ask a source once. **renew**: fetch again before expiry and publish.
 //!   **rotate**: what readers see when a new snapshot appears.
 //! - **material**: chain, key and roots as fetched. **snapshot**: checked, numbered material.
-//!   **generation**: its number, from 1.
-//! - **usable life**: from when a certificate was obtained (or becomes valid) to its end; the only
-//!   length that the schedule counts with. **remaining**: what of it is left.
+//!   **generation**: its number, from 1. **roots**: the certificates that verify a peer.
+//! - **usable lifetime**: from when a certificate was obtained (or becomes valid) until it expires;
+//!   the only length that the schedule uses. **remaining lifetime**: from now until it expires.
 //!
 //! # What it promises
-//! - A snapshot is whole: chain, key, roots and config of one fetch, checked before publishing.
+//! - A snapshot is whole: chain, key, roots and config belong together and were checked together.
 //! - A failed renewal never removes a valid certificate, and the renewer never gives up.
-//! - An expired certificate is never handed out.
-//! - Any number of waiters cause one fetch; fetches in an outage have a closed bound.
+//! - An expired certificate is never used for a new connection.
+//! - Any number of waiters cause one fetch; the number of fetches in an outage is bounded.
 //! - No private key is in any `Debug`, log or error.
 //!
 //! # Features
-//! - `aws-lc-rs` (default), `ring`: the crypto provider; or give [`LiveCertBuilder::provider`] one.
-//! - `watch` (default): files that change are noticed at once, and not only by polling.
-//! - `encrypted-keys`: private keys in encrypted PKCS#8. `serde`: `SourceConfig`.
+//! - `aws-lc-rs` (default), `ring`: the crypto provider; or pass one to
+//!   [`LiveCertBuilder::provider`].
+//! - `watch` (default): changed files are noticed at once, and not only by polling.
+//! - `encrypted-keys`: private keys in encrypted PKCS#8.
 //! - `test-util`: the module `testing`, for tests of your own.
-//! - `metrics`: these, through the `metrics` facade. Each has the label `certificate`, the name given
-//!   to [`LiveCertBuilder::name`].
+//!
+//! # Metrics
+//! Reported through the `metrics` facade. Each has the label `certificate`, the name given to
+//! [`LiveCertBuilder::name`].
 //!
 //! | metric | kind | unit |
 //! |---|---|---|
 //! | `perennial_certificate_expiry_timestamp_seconds` | gauge | Unix time at which the certificate in use expires |
-//! | `perennial_certificate_remaining_seconds` | gauge | seconds until then, negative once it is past |
-//! | `perennial_certificate_renewal_timestamp_seconds` | gauge | Unix time from which its renewal is due |
+//! | `perennial_certificate_renewal_timestamp_seconds` | gauge | Unix time at which its renewal is due |
 //! | `perennial_certificate_generation` | gauge | the generation in use |
-//! | `perennial_renewals_total` | counter, label `result`: `rotated`, `unchanged`, `refused`, `failed` | attempts that have ended |
-//! | `perennial_source_errors_total` | counter, label `kind`: `denied`, `invalid`, `not_configured`, `unavailable` | attempts that the source failed |
+//! | `perennial_renewals_total` | counter, label `result`: `rotated`, `unchanged`, `refused`, `failed` | finished attempts |
+//! | `perennial_source_errors_total` | counter, label `kind`: `denied`, `invalid`, `not_configured`, `unavailable` | attempts that failed in the source |
 //! | `perennial_renewal_failures` | gauge | failures in a row |
 //! | `perennial_fetch_duration_seconds` | histogram | one attempt, checks and gate included |
 
-mod admission;
-mod attempt;
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod causes;
-mod certificate;
 mod clock;
+mod digest;
 mod error;
-mod events;
 mod gate;
 mod live;
 mod material;
-mod metrics;
+mod observe;
 mod renewer;
 mod schedule;
-mod signals;
 mod snapshot;
 mod source;
-mod sources;
-mod status;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 mod tls;
-mod unwind;
 
 pub use causes::{find_cause, with_causes};
-pub use certificate::{Names, Serial};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
-pub use events::{EVENT_BACKLOG, Event, Events};
-pub use gate::{GATE_TIMEOUT, Gate, Verdict};
-pub use live::{
-    FETCH_TIMEOUT, LiveCert, LiveCertBuilder, Rotations, START_TIMEOUT, StatusChanges, StillRunning,
-};
-pub use material::{CertMaterial, MaterialError, Part};
-pub use renewer::{Renewal, SHORTEST_FETCH_INTERVAL};
-pub use schedule::{
-    EARLIEST_RENEWAL, FIRST_RETRY, Failure, LEEWAY, LONGEST_HOLD_OFF, LONGEST_LEEWAY,
-    LONGEST_REQUESTED_WAIT, LifeTooShort, RENEWAL_BAND, RETRY_CAP, RETRY_CAP_BOUNDS, RenewalPolicy,
-    SHORTEST_FIRST_RETRY, START_RETRY_CAP, Schedule, UsableLife, WARN_AT,
-};
+pub use gate::{Gate, Verdict};
+pub use live::{LiveCert, LiveCertBuilder, Reporter, Rotations};
+pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
+pub use observe::{CertState, CertStatus, Event, Events};
+pub use renewer::Renewed;
+pub use schedule::RenewalSchedule;
 pub use snapshot::Snapshot;
-pub use source::{Ask, BoxSource, CertSource, Fingerprint, Why};
-#[cfg(feature = "encrypted-keys")]
-pub use sources::Passphrase;
-#[cfg(all(feature = "serde", feature = "encrypted-keys"))]
-pub use sources::PassphraseConfig;
-#[cfg(feature = "serde")]
-pub use sources::{EnvConfig, FileConfig, OneOrMore, SourceConfig};
-pub use sources::{
-    EnvSource, FileSource, LARGEST_FILE, Or, POLL_INTERVAL, Saved, SavedCert, SavedCertError,
-    SourceFn, source_fn,
+pub use source::{
+    BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
+    source_fn,
 };
-pub use status::{CertState, CertStatus};
-pub use tls::{ServerCrls, TlsSettings, TlsSettingsError};
+pub use tls::TlsSettings;
 
 pub use rustls;
 pub use rustls::pki_types;

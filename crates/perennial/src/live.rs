@@ -5,30 +5,20 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::admission::Wish;
 use crate::clock::Clock;
-use crate::error::{StartError, Unavailable};
-use crate::events::{Event, Events};
+use crate::error::{RenewError, StartError, Unavailable};
 use crate::material::CertMaterial;
-use crate::renewer::{Command, Renewal};
+use crate::observe::{CertStatus, Event, Events, Published};
+use crate::renewer::{Command, Renewed, ReporterState, Waiter, Wish};
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
-use crate::status::{CertStatus, Progress};
 
 mod builder;
 pub use builder::LiveCertBuilder;
-mod watch_changes;
-pub use watch_changes::{Rotations, StatusChanges};
-
-/// How long [`LiveCert::start`] waits for the first certificate.
-pub const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long one fetch may take.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A certificate that stays fresh: the handle that everything else takes.
 ///
-/// Clones share one renewer, a background task. When the last clone is dropped, it ends.
+/// Clones share one renewer, a background task. It ends when the last clone is dropped.
 ///
 /// # Example
 /// ```no_run
@@ -37,7 +27,7 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let source = FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt");
 /// let live = LiveCert::start(source).await?;
-/// let config = live.current()?.client_config(); // a ready rustls config; ask anew per connection
+/// let config = live.current()?.client_config(); // a ready rustls config; call again per connection
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -48,22 +38,20 @@ pub struct LiveCert {
 
 struct Shared {
     clock: Clock,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    progress: watch::Receiver<Progress>,
+    published: watch::Receiver<Published>,
     /// Weak, so that events end with the renewer.
     events: broadcast::WeakSender<Event>,
     writer: Writer,
 }
 
-/// Who publishes. Dropping either ends what readers wait for.
+/// What publishes. Dropping either ends what readers wait for.
 enum Writer {
     Renewer {
         commands: mpsc::UnboundedSender<Command>,
         task: AbortHandle,
     },
     Fixed {
-        _snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-        _progress: watch::Sender<Progress>,
+        _published: watch::Sender<Published>,
         _events: broadcast::Sender<Event>,
     },
 }
@@ -75,7 +63,7 @@ impl LiveCert {
     ///
     /// # Errors
     /// - [`StartError::Failed`]: an error that waiting cannot cure, at once.
-    /// - [`StartError::TimedOut`]: no certificate within [`START_TIMEOUT`].
+    /// - [`StartError::TimedOut`]: no certificate within the start timeout, by default 30 s.
     /// - [`StartError::NoProvider`]: neither crypto feature is on.
     ///
     /// # Panics
@@ -101,55 +89,65 @@ impl LiveCert {
         Self::builder().fixed(material)
     }
 
-    /// The certificate to use for a connection made now; never blocks, never waits.
+    /// The certificate for a connection made now; never blocks, never waits.
     ///
     /// # Errors
-    /// [`Unavailable`]: none was fetched yet, or the last good one has expired.
+    /// [`Unavailable`]: no fetch has succeeded yet, or the certificate has expired.
     pub fn current(&self) -> Result<Arc<Snapshot>, Unavailable> {
-        let current = self.shared.snapshots.borrow().clone();
-        match current {
-            Some(snapshot) if self.shared.clock.is_before(snapshot.not_after()) => Ok(snapshot),
-            other => Err(self.unavailable(other.as_deref())),
+        let published = self.shared.published.borrow();
+        match &published.snapshot {
+            Some(snapshot) if self.now() < snapshot.not_after() => Ok(Arc::clone(snapshot)),
+            _ => Err(unavailable(&published)),
         }
     }
 
-    /// A certificate that is valid now by the wall clock, renewed first if need be.
+    /// A certificate that is valid now by the wall clock; waits for a renewal if need be.
     ///
-    /// Returns at once unless the certificate is in its last moments ([`LEEWAY`](crate::LEEWAY))
-    /// or past them, as after a host's sleep. Then it waits for one fetch, shared by all callers.
-    /// If that fails, a certificate that is still valid is handed out all the same.
+    /// Returns at once unless the certificate has expired or is about to, as after a host's
+    /// suspend. Then it waits for one fetch, shared by all callers. If that fails, a certificate
+    /// that is still valid is returned anyway.
+    ///
+    /// # Defaults
+    /// "About to expire" is the last 2 % of the usable lifetime, 30 s at most.
     ///
     /// # Errors
-    /// [`Unavailable`]: there is none, and the fetch failed or is not due by the backoff.
+    /// [`Unavailable`]: there is none, and the fetch failed or the back-off does not allow one.
     ///
     /// # Cancel safety
-    /// Cancelled, it does not cancel the fetch that others wait for.
-    pub async fn valid(&self) -> Result<Arc<Snapshot>, Unavailable> {
+    /// Cancelled, it does not cancel the fetch that other callers wait for.
+    pub async fn wait_valid(&self) -> Result<Arc<Snapshot>, Unavailable> {
         if let Ok(snapshot) = self.current() {
-            let leeway = snapshot.usable_life().leeway();
-            if snapshot.remaining(self.shared.clock.now()) > leeway {
+            let leeway = snapshot.usable_lifetime().leeway();
+            if snapshot.remaining(self.now()) > leeway {
                 return Ok(snapshot);
             }
         }
-        // The outcome does not matter: what counts is what there is now.
-        let _outcome = self.ask(Wish::Valid).await;
+        // Whatever the outcome is, the certificate in use counts.
+        let _ = self.ask(Wish::Valid, None).await;
         self.current()
+    }
+
+    /// Follows new generations, beginning with the one in use.
+    pub fn subscribe(&self) -> Rotations {
+        Rotations {
+            published: self.shared.published.clone(),
+            seen: 0,
+        }
     }
 
     /// How this certificate is doing now.
     pub fn status(&self) -> CertStatus {
-        let current = self.shared.snapshots.borrow().clone();
-        let progress = self.shared.progress.borrow().clone();
-        CertStatus::at(self.shared.clock.now(), current.as_deref(), &progress)
+        CertStatus::at(self.now(), &self.shared.published.borrow())
     }
 
-    /// What happens from here on; [`status`](Self::status) says what is.
-    pub fn events(&self) -> Events {
-        match self.shared.events.upgrade() {
-            Some(events) => Events(events.subscribe()),
-            // The renewer has ended: nothing happens any more.
-            None => Events(broadcast::Sender::new(1).subscribe()),
-        }
+    /// Events from here on; [`status`](Self::status) has the present state.
+    pub fn events(&self) -> Events<Event> {
+        let receiver = match self.shared.events.upgrade() {
+            Some(events) => events.subscribe(),
+            // The renewer has ended, and so the events end at once.
+            None => broadcast::Sender::new(1).subscribe(),
+        };
+        Events::from_channel(receiver, Event::Missed)
     }
 
     /// Whether connections can be made now: for a readiness probe.
@@ -157,115 +155,176 @@ impl LiveCert {
         self.current().is_ok()
     }
 
-    /// Whether a restart might help: for a liveness probe.
-    ///
-    /// `false` once the certificate has been expired for longer than its usable life was. A source
-    /// that is down for less, or has not answered yet, makes no service dead.
-    pub fn is_live(&self) -> bool {
-        let current = self.shared.snapshots.borrow().clone();
-        current.is_none_or(|snapshot| {
-            let expired_for = crate::clock::remaining(snapshot.not_after(), self.now());
-            expired_for <= snapshot.usable_life().length()
-        })
-    }
-
-    /// The wall clock that this certificate's life is measured by.
+    /// The wall clock that this certificate's lifetime is measured by.
     pub fn now(&self) -> SystemTime {
         self.shared.clock.now()
     }
 
-    /// Renews now, and says what came of it.
+    /// Renews now.
     ///
-    /// Joins a fetch that is under way. Rate-limited: [`Renewal::Limited`] if the last fetch ended
-    /// less than [`SHORTEST_FETCH_INTERVAL`] ago, or, if it failed, less than half of the backoff's
-    /// first step ago, [`LONGEST_HOLD_OFF`] at most.
+    /// Joins a fetch that is under way. [`Renewed::Newer`] always means another leaf: a change of
+    /// roots alone does not count.
     ///
-    /// [`SHORTEST_FETCH_INTERVAL`]: crate::SHORTEST_FETCH_INTERVAL
-    /// [`LONGEST_HOLD_OFF`]: crate::LONGEST_HOLD_OFF
+    /// # Errors
+    /// - [`RenewError::Limited`]: the last fetch ended less than 1 s ago or, if it failed, less
+    ///   than half of the back-off's first step ago, 10 s at most.
+    /// - [`RenewError::Stopped`]: the renewer has stopped.
+    /// - every other: the renewal was tried and failed. The certificate in use stays.
     ///
     /// # Cancel safety
     /// Cancelled, the renewal goes on.
-    pub async fn renew_now(&self) -> Renewal {
-        self.ask(Wish::Renewal).await
+    pub async fn renew(&self) -> Result<Renewed, RenewError> {
+        self.ask(Wish::Renewal, None).await
     }
 
-    /// Says that a server refused the certificate of this generation, and renews if that may help.
+    /// A handle with which one pool or client reports what servers say to the certificate.
     ///
-    /// At once [`Renewal::Newer`] if there is a newer one by now. Else one fetch is forced for this
-    /// generation, whoever reports it and however often. [`Renewal::Limited`] if that has been done,
-    /// also if this is what that fetch brought, and while a backoff is on: a server with an expired
-    /// CRL refuses every certificate.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the renewal goes on.
-    pub async fn report_rejected(&self, generation: u64) -> Renewal {
-        self.ask(Wish::NewerThan(generation)).await
+    /// `name` appears in the log and in [`Event::Refused`]. Each call makes a reporter with a
+    /// back-off of its own, so that a server that refuses every certificate is not hidden by
+    /// another that accepts them.
+    pub fn reporter(&self, name: impl Into<Arc<str>>) -> Reporter {
+        Reporter {
+            live: self.clone(),
+            state: Arc::new(ReporterState::new(name.into())),
+        }
     }
 
     /// Stops the renewer, for every clone of this handle.
     ///
-    /// A fetch under way is dropped. The certificate stays readable until it expires.
+    /// Drops a fetch that is under way. The certificate stays readable until it expires.
     ///
     /// # Errors
-    /// [`StillRunning`]: the source blocked its thread past the deadline; the task was aborted.
+    /// [`RenewError::StillRunning`]: the source blocked its thread past the deadline; the task was
+    /// aborted.
     ///
     /// # Cancel safety
     /// Cancelled, the renewer still stops.
-    pub async fn shutdown(&self, deadline: Duration) -> Result<(), StillRunning> {
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), RenewError> {
         let Writer::Renewer { commands, task } = &self.shared.writer else {
             return Ok(());
         };
         // An error says that it has stopped already.
-        let _stopped = commands.send(Command::Shutdown);
-        // The renewer lets go of its source first and of this channel last.
+        let _ = commands.send(Command::Shutdown);
+        // The renewer drops its source first and this channel last.
         match tokio::time::timeout(deadline, commands.closed()).await {
             Ok(()) => Ok(()),
             Err(_elapsed) => {
                 task.abort();
-                Err(StillRunning { after: deadline })
+                Err(RenewError::StillRunning { after: deadline })
             }
         }
     }
 
-    async fn ask(&self, wish: Wish) -> Renewal {
+    async fn ask(
+        &self,
+        wish: Wish,
+        reporter: Option<Arc<ReporterState>>,
+    ) -> Result<Renewed, RenewError> {
         let Writer::Renewer { commands, .. } = &self.shared.writer else {
-            return Renewal::Unchanged;
+            return Ok(Renewed::Unchanged);
         };
         let (reply, outcome) = oneshot::channel();
-        if commands.send(Command::Renew { wish, reply }).is_err() {
-            return Renewal::Stopped;
-        }
-        outcome.await.unwrap_or(Renewal::Stopped)
+        let waiter = Waiter {
+            wish,
+            reporter,
+            reply,
+        };
+        let sent = commands.send(Command::Renew(waiter));
+        sent.map_err(|_closed| RenewError::Stopped)?;
+        outcome.await.unwrap_or(Err(RenewError::Stopped))
     }
+}
 
-    fn unavailable(&self, current: Option<&Snapshot>) -> Unavailable {
-        let last = self.shared.progress.borrow().last_error.clone();
-        match current {
-            None => Unavailable::NothingYet { last },
-            Some(snapshot) => Unavailable::Expired {
-                generation: snapshot.generation(),
-                not_after: snapshot.not_after(),
-                last,
-            },
-        }
+fn unavailable(published: &Published) -> Unavailable {
+    let last = published.renewal.last_error.clone();
+    match &published.snapshot {
+        None => Unavailable::NothingYet { last },
+        Some(snapshot) => Unavailable::Expired {
+            generation: snapshot.generation(),
+            not_after: snapshot.not_after(),
+            last,
+        },
     }
 }
 
 impl fmt::Debug for LiveCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveCert")
-            .field("current", &*self.shared.snapshots.borrow())
+            .field("current", &self.shared.published.borrow().snapshot)
             .finish_non_exhaustive()
     }
 }
 
-/// The renewer did not stop within the deadline and was aborted.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the renewer did not stop within {after:?}")]
-#[non_exhaustive]
-pub struct StillRunning {
-    /// The deadline given.
-    pub after: Duration,
+/// New generations as they appear; does not keep the renewer alive.
+///
+/// Never misses the newest generation. Generations only grow; a slow reader skips those in
+/// between.
+#[derive(Clone, Debug)]
+pub struct Rotations {
+    published: watch::Receiver<Published>,
+    seen: u64,
+}
+
+impl Rotations {
+    /// The newest snapshot that this handle has not returned yet; the present one at first.
+    ///
+    /// `None` once the renewer has ended.
+    ///
+    /// # Cancel safety
+    /// Cancelled, it loses nothing.
+    pub async fn next(&mut self) -> Option<Arc<Snapshot>> {
+        loop {
+            // Marked as seen before it is read: a change in between is seen again.
+            if let Some(snapshot) = &self.published.borrow_and_update().snapshot
+                && snapshot.generation() > self.seen
+            {
+                self.seen = snapshot.generation();
+                return Some(Arc::clone(snapshot));
+            }
+            self.published.changed().await.ok()?;
+        }
+    }
+
+    /// The latest snapshot, returned before or not.
+    pub fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.published.borrow().snapshot.clone()
+    }
+}
+
+/// Reports what servers say to the certificate; made by [`LiveCert::reporter`].
+///
+/// Clones share one back-off.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    live: LiveCert,
+    state: Arc<ReporterState>,
+}
+
+impl Reporter {
+    /// Reports that a server refused the certificate of this generation; renews if that may help.
+    ///
+    /// Returns [`Renewed::Newer`] at once if there is a newer certificate by now. Otherwise it
+    /// forces a renewal. If a server refuses that certificate too, renewing is no cure (an
+    /// expired CRL makes a server refuse every certificate): the next forced renewal waits for a
+    /// twentieth of the usable lifetime (300 s at most), and twice as long each time, until
+    /// [`accepted`](Self::accepted) reports a newer generation.
+    ///
+    /// # Errors
+    /// [`RenewError::Limited`] while a back-off is under way; every other as
+    /// [`LiveCert::renew`].
+    ///
+    /// # Cancel safety
+    /// Cancelled, the renewal goes on.
+    pub async fn refused(&self, generation: u64) -> Result<Renewed, RenewError> {
+        let reporter = Some(Arc::clone(&self.state));
+        self.live.ask(Wish::NewerThan(generation), reporter).await
+    }
+
+    /// Reports that a server accepted the certificate of this generation; ends the back-off if it
+    /// is newer than the refused one. Cheap enough for every login.
+    pub fn accepted(&self, generation: u64) {
+        self.state.accepted(generation);
+    }
 }
 
 #[cfg(test)]

@@ -7,20 +7,23 @@ use rustls::sign::SigningKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::source::digest;
+use crate::digest::digest;
 
+mod certificate;
 #[cfg(feature = "encrypted-keys")]
-pub(crate) mod encrypted;
+mod encrypted;
 mod error;
 pub(crate) mod formats;
 pub(crate) mod pem;
 
-pub use error::{MaterialError, Part};
+pub use certificate::{Certificate, Names, Serial};
+pub use error::MaterialError;
+pub(crate) use error::part;
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///
-/// All three belong together: they are checked together and swapped together. The private key
-/// is wiped from memory when the material is dropped.
+/// They are checked and replaced together. The private key is wiped from memory when the material
+/// is dropped.
 pub struct CertMaterial {
     chain: Vec<CertificateDer<'static>>,
     key: Key,
@@ -31,34 +34,35 @@ pub struct CertMaterial {
     guard: Option<Guard>,
 }
 
-/// Dropped with the last holder of what came with it.
+/// Dropped with the last snapshot or material that holds it.
 pub(crate) type Guard = Arc<dyn Any + Send + Sync>;
 
-/// Whether the roots are meant to issue the leaf too.
+/// Whether the roots must issue the leaf too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Anchoring {
     /// The CA of clients and the CA of servers may differ: the roots only verify servers.
     ServersOnly,
-    /// One PKI for both: a leaf that the roots do not reach is a mistake.
+    /// One PKI for both: a leaf that no root issued is a mistake.
     RootsIssueLeaf,
 }
 
+#[derive(Clone)]
 pub(crate) enum Key {
-    Der(Zeroizing<PrivateKeyDer<'static>>),
+    Der(Arc<Zeroizing<PrivateKeyDer<'static>>>),
     Signer(Arc<dyn SigningKey>),
 }
 
 impl CertMaterial {
     /// Takes PEM texts: a leaf-first chain, one private key, one or more roots.
     ///
-    /// The key may be PKCS#1, SEC1 or PKCS#8. Text between PEM blocks and other kinds of block
-    /// are passed over.
+    /// The key may be PKCS#1, SEC1 or PKCS#8. Text between PEM blocks and blocks of other kinds are
+    /// ignored.
     ///
     /// # Errors
-    /// - [`MaterialError::Pem`], [`MaterialError::CutOff`]: a text is not well-formed PEM.
-    /// - [`MaterialError::Missing`], [`MaterialError::OtherKind`]: a text holds no block of the
-    ///   kind it should.
-    /// - [`MaterialError::Encrypted`]: the key needs a passphrase.
+    /// - A text is not well-formed PEM: [`MaterialError::Pem`], [`MaterialError::CutOff`].
+    /// - A text has no block of the expected kind: [`MaterialError::Missing`],
+    ///   [`MaterialError::OtherKind`].
+    /// - The key needs a passphrase: [`MaterialError::Encrypted`].
     ///
     /// # Example
     /// ```no_run
@@ -73,51 +77,51 @@ impl CertMaterial {
         key: impl AsRef<[u8]>,
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
-        let key = formats::pem_private_key(key.as_ref(), &formats::closed)?;
+        let key = formats::pem_private_key(key.as_ref(), None)?;
         Self::from_der(
-            formats::pem_certificates(Part::Chain, chain.as_ref())?,
+            formats::pem_certificates(part::CHAIN, chain.as_ref())?,
             key,
-            formats::pem_certificates(Part::Roots, roots.as_ref())?,
+            formats::pem_certificates(part::ROOTS, roots.as_ref())?,
         )
     }
 
-    /// Takes each part in whatever encoding it has: PEM, DER, or DER in base64.
+    /// Takes each part in PEM, in DER, or in DER as base64.
     ///
-    /// A part in DER is one certificate or one key. What a part is encoded in is found out from
-    /// its bytes; each may be another.
+    /// The encoding of each part is detected from its bytes; the parts may differ. A part in DER is
+    /// one certificate or one key.
     ///
     /// # Errors
-    /// As [`CertMaterial::from_pem`], and [`MaterialError::Encoding`]: a part is none of the three.
+    /// As [`CertMaterial::from_pem`]. A part in another encoding: [`MaterialError::Encoding`].
     pub fn from_bytes(
         chain: impl AsRef<[u8]>,
         key: impl AsRef<[u8]>,
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
-        let key = formats::private_key(key.as_ref(), &formats::closed)?;
+        let key = formats::private_key(key.as_ref(), None)?;
         Self::from_der(
-            formats::certificates(Part::Chain, chain.as_ref())?,
+            formats::certificates(part::CHAIN, chain.as_ref())?,
             key,
-            formats::certificates(Part::Roots, roots.as_ref())?,
+            formats::certificates(part::ROOTS, roots.as_ref())?,
         )
     }
 
     /// Takes DER: a leaf-first chain, one private key, one or more roots.
     ///
     /// # Errors
-    /// [`MaterialError::Missing`]: the chain or the roots are empty.
+    /// The chain or the roots are empty: [`MaterialError::Missing`].
     pub fn from_der(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
-        Self::new(chain, Key::Der(Zeroizing::new(key)), roots)
+        Self::new(chain, Key::Der(Arc::new(Zeroizing::new(key))), roots)
     }
 
-    /// Takes a key that never leaves its device: only its signer is held.
+    /// Takes a signer instead of a key, for keys that never leave their device.
     ///
     /// # Errors
-    /// [`MaterialError::Missing`]: the chain or the roots are empty.
-    pub fn with_signing_key(
+    /// The chain or the roots are empty: [`MaterialError::Missing`].
+    pub fn from_signing_key(
         chain: Vec<CertificateDer<'static>>,
         key: Arc<dyn SigningKey>,
         roots: Vec<CertificateDer<'static>>,
@@ -131,10 +135,10 @@ impl CertMaterial {
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
         if chain.is_empty() {
-            return Err(MaterialError::Missing { part: Part::Chain });
+            return Err(MaterialError::Missing { part: part::CHAIN });
         }
         if roots.is_empty() {
-            return Err(MaterialError::Missing { part: Part::Roots });
+            return Err(MaterialError::Missing { part: part::ROOTS });
         }
         Ok(Self {
             chain,
@@ -147,42 +151,58 @@ impl CertMaterial {
         })
     }
 
-    /// Says that the roots issue the leaf, so that a leaf they do not reach is refused.
+    /// Declares that the roots issue the leaf: a leaf that no root issued is then refused.
     #[must_use]
     pub fn roots_issue_leaf(mut self) -> Self {
         self.anchoring = Anchoring::RootsIssueLeaf;
         self
     }
 
-    /// Says when it was issued to this service, if that is not now.
+    /// Sets when the certificate was issued to this service, wall clock.
     ///
-    /// For a source that delivers what was kept from an earlier run: the renewal point is counted
-    /// from here, so that it does not move with restarts. Wall clock.
+    /// For a source that delivers a certificate of an earlier run: the renewal point is counted
+    /// from this time, so restarts do not move it.
+    ///
+    /// # Defaults
+    /// When the renewer receives the material.
     #[must_use]
     pub fn obtained_at(mut self, at: SystemTime) -> Self {
         self.obtained_at = Some(at);
         self
     }
 
-    /// Keeps what the CA said beside the certificate, such as that it shortened its life.
+    /// Adds the CA's warnings, for example that it shortened the lifetime.
     ///
-    /// For people to read, in [`CertStatus::warnings`](crate::CertStatus::warnings). Must hold no
-    /// secret. Not part of the material: other warnings alone publish nothing.
+    /// For people to read, in [`CertStatus::warnings`](crate::CertStatus::warnings). Must not
+    /// contain a secret. A change of the warnings alone publishes nothing.
     #[must_use]
     pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
         self
     }
 
-    /// Keeps this until the last holder of the snapshot lets go, then drops it.
+    /// Keeps `guard` until the last `Arc` of the snapshot is dropped.
     ///
-    /// For a source that has something to do once nobody uses the certificate any more, such as
-    /// revoking it. Its `Drop` runs wherever the last holder is: it must not block. A config that
-    /// was cloned out of the snapshot does not hold it.
+    /// For a source that must act when the certificate is no longer used, for example revoke it.
+    /// The guard's `Drop` runs on the thread that drops the last `Arc`: it must not block. A
+    /// config that was cloned out of the snapshot does not keep the guard.
     #[must_use]
     pub fn with_guard(mut self, guard: Arc<dyn Any + Send + Sync>) -> Self {
         self.guard = Some(guard);
         self
+    }
+
+    /// The same certificate and key with these roots.
+    pub(crate) fn with_other_roots(
+        &self,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, MaterialError> {
+        let mut other = Self::new(self.chain.clone(), self.key.clone(), roots)?;
+        other.anchoring = self.anchoring;
+        other.obtained_at = self.obtained_at;
+        other.warnings.clone_from(&self.warnings);
+        other.guard.clone_from(&self.guard);
+        Ok(other)
     }
 
     /// The certificates, leaf first.
@@ -195,12 +215,12 @@ impl CertMaterial {
         &self.roots
     }
 
-    /// What [`CertMaterial::with_warnings`] said.
+    /// The CA's warnings; see [`with_warnings`](Self::with_warnings).
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What [`CertMaterial::obtained_at`] said.
+    /// The time set with [`CertMaterial::obtained_at`].
     pub(crate) fn when_obtained(&self) -> Option<SystemTime> {
         self.obtained_at
     }
@@ -209,13 +229,17 @@ impl CertMaterial {
         &self.key
     }
 
-    /// The first certificate of the chain, which is never empty.
-    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
-        &self.chain[0]
+    /// Reads the first certificate of the chain.
+    ///
+    /// # Errors
+    /// It cannot be parsed: [`MaterialError::Certificate`].
+    pub fn leaf(&self) -> Result<Certificate, MaterialError> {
+        Certificate::in_part(part::CHAIN, 0, self.leaf_der())
     }
 
-    pub(crate) fn guard(&self) -> Option<Guard> {
-        self.guard.clone()
+    /// The first certificate of the chain, which is never empty.
+    pub(crate) fn leaf_der(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
     }
 
     pub(crate) fn anchoring(&self) -> Anchoring {
@@ -224,7 +248,7 @@ impl CertMaterial {
 
     /// A digest over chain, key and roots: equal material publishes nothing.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        // A signer shows only its public half; the chain tells generations of it apart.
+        // A signer reveals only its public key; the chain distinguishes its generations.
         let public;
         let key: &[u8] = match &self.key {
             Key::Der(der) => der.secret_der(),

@@ -1,207 +1,305 @@
-use std::sync::Arc;
+//! The one task that fetches and publishes; everything else reads.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::admission::{Admission, Facts, Wish, admit};
-use crate::attempt::Attempts;
-use crate::clock::Ticker;
+use crate::clock::{Clock, Deadline};
 use crate::error::RenewError;
-use crate::schedule::Backoff;
+use crate::gate::DynGate;
+use crate::observe::{Published, Signals};
+use crate::schedule::{Backoff, RenewalSchedule};
 use crate::snapshot::Snapshot;
-use crate::source::{DynSource, Why};
-use crate::unwind::contained;
+use crate::source::{DynSource, FetchReason};
+use crate::tls::TlsPolicy;
 
-/// No fetch follows a successful one sooner, whoever asks and however short a life the CA gives.
+mod admission;
+mod attempt;
+
+pub(crate) use admission::Wish;
+use admission::{Admission, Forced, Refusals, Situation, admit};
+use attempt::{Held, Mark};
+
+/// No fetch follows a successful one sooner, whatever asks for it and however short a lifetime the
+/// CA gives.
 ///
-/// After a failure half of the backoff's first step takes its place,
-/// [`LONGEST_HOLD_OFF`](crate::LONGEST_HOLD_OFF) at most.
-pub const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failure half of the back-off's first step takes its place, ten seconds at most.
+const SHORTEST_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a renewal that somebody asked for came to.
+/// The outcome of a renewal that succeeded.
 #[derive(Clone, Debug)]
+#[must_use]
 #[non_exhaustive]
-pub enum Renewal {
-    /// There is a newer snapshot.
+pub enum Renewed {
+    /// A newer certificate is in use.
     Newer(Arc<Snapshot>),
-    /// The source delivered what is in use already.
+    /// The source delivered the certificate that is already in use.
     Unchanged,
-    /// Not tried: the last fetch was too short a while ago.
-    Limited,
-    /// Tried, and failed; the certificate in use stays.
-    Failed(Arc<RenewError>),
-    /// Not tried: the renewer was shut down.
-    Stopped,
 }
+
+type Renewal = Result<Renewed, RenewError>;
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Renew {
-        wish: Wish,
-        reply: oneshot::Sender<Renewal>,
-    },
+    Renew(Waiter),
     Shutdown,
 }
 
-type Waiters = Vec<oneshot::Sender<Renewal>>;
-
-/// The one task that fetches and publishes; everybody else reads.
-///
-/// It ends when all command senders are dropped or at [`Command::Shutdown`], and never before.
-pub(crate) struct Renewer {
-    pub(crate) attempts: Attempts,
-    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
-    pub(crate) ticker: Ticker,
-    /// The generation that a server refused, and when a fetch was forced for it.
-    pub(crate) forced: Option<(u64, Instant)>,
-    /// When the source was last asked for more than roots.
-    pub(crate) last_fetch: Instant,
-    /// The newest generation whose refusal has been told: each is told once, whoever reports it.
-    pub(crate) refusal_told: u64,
+/// A caller that waits for a renewal.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) wish: Wish,
+    /// Who reports a refusal; `None` for every other wish.
+    pub(crate) reporter: Option<Arc<ReporterState>>,
+    pub(crate) reply: oneshot::Sender<Renewal>,
 }
 
-/// Everybody has let go, or shutdown was asked for.
+impl Waiter {
+    fn answer(self, renewal: Renewal) {
+        // A waiter that was cancelled harms nothing.
+        let _ = self.reply.send(renewal);
+    }
+}
+
+/// What a [`Reporter`](crate::Reporter) and the renewer share.
+#[derive(Debug)]
+pub(crate) struct ReporterState {
+    pub(crate) name: Arc<str>,
+    refusals: Mutex<Refusals>,
+}
+
+impl ReporterState {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            refusals: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn accepted(&self, generation: u64) {
+        self.refusals().accepted(generation);
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends when all command senders are dropped or at [`Command::Shutdown`], and never before.
+pub(crate) struct Renewer {
+    pub(crate) source: Arc<dyn DynSource>,
+    pub(crate) gate: Option<Box<dyn DynGate>>,
+    pub(crate) schedule: RenewalSchedule,
+    pub(crate) tls: TlsPolicy,
+    pub(crate) clock: Clock,
+    pub(crate) fetch_timeout: Duration,
+    pub(crate) published: watch::Sender<Published>,
+    pub(crate) signals: Signals,
+    pub(crate) memory: Memory,
+}
+
+/// What the renewer remembers between two attempts.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// Fetched, but not to be published now.
+    held: Option<Held>,
+    /// The marks of the certificate in use that lie ahead, the nearest first.
+    marks: Vec<(Deadline, Mark)>,
+    /// The last renewal that any refusal forced.
+    forced: Option<Forced>,
+    /// When the source was last asked for more than roots.
+    last_fetch: Option<Instant>,
+}
+
+/// The last handle was dropped, or shutdown was requested.
 struct Stop;
 
 impl Renewer {
-    pub(crate) async fn run(mut self) {
-        let mut why = Why::Start;
-        let mut waiters = Waiters::new();
+    pub(crate) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut reason = FetchReason::Start;
+        let mut waiters = Vec::new();
         loop {
-            let Ok(renewal) = self.attempt(why, &mut waiters).await else {
+            let Ok(renewal) = self.attempt_once(reason, &mut commands, &mut waiters).await else {
                 return;
             };
             let ended = Instant::now();
-            // Other roots for the same leaf have cost a CA nothing: nobody has to wait for that.
-            let reused = |snapshot: Arc<Snapshot>| snapshot.leaf_since() < snapshot.generation();
-            if why != Why::Changed || !self.attempts.current().is_some_and(reused) {
-                self.last_fetch = ended;
+            // Other roots for the same leaf cost the CA nothing, and cure no refusal: the next
+            // fetch need not wait, and callers that want another leaf are admitted anew.
+            let roots_only = matches!(&renewal, Ok(Renewed::Newer(snapshot))
+                if snapshot.leaf_since() < snapshot.generation());
+            if !(roots_only && reason == FetchReason::Changed) {
+                self.memory.last_fetch = Some(ended);
             }
+            let mut unanswered = Vec::new();
             for waiter in waiters.drain(..) {
-                // A waiter that was cancelled harms nobody.
-                let _gone = waiter.send(renewal.clone());
+                self.note_refusal(&waiter);
+                if roots_only && waiter.wish != Wish::Valid {
+                    unanswered.push(waiter);
+                } else {
+                    waiter.answer(renewal.clone());
+                }
             }
-            why = match self.idle(ended, &mut waiters).await {
-                Ok(why) => why,
+            reason = match self
+                .idle(ended, unanswered, &mut commands, &mut waiters)
+                .await
+            {
+                Ok(reason) => reason,
                 Err(Stop) => return,
             };
         }
     }
 
-    /// Tries once. Whoever asks for a renewal meanwhile waits for this same attempt.
-    async fn attempt(&mut self, why: Why, waiters: &mut Waiters) -> Result<Renewal, Stop> {
-        let attempt = self.attempts.attempt(why);
+    /// Tries once. Callers that want a renewal meanwhile join this attempt.
+    async fn attempt_once(
+        &mut self,
+        reason: FetchReason,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        waiters: &mut Vec<Waiter>,
+    ) -> Result<Renewal, Stop> {
+        let attempt = self.attempt(reason);
         tokio::pin!(attempt);
         loop {
             tokio::select! {
                 renewal = &mut attempt => return Ok(renewal),
-                command = self.commands.recv() => match command {
-                    Some(Command::Renew { reply, .. }) => waiters.push(reply),
+                command = commands.recv() => match command {
+                    Some(Command::Renew(waiter)) => waiters.push(waiter),
                     Some(Command::Shutdown) | None => return Err(Stop),
                 },
             }
         }
     }
 
-    /// Waits until there is a reason to fetch, and tells of what passes meanwhile.
-    async fn idle(&mut self, ended: Instant, waiters: &mut Waiters) -> Result<Why, Stop> {
-        let current = self.attempts.current();
-        let failures = self.attempts.failures();
+    /// Waits until there is a reason to fetch, and reports the marks that pass meanwhile.
+    async fn idle(
+        &mut self,
+        ended: Instant,
+        unanswered: Vec<Waiter>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        waiters: &mut Vec<Waiter>,
+    ) -> Result<FetchReason, Stop> {
+        let current = self.current();
+        let backoff = backoff(current.as_deref());
         // Both clocks' deadlines are taken once: looking again after the wall clock was set back
         // would prolong the wait.
-        let due = self.attempts.clock.deadline(self.attempts.next_fetch());
-        let spacing = if failures == 0 {
+        let due = self.clock.deadline(self.next_fetch());
+        let spacing = if self.failures() == 0 {
             SHORTEST_FETCH_INTERVAL
         } else {
-            backoff(current.as_deref()).shortest_wait()
+            backoff.shortest_wait()
         };
-        // One for all that passes meanwhile: what the source does in it is not begun anew.
-        let source = Arc::clone(&self.attempts.source);
+        for waiter in unanswered {
+            if let Some(reason) = self.admit(waiter, due, spacing, backoff.cap(), waiters) {
+                return Ok(reason);
+            }
+        }
+        let look =
+            Clock::longest_sleep(current.map(|snapshot| snapshot.usable_lifetime().length()));
+        // One future for all that passes meanwhile, so that the source's work is not begun anew.
+        let source = Arc::clone(&self.source);
         let changed = changed(&*source, ended + spacing);
         tokio::pin!(changed);
         loop {
-            let mark = self.attempts.marks.first().map(|(deadline, _)| *deadline);
+            let mark = self.memory.marks.first().map(|(deadline, _)| *deadline);
             let next = mark.filter(|mark| mark.at() < due.at()).unwrap_or(due);
             tokio::select! {
                 biased;
-                command = self.commands.recv() => match command {
-                    Some(Command::Renew { wish, reply }) => {
-                        let facts = Facts {
-                            current: current.as_ref().map(|snapshot| snapshot.leaf_since()),
-                            rested: self.last_fetch.elapsed() >= spacing,
-                            pausing: self.attempts.pausing() && self.attempts.clock.now() < due.at(),
-                            forced_before: self.forced_before(current.as_deref()),
-                        };
-                        self.note(wish);
-                        match (admit(wish, &facts), &current) {
-                            (Admission::Fetch(why), _) => {
-                                waiters.push(reply);
-                                if let (Why::Rejected, Wish::NewerThan(generation)) = (why, wish) {
-                                    let newest = current.as_ref().map_or(generation, |c| c.generation());
-                                    self.forced = Some((newest, Instant::now()));
-                                }
-                                return Ok(why);
-                            }
-                            (Admission::HaveNewer, Some(newer)) => {
-                                let _gone = reply.send(Renewal::Newer(Arc::clone(newer)));
-                            }
-                            _ => {
-                                let _gone = reply.send(Renewal::Limited);
-                            }
+                command = commands.recv() => match command {
+                    Some(Command::Renew(waiter)) => {
+                        self.note_refusal(&waiter);
+                        let admitted = self.admit(waiter, due, spacing, backoff.cap(), waiters);
+                        if let Some(reason) = admitted {
+                            return Ok(reason);
                         }
                     }
                     Some(Command::Shutdown) | None => return Err(Stop),
                 },
-                () = self.ticker.sleep_until(next) => {
+                () = self.clock.sleep_until(next, look) => {
                     if next == due {
-                        return Ok(if current.is_some() { Why::Due } else { Why::Start });
+                        let has_one = self.published.borrow().snapshot.is_some();
+                        return Ok(if has_one { FetchReason::Due } else { FetchReason::Start });
                     }
-                    self.attempts.pass_mark();
+                    self.pass_mark();
                 }
-                () = &mut changed => {
-                    return Ok(Why::Changed);
-                }
-                () = refresh() => self.attempts.refresh(),
+                () = &mut changed => return Ok(FetchReason::Changed),
             }
         }
     }
 
-    /// Whether a fetch was forced for this generation, or brought it, less than a capped wait ago.
-    fn forced_before(&self, current: Option<&Snapshot>) -> bool {
-        self.forced.is_some_and(|(generation, at)| {
-            current.is_some_and(|snapshot| snapshot.leaf_since() <= generation + 1)
-                && at.elapsed() < backoff(current).cap()
-        })
+    /// The reason to fetch for this waiter, which then waits for it; otherwise its answer is sent.
+    fn admit(
+        &mut self,
+        waiter: Waiter,
+        due: Deadline,
+        spacing: Duration,
+        cap: Duration,
+        waiters: &mut Vec<Waiter>,
+    ) -> Option<FetchReason> {
+        let now = Instant::now();
+        let current = self.current();
+        let leaf_since = current.as_ref().map(|snapshot| snapshot.leaf_since());
+        let pause = if self.published.borrow().renewal.pausing {
+            crate::clock::remaining(self.clock.now(), due.at())
+        } else {
+            Duration::ZERO
+        };
+        let back_off = waiter.reporter.as_ref().map_or(Duration::ZERO, |reporter| {
+            let first_step = self.memory.forced.zip(leaf_since);
+            let first_step = first_step.map(|(forced, leaf)| forced.first_step(leaf, now, cap));
+            let own = reporter.refusals().back_off(now, cap);
+            own.max(first_step.unwrap_or_default())
+        });
+        let situation = Situation {
+            leaf_since,
+            rest: self.memory.last_fetch.map_or(Duration::ZERO, |last| {
+                spacing.saturating_sub(now.saturating_duration_since(last))
+            }),
+            pause,
+            back_off,
+        };
+        match (admit(waiter.wish, &situation), current) {
+            (Admission::Fetch(reason), current) => {
+                if let (Wish::NewerThan(refused), Some(reporter)) = (waiter.wish, &waiter.reporter)
+                {
+                    let newest = current.map_or(refused, |current| current.generation());
+                    self.memory.forced = Some(reporter.refusals().force(newest, now));
+                }
+                waiters.push(waiter);
+                return Some(reason);
+            }
+            (Admission::HaveNewer, Some(newer)) => waiter.answer(Ok(Renewed::Newer(newer))),
+            (Admission::Limited { retry_in }, _) => {
+                waiter.answer(Err(RenewError::Limited { retry_in }));
+            }
+            // Only a certificate in use can be newer than the refused one.
+            (Admission::HaveNewer, None) => waiter.answer(Err(RenewError::Stopped)),
+        }
+        None
     }
 
-    fn note(&mut self, wish: Wish) {
-        if let Wish::NewerThan(generation) = wish
-            && generation > self.refusal_told
+    /// Reports a refusal once for each reporter and generation.
+    fn note_refusal(&self, waiter: &Waiter) {
+        if let (Wish::NewerThan(generation), Some(reporter)) = (waiter.wish, &waiter.reporter)
+            && reporter.refusals().is_news(generation)
         {
-            self.refusal_told = generation;
-            self.attempts.rejected(generation);
+            self.signals.refused(generation, &reporter.name);
         }
     }
 }
 
-/// A source that always says "changed" must not make a hot loop; one that panics is not heard.
+/// Resolves with the source's `changed`, but never before `not_before`: a source that is always
+/// ready must not make a hot loop.
 async fn changed(source: &dyn DynSource, not_before: Instant) {
-    if contained(source.changed()).await.is_err() {
-        // It is asked when it is due all the same.
+    let changed = std::panic::AssertUnwindSafe(source.changed());
+    if changed.catch_unwind().await.is_err() {
+        // The source is asked when a fetch is due all the same.
         return std::future::pending().await;
     }
     tokio::time::sleep_until(not_before).await;
 }
 
-/// When the metrics that run with the clock are told again.
-async fn refresh() {
-    match crate::metrics::REFRESH {
-        Some(interval) => tokio::time::sleep(interval).await,
-        None => std::future::pending().await,
-    }
-}
-
 fn backoff(current: Option<&Snapshot>) -> Backoff {
-    Backoff::of(current.map(Snapshot::usable_life).as_ref())
+    Backoff::of(current.map(Snapshot::usable_lifetime).as_ref())
 }

@@ -1,66 +1,63 @@
 //! When to renew, and how long to wait after a failure. Pure: takes facts, returns times.
 
-use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-/// The part of the usable life in which the renewal point lies.
+/// The part of the usable lifetime in which the renewal point lies.
+const RENEWAL_BAND: Range<f64> = 0.50..0.75;
+
+/// The earliest point to which [`RenewalSchedule::survive_outage`] may move the band's start.
+const EARLIEST_RENEWAL: f64 = 0.10;
+
+/// The first wait after a failure, as a part of the usable lifetime: half of [`RETRY_CAP`].
 ///
-/// A 24 h certificate is renewed between 12 h and 18 h after it was obtained.
-pub const RENEWAL_BAND: Range<f64> = 0.50..0.75;
+/// A smaller first step would make each member of a fleet retry more often in an outage, and so
+/// raise the peak after it.
+const FIRST_RETRY: f64 = 0.025;
 
-/// The earliest that [`Schedule::survive_outage`] may move the band's beginning to.
-pub const EARLIEST_RENEWAL: f64 = 0.10;
+/// The shortest first wait, however short the lifetime.
+const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// The first wait after a failure, as a part of the usable life: half of [`RETRY_CAP`].
-///
-/// A fleet's peak after an outage grows with the tries that one member makes in it: smaller first
-/// steps only add to them.
-pub const FIRST_RETRY: f64 = 0.025;
-
-/// No first wait is shorter, however short the life.
-pub const SHORTEST_FIRST_RETRY: Duration = Duration::from_secs(1);
-
-/// The longest wait after a failure, as a part of the usable life.
-pub const RETRY_CAP: f64 = 0.05;
+/// The longest wait after a failure, as a part of the usable lifetime.
+const RETRY_CAP: f64 = 0.05;
 
 /// The bounds of [`RETRY_CAP`].
-pub const RETRY_CAP_BOUNDS: (Duration, Duration) =
+pub(crate) const RETRY_CAP_BOUNDS: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(300));
 
-/// How long, at most, a renewal that is asked for is refused after a failure: whoever has mended the
-/// source must not have to wait.
+/// The longest time after a failure in which a requested renewal is limited.
 ///
-/// Half of the backoff's first step, where that is less.
-pub const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);
+/// Half of the back-off's first step, if that is less. An operator who has fixed the source must
+/// not have to wait for long.
+pub(crate) const LONGEST_HOLD_OFF: Duration = Duration::from_secs(10);
 
-/// The longest wait while there has been no certificate yet, and so no life to measure by.
-pub const START_RETRY_CAP: Duration = Duration::from_secs(10);
+/// The longest wait before the first certificate, when there is no lifetime to measure by.
+const START_RETRY_CAP: Duration = Duration::from_secs(10);
 
 /// The longest `Retry-After` that is honoured while no certificate is valid.
-pub const LONGEST_REQUESTED_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_REQUESTED_WAIT: Duration = Duration::from_secs(60);
 
-/// Within this part of the usable life's end, a certificate is renewed before it is handed out.
-pub const LEEWAY: f64 = 0.02;
+/// The last part of the usable lifetime: a certificate in it is renewed before it is handed out.
+const LEEWAY: f64 = 0.02;
 
 /// The upper bound of [`LEEWAY`].
-pub const LONGEST_LEEWAY: Duration = Duration::from_secs(30);
+const LONGEST_LEEWAY: Duration = Duration::from_secs(30);
 
-/// The part of the usable life that is left when an unrenewed certificate is warned about.
+/// The remaining part of the usable lifetime at which an unrenewed certificate is warned about.
 ///
-/// Past the band with room for some retries: a 24 h certificate warns 4.8 h ahead of its end.
-pub const WARN_AT: f64 = 0.20;
+/// Past the band, with room for some retries: a 24 h certificate warns 4.8 h before it expires.
+const WARN_AT: f64 = 0.20;
 
 /// The time in which a certificate can be used here.
 ///
-/// From when it was obtained, not from `not_before`: Vault's backdating plays no part.
+/// From when it was obtained, not from `not_before`: Vault's backdating has no influence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsableLife {
+pub struct UsableLifetime {
     from: SystemTime,
     until: SystemTime,
 }
 
-impl UsableLife {
+impl UsableLifetime {
     /// From the later of `obtained_at` and `not_before` to `not_after`, all wall clock.
     pub fn new(obtained_at: SystemTime, not_before: SystemTime, not_after: SystemTime) -> Self {
         Self {
@@ -69,128 +66,112 @@ impl UsableLife {
         }
     }
 
-    /// When it begins, wall clock.
-    pub fn from(&self) -> SystemTime {
-        self.from
-    }
-
-    /// When it ends, wall clock.
-    pub fn until(&self) -> SystemTime {
-        self.until
-    }
-
     /// How long it is; zero if it ends before it begins.
     pub fn length(&self) -> Duration {
         self.until.duration_since(self.from).unwrap_or_default()
     }
 
-    /// How close to the end a certificate is renewed before it is handed out.
-    pub fn leeway(&self) -> Duration {
+    /// How close to expiry a certificate is renewed before it is handed out.
+    pub(crate) fn leeway(&self) -> Duration {
         self.length().mul_f64(LEEWAY).min(LONGEST_LEEWAY)
     }
 
     pub(crate) fn warn_at(&self) -> SystemTime {
         self.until - self.length().mul_f64(WARN_AT)
     }
-}
 
-/// Decides when to renew and how long to wait after a failure; [`Schedule`] is the default one.
-///
-/// Must be pure: the same facts give the same answer, and nothing blocks.
-///
-/// # Example
-/// ```
-/// use std::time::SystemTime;
-/// use perennial::{LifeTooShort, RenewalPolicy, UsableLife};
-///
-/// /// Renews at nine tenths, as an agent does that we must live with.
-/// #[derive(Debug)]
-/// struct Late;
-///
-/// impl RenewalPolicy for Late {
-///     fn renewal_point(&self, life: &UsableLife, _: &[u8; 32]) -> Result<SystemTime, LifeTooShort> {
-///         Ok(life.from() + life.length().mul_f64(0.9))
-///     }
-/// }
-/// ```
-pub trait RenewalPolicy: fmt::Debug + Send + Sync + 'static {
-    /// When to renew, wall clock; `leaf_sha256` is there to draw from.
-    ///
-    /// # Errors
-    /// [`LifeTooShort`]: what the policy promises cannot be kept in this life. At start that is
-    /// permanent; later the certificate is used all the same and renewed at once.
-    fn renewal_point(
-        &self,
-        life: &UsableLife,
-        leaf_sha256: &[u8; 32],
-    ) -> Result<SystemTime, LifeTooShort>;
-
-    /// How long to wait after a failure; `draw` is uniform in `[0, 1)`.
-    ///
-    /// `life` is that of the certificate in use, expired or not; `None` before the first one.
-    fn retry_wait(&self, life: Option<&UsableLife>, failure: &Failure, draw: f64) -> Duration {
-        Backoff::of(life).wait(failure, draw)
+    /// The renewal point where the schedule's promise cannot be kept: as early as any may be.
+    pub(crate) fn earliest_renewal(&self) -> SystemTime {
+        self.from + self.length().mul_f64(EARLIEST_RENEWAL)
     }
 }
 
-/// A certificate's life is too short for what the renewal policy promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a usable life of {usable:?} is too short: surviving an outage of {outage:?} takes {needed:?}"
-)]
-#[non_exhaustive]
-pub struct LifeTooShort {
-    /// The life there is.
-    pub usable: Duration,
-    /// The outage that is to be survived.
-    pub outage: Duration,
-    /// The life that would do.
-    pub needed: Duration,
+/// A usable lifetime is too short for the outage that the schedule must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LifetimeTooShort {
+    pub(crate) usable: Duration,
+    pub(crate) outage: Duration,
+    /// The shortest lifetime that would be enough.
+    pub(crate) needed: Duration,
 }
 
-/// The default policy: renew at [`RENEWAL_BAND`] of the usable life.
+/// When to renew a certificate.
+///
+/// # Defaults
+/// A certificate is renewed between 50 % and 75 % of its usable lifetime: a 24 h certificate
+/// between 12 h and 18 h after it was obtained. The point is drawn from the certificate itself, so
+/// a fleet spreads over the band and a restart does not move the point.
+///
+/// After a failure the first wait is 2.5 % of the usable lifetime, at least 1 s. It doubles up to
+/// 5 % (at least 1 s, at most 300 s; 10 s before the first certificate). Each wait is drawn from
+/// its upper half. A source's own `Retry-After` is honoured up to half of the remaining lifetime,
+/// or up to 60 s while no certificate is valid.
 ///
 /// # Example
-/// A 60 s certificate is renewed between 30 s and 45 s after it was obtained; to survive an outage
-/// of 20 s, between 22 s and 37 s: 20 s and one capped wait (3 s) before its end.
+/// A 60 s certificate is renewed between 30 s and 45 s after it was obtained. To survive an outage
+/// of 20 s it is renewed between 22 s and 37 s: 20 s and one capped wait (3 s) before it expires.
 /// ```
-/// use std::time::{Duration, SystemTime};
-/// use perennial::{RenewalPolicy, Schedule, UsableLife};
+/// use std::time::Duration;
+/// use perennial::{LiveCert, RenewalSchedule};
 ///
-/// let start = SystemTime::UNIX_EPOCH;
-/// let life = UsableLife::new(start, start, start + Duration::from_secs(60));
-/// let schedule = Schedule::new().survive_outage(Duration::from_secs(20));
-/// assert_eq!(schedule.renewal_point(&life, &[0x00; 32])?, start + Duration::from_secs(22));
-/// assert_eq!(schedule.renewal_point(&life, &[0xff; 32])?, start + Duration::from_secs(37));
-/// # Ok::<(), perennial::LifeTooShort>(())
+/// let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(20));
+/// let builder = LiveCert::builder().renewal(schedule);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct Schedule {
+pub struct RenewalSchedule {
     outage: Duration,
 }
 
-impl Schedule {
-    /// Nothing but the band.
+impl RenewalSchedule {
+    /// The band alone.
     pub const fn new() -> Self {
         Self {
             outage: Duration::ZERO,
         }
     }
 
-    /// Moves the band earlier, so that the source may be away for this long.
+    /// Renews earlier, so that the certificate survives an outage of the source of this length.
     ///
-    /// Counted from just before the renewal point, with one capped wait for the renewal that
-    /// follows. Refused where the band would begin before [`EARLIEST_RENEWAL`] of the life.
+    /// Counted from just before the renewal point, with one capped wait for the renewal after it.
+    /// A first certificate whose band would begin before 10 % of its usable lifetime is refused;
+    /// a later one is used and renewed at 10 %.
+    ///
+    /// # Defaults
+    /// Zero.
     pub const fn survive_outage(mut self, outage: Duration) -> Self {
         self.outage = outage;
         self
     }
 
-    /// The shortest life in which the outage can be survived.
+    /// When to renew, wall clock.
+    pub(crate) fn renewal_point(
+        &self,
+        lifetime: &UsableLifetime,
+        leaf_sha256: &[u8; 32],
+    ) -> Result<SystemTime, LifetimeTooShort> {
+        let usable = lifetime.length();
+        let width = usable.mul_f64(RENEWAL_BAND.end - RENEWAL_BAND.start);
+        let mut end = usable.mul_f64(RENEWAL_BAND.end);
+        if !self.outage.is_zero() {
+            let reserve = self.outage.saturating_add(Backoff::of(Some(lifetime)).cap);
+            end = end.min(usable.saturating_sub(reserve));
+        }
+        let start = end.saturating_sub(width);
+        if start < usable.mul_f64(EARLIEST_RENEWAL) {
+            return Err(LifetimeTooShort {
+                usable,
+                outage: self.outage,
+                needed: self.needed(),
+            });
+        }
+        Ok(lifetime.from + start + width.mul_f64(draw(leaf_sha256)))
+    }
+
+    /// The shortest usable lifetime in which the outage can be survived.
     fn needed(&self) -> Duration {
-        // In seconds: life - outage - cap >= (EARLIEST + width) * life, where the cap is 5 % of the
-        // life between its bounds; whichever of the three cases holds gives the answer.
+        // In seconds: lifetime - outage - cap >= (EARLIEST + width) * lifetime, where the cap is
+        // 5 % of the lifetime between its bounds; the bound that applies gives the answer.
         let width = RENEWAL_BAND.end - RENEWAL_BAND.start;
         let room = 1.0 - EARLIEST_RENEWAL - width;
         let outage = self.outage.as_secs_f64();
@@ -204,31 +185,6 @@ impl Schedule {
     }
 }
 
-impl RenewalPolicy for Schedule {
-    fn renewal_point(
-        &self,
-        life: &UsableLife,
-        leaf_sha256: &[u8; 32],
-    ) -> Result<SystemTime, LifeTooShort> {
-        let usable = life.length();
-        let width = usable.mul_f64(RENEWAL_BAND.end - RENEWAL_BAND.start);
-        let mut end = usable.mul_f64(RENEWAL_BAND.end);
-        if !self.outage.is_zero() {
-            let reserve = self.outage.saturating_add(Backoff::of(Some(life)).cap);
-            end = end.min(usable.saturating_sub(reserve));
-        }
-        let start = end.saturating_sub(width);
-        if start < usable.mul_f64(EARLIEST_RENEWAL) {
-            return Err(LifeTooShort {
-                usable,
-                outage: self.outage,
-                needed: self.needed(),
-            });
-        }
-        Ok(life.from + start + width.mul_f64(draw(leaf_sha256)))
-    }
-}
-
 /// A number in `[0, 1]` from the leaf: the same after a restart, and uniform over a fleet.
 fn draw(leaf_sha256: &[u8; 32]) -> f64 {
     let mut first = [0; 8];
@@ -236,7 +192,7 @@ fn draw(leaf_sha256: &[u8; 32]) -> f64 {
     u64::from_be_bytes(first) as f64 / u64::MAX as f64
 }
 
-/// The waits after failures: doubling from a first step to a cap, each drawn from its upper half.
+/// The waits after failures: they double from a first step to a cap; each is drawn from its upper half.
 ///
 /// For a 24 h certificate the first step would be 36 min, but the cap of 5 min holds, so each wait
 /// lies between 150 s and 300 s. For a 60 s certificate: 0.75-1.5 s, then 1.5-3 s.
@@ -247,15 +203,15 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// `None` before there has been any certificate.
-    pub(crate) fn of(life: Option<&UsableLife>) -> Self {
-        let Some(life) = life else {
+    /// `None` before the first certificate.
+    pub(crate) fn of(lifetime: Option<&UsableLifetime>) -> Self {
+        let Some(lifetime) = lifetime else {
             return Self {
                 first: SHORTEST_FIRST_RETRY,
                 cap: START_RETRY_CAP,
             };
         };
-        let usable = life.length();
+        let usable = lifetime.length();
         let cap = usable
             .mul_f64(RETRY_CAP)
             .clamp(RETRY_CAP_BOUNDS.0, RETRY_CAP_BOUNDS.1);
@@ -266,10 +222,11 @@ impl Backoff {
         }
     }
 
-    /// The wait before the next try.
+    /// The wait before the next attempt.
     ///
-    /// What the source asked for is honoured up to half of what the certificate has left, so that
-    /// there is another try before its end; up to [`LONGEST_REQUESTED_WAIT`] where nothing is valid.
+    /// The source's own wait is honoured up to half of the remaining lifetime, so that there is
+    /// another attempt before expiry; up to [`LONGEST_REQUESTED_WAIT`] if no certificate is valid.
+    /// `draw` is uniform in `[0, 1)`.
     pub(crate) fn wait(&self, failure: &Failure, draw: f64) -> Duration {
         let step = if failure.transient {
             let doublings = failure.in_a_row.saturating_sub(1).min(31);
@@ -287,12 +244,12 @@ impl Backoff {
         }
     }
 
-    /// No two tries are closer than this, whoever asks.
+    /// The shortest time between two attempts, whatever the reason of the second.
     pub(crate) fn shortest_wait(&self) -> Duration {
         (self.first / 2).min(LONGEST_HOLD_OFF)
     }
 
-    /// The longest wait, and the pace of what is asked again though nothing failed.
+    /// The longest wait, and the pace of repeated fetches after which nothing had failed.
     pub(crate) fn cap(&self) -> Duration {
         self.cap
     }
@@ -302,18 +259,18 @@ impl Backoff {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Failure {
-    /// Failures since the last success, this one included: 1 or more.
+    /// Failures since the last success, including this one: 1 or more.
     pub in_a_row: u32,
     /// Whether waiting alone can cure it.
     pub transient: bool,
-    /// What the source asked for (`Retry-After`).
+    /// The wait that the source asked for (`Retry-After`).
     pub requested_wait: Option<Duration>,
-    /// What the certificate in use has left; zero if none is.
+    /// The remaining lifetime of the certificate in use; zero without one.
     pub remaining: Duration,
 }
 
 impl Failure {
-    /// One that waiting can cure, with nothing asked for: to try a policy out.
+    /// A failure that waiting can cure, without a wait that the source asked for.
     pub const fn transient(in_a_row: u32, remaining: Duration) -> Self {
         Self {
             in_a_row,

@@ -2,17 +2,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{fmt, iter};
 
-use rustls::ClientConfig;
-use rustls_pki_types::{ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::certificate::{Facts, Names, Serial};
-use crate::material::{CertMaterial, Guard, MaterialError, Part};
-use crate::schedule::UsableLife;
-use crate::tls::{Anchors, Links, TlsPolicy};
-
-mod upper;
-use upper::Upper;
+use crate::material::{CertMaterial, Certificate, MaterialError, Names, Serial, part};
+use crate::schedule::UsableLifetime;
+use crate::tls::{TlsPolicy, TrustedRoots};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -20,57 +16,38 @@ use upper::Upper;
 pub struct Snapshot {
     generation: u64,
     leaf_since: u64,
-    serial: Serial,
-    issuer: String,
+    leaf: Certificate,
     limited_by: Option<String>,
-    names: Names,
-    named: [u8; 32],
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
     leaf_sha256: [u8; 32],
-    material_digest: [u8; 32],
-    upper: Arc<Upper>,
-    anchors: Anchors,
+    digest: [u8; 32],
+    /// What this was built from. A source's guard lives in it for as long as this snapshot does.
+    material: Arc<CertMaterial>,
+    trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
-    warnings: Vec<String>,
     client_config: Arc<ClientConfig>,
-    /// Held, not looked at.
-    _guard: Option<Guard>,
 }
 
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
     ///
-    /// `previous` numbers it, lends it the roots that are in their overlap, and spares it what was
-    /// verified then: in most renewals the leaf alone is new.
+    /// `previous` numbers it and lends it the roots that are in their overlap.
     pub(crate) fn build(
-        material: &CertMaterial,
+        material: &Arc<CertMaterial>,
         previous: Option<&Self>,
         now: SystemTime,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
-        // Never ahead: a usable life must not begin later than now.
-        let obtained_at = material.when_obtained().map_or(now, |at| at.min(now));
-        let upper = Upper::of(material, previous.map(|previous| &previous.upper))?;
-        let leaf_der = material.leaf();
-        let leaf = Facts::read(leaf_der).map_err(|problem| MaterialError::Certificate {
-            part: Part::Chain,
-            index: 0,
-            problem,
-        })?;
-        if upper
-            .facts
-            .first()
-            .is_some_and(|issuer| !leaf.names_issuer(issuer))
-        {
-            return Err(MaterialError::BrokenLink { index: 0 });
-        }
-        if !leaf.for_clients {
+        let leaf_der = material.leaf_der();
+        let leaf = material.leaf()?;
+        let (issuers, above) = presented(material.chain(), &leaf)?;
+        if !leaf.allows_clients() {
             return Err(MaterialError::NotForClients);
         }
-        let (not_before, not_after) = validity(&leaf, &upper.facts);
-        let limited_by = limiting_issuer(&leaf, &upper.facts).map(str::to_owned);
+        let (not_before, not_after) = validity(&leaf, &above);
+        let limited_by = limiting_issuer(&leaf, &above).map(str::to_owned);
         if now >= not_after {
             return Err(MaterialError::Expired {
                 not_after,
@@ -81,33 +58,22 @@ impl Snapshot {
             return Err(MaterialError::NotYetValid { not_before });
         }
 
-        // Names too, of each kind: an issuer may be bound to some.
-        let verified_before = previous.is_some_and(|previous| {
-            Arc::ptr_eq(&previous.upper, &upper) && previous.named == leaf.named
-        });
-        let links = if verified_before {
-            Links::First
-        } else {
-            Links::All
-        };
-        let chain = iter::once(leaf_der).chain(&upper.issuers).cloned();
+        let roots = Arc::new(root_store(material.roots())?);
+        let chain = iter::once(leaf_der).chain(issuers).cloned();
         let certified = tls.certified_key(chain.collect(), material.key())?;
         tls.verify_chain(
             &certified.cert,
-            &upper.roots,
+            &roots,
             material.anchoring(),
-            links,
             unix_time(now),
         )?;
-        let anchors = Anchors::after(
-            previous.map(|previous| &previous.anchors),
+        let trusted_roots = TrustedRoots::after(
+            previous.map(|previous| &previous.trusted_roots),
             material.roots().to_vec(),
             now,
-            tls.anchor_overlap(),
+            tls.roots_overlap(),
         );
-        let client_config = tls
-            .client_config(Arc::clone(&upper.roots), &anchors, certified)
-            .map_err(MaterialError::Chain)?;
+        let client_config = tls.client_config(roots, &trusted_roots, certified)?;
 
         let leaf_sha256 = Sha256::digest(leaf_der).into();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
@@ -115,22 +81,23 @@ impl Snapshot {
         Ok(Self {
             generation,
             leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
-            serial: leaf.serial,
-            issuer: leaf.issuer_name,
+            leaf,
             limited_by,
-            names: leaf.names,
-            named: leaf.named,
             not_before,
             not_after,
-            obtained_at,
+            // Never ahead: a usable lifetime must not begin later than now.
+            obtained_at: match (material.when_obtained(), same_leaf) {
+                (Some(at), _) => at.min(now),
+                // Other roots for the same leaf do not move its renewal point.
+                (None, Some(previous)) => previous.obtained_at,
+                (None, None) => now,
+            },
             leaf_sha256,
-            material_digest: material.digest(),
-            upper,
-            anchors,
+            digest: material.digest(),
+            material: Arc::clone(material),
+            trusted_roots,
             server_name: tls.server_name().cloned(),
-            warnings: material.warnings().to_vec(),
             client_config: Arc::new(client_config),
-            _guard: material.guard(),
         })
     }
 
@@ -139,24 +106,30 @@ impl Snapshot {
         self.generation
     }
 
-    /// The generation that this leaf came with: an earlier one if only roots have changed since.
+    /// The generation in which this leaf first appeared: an earlier one if only roots have changed
+    /// since.
     pub(crate) fn leaf_since(&self) -> u64 {
         self.leaf_since
     }
 
+    /// The leaf, as it was read when this snapshot was built.
+    pub fn leaf(&self) -> &Certificate {
+        &self.leaf
+    }
+
     /// The leaf's serial number.
     pub fn serial(&self) -> &Serial {
-        &self.serial
+        self.leaf.serial()
     }
 
     /// The distinguished name of the leaf's issuer, for people to read.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        self.leaf.issuer()
     }
 
-    /// Whom the leaf names.
+    /// The names in the leaf.
     pub fn names(&self) -> &Names {
-        &self.names
+        self.leaf.names()
     }
 
     /// When the presented chain's validity begins, wall clock.
@@ -171,20 +144,21 @@ impl Snapshot {
 
     /// The issuer in the presented chain that expires first, if it is not the leaf that does.
     ///
-    /// Its distinguished name, for people to read. One that expires together with the leaf counts:
-    /// CAs cut the leaf's life short then. Only a newer issuer makes lives longer again.
+    /// Its distinguished name, for people to read. An issuer that expires together with the leaf
+    /// counts too: a CA near its expiry shortens the leaf's lifetime to its own. Only a newer
+    /// issuer makes lifetimes longer again.
     pub fn limited_by(&self) -> Option<&str> {
         self.limited_by.as_deref()
     }
 
     /// When the certificate was obtained from its CA, wall clock.
     ///
-    /// What [`CertMaterial::obtained_at`] said; otherwise when this process fetched it.
+    /// The time given to [`CertMaterial::obtained_at`]; otherwise when this process fetched it.
     pub fn obtained_at(&self) -> SystemTime {
         self.obtained_at
     }
 
-    /// Life left at `now`; zero once expired.
+    /// The remaining lifetime at `now`; zero once expired.
     pub fn remaining(&self, now: SystemTime) -> Duration {
         crate::clock::remaining(now, self.not_after)
     }
@@ -196,35 +170,41 @@ impl Snapshot {
 
     /// The ready config for connecting as this certificate's subject.
     ///
-    /// Made by the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, the roots of
-    /// the same fetch and nothing else trusted. A clone of the `Arc` is all that it costs.
+    /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
+    /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
     ///
-    /// A session is resumed only by connections of the same generation. A clone of the config,
-    /// say to set ALPN, belongs to its generation too; a new resolver or verifier does not.
+    /// Only connections of the same generation resume its sessions. A clone of the config, for
+    /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client_config)
     }
 
-    /// Whom servers are verified as, if [`TlsSettings::server_name`] says so.
+    /// The name that servers are verified as, if [`TlsSettings::server_name`] sets one.
     ///
-    /// For connectors: given to rustls in place of the dialled host, it is sent as SNI too.
+    /// For connectors: pass it to rustls instead of the dialled host, so that it is sent as SNI
+    /// too.
     ///
     /// [`TlsSettings::server_name`]: crate::TlsSettings::server_name
     pub fn server_name(&self) -> Option<&ServerName<'static>> {
         self.server_name.as_ref()
     }
 
-    /// What the CA said beside the certificate, for people to read; most often nothing.
+    /// The CA's warnings about the certificate, for people to read; most often none.
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        self.material.warnings()
     }
 
-    pub(crate) fn usable_life(&self) -> UsableLife {
-        UsableLife::new(self.obtained_at, self.not_before, self.not_after)
+    /// What this was built from.
+    pub(crate) fn material(&self) -> &CertMaterial {
+        &self.material
+    }
+
+    pub(crate) fn usable_lifetime(&self) -> UsableLifetime {
+        UsableLifetime::new(self.obtained_at, self.not_before, self.not_after)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {
-        self.material_digest == material.digest()
+        self.digest == material.digest()
     }
 }
 
@@ -232,30 +212,69 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("generation", &self.generation)
-            .field("serial", &self.serial)
-            .field("names", &self.names)
+            .field("serial", self.serial())
+            .field("names", self.names())
             .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
 }
 
+/// The issuers above the leaf as they are presented: linked by name, without self-signed ones.
+///
+/// OpenSSL peers refuse a self-signed certificate in a presented chain. It is left out, and
+/// never becomes a root.
+fn presented<'a>(
+    chain: &'a [CertificateDer<'static>],
+    leaf: &Certificate,
+) -> Result<(Vec<&'a CertificateDer<'static>>, Vec<Certificate>), MaterialError> {
+    let mut issuers = Vec::with_capacity(chain.len());
+    let mut above: Vec<Certificate> = Vec::with_capacity(chain.len());
+    for (index, der) in chain.iter().enumerate().skip(1) {
+        let issuer = Certificate::in_part(part::CHAIN, index, der)?;
+        if issuer.is_self_issued() {
+            continue;
+        }
+        let below = above.last().unwrap_or(leaf);
+        if !below.names_issuer(&issuer) {
+            return Err(MaterialError::BrokenLink { index: index - 1 });
+        }
+        issuers.push(der);
+        above.push(issuer);
+    }
+    Ok((issuers, above))
+}
+
+fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.iter().enumerate() {
+        store
+            .add(root.clone())
+            .map_err(|error| MaterialError::Certificate {
+                part: part::ROOTS,
+                index,
+                problem: error.to_string(),
+            })?;
+    }
+    Ok(store)
+}
+
 /// From the latest beginning to the earliest end.
-fn validity(leaf: &Facts, issuers: &[Facts]) -> (SystemTime, SystemTime) {
-    let whole = (leaf.not_before, leaf.not_after);
+fn validity(leaf: &Certificate, issuers: &[Certificate]) -> (SystemTime, SystemTime) {
+    let whole = (leaf.not_before(), leaf.not_after());
     issuers.iter().fold(whole, |(from, to), issuer| {
-        (from.max(issuer.not_before), to.min(issuer.not_after))
+        (from.max(issuer.not_before()), to.min(issuer.not_after()))
     })
 }
 
-fn limiting_issuer<'a>(leaf: &'a Facts, issuers: &'a [Facts]) -> Option<&'a str> {
+fn limiting_issuer<'a>(leaf: &'a Certificate, issuers: &'a [Certificate]) -> Option<&'a str> {
     // Each names the next one, its issuer.
     let below = iter::once(leaf).chain(issuers);
     below
         .zip(issuers)
-        .filter(|(_, issuer)| issuer.not_after <= leaf.not_after)
-        .min_by_key(|(_, issuer)| issuer.not_after)
-        .map(|(below, _)| &*below.issuer_name)
+        .filter(|(_, issuer)| issuer.not_after() <= leaf.not_after())
+        .min_by_key(|(_, issuer)| issuer.not_after())
+        .map(|(below, _)| below.issuer())
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

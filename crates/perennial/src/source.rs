@@ -2,26 +2,45 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use rustls_pki_types::CertificateDer;
 
+use crate::digest::digest;
 use crate::error::SourceError;
 use crate::material::CertMaterial;
 use crate::snapshot::Snapshot;
-use crate::sources::{Or, Saved};
+
+mod closure;
+pub use closure::source_fn;
+mod env;
+pub use env::EnvSource;
+mod file;
+pub use file::FileSource;
+mod or;
+use or::Or;
+mod reader;
+mod saved;
+use saved::Saved;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use saved::SavedCert;
+#[cfg(test)]
+mod testing;
+#[cfg(feature = "watch")]
+mod watch;
 
 /// Where certificates come from: the one trait to implement for a source of your own.
 ///
 /// # Example
 /// ```
-/// use perennial::{Ask, CertMaterial, CertSource, SourceError};
+/// use perennial::{CertMaterial, CertSource, FetchContext, Fetched, SourceError};
 ///
 /// struct FromMyStore;
 ///
 /// impl CertSource for FromMyStore {
-///     async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+///     async fn fetch(&self, _context: FetchContext<'_>) -> Result<Fetched, SourceError> {
 ///         let (chain, key, roots) = read_my_store().await.map_err(SourceError::unavailable)?;
-///         Ok(CertMaterial::from_pem(chain, key, roots)?)
+///         Ok(CertMaterial::from_pem(chain, key, roots)?.into())
 ///     }
 /// }
 /// # async fn read_my_store() -> Result<(String, String, String), std::io::Error> {
@@ -30,38 +49,51 @@ use crate::sources::{Or, Saved};
 /// # }
 /// ```
 pub trait CertSource: Send + Sync + 'static {
-    /// Asks once for a certificate.
+    /// Fetches a certificate once.
     ///
-    /// Called by the renewer alone, never concurrently, and always under its timeout. Do not
-    /// retry inside: the renewer owns the backoff.
+    /// The renewer alone calls this, never concurrently and always under its timeout. Do not
+    /// retry inside: the renewer owns the back-off.
     ///
     /// # Errors
-    /// See [`SourceError`]: its kind decides how soon the renewer asks again.
+    /// See [`SourceError`]: its kind decides how soon the renewer tries again.
     ///
     /// # Cancel safety
-    /// The future is dropped at the timeout and at shutdown.
-    fn fetch(&self, ask: Ask<'_>)
-    -> impl Future<Output = Result<CertMaterial, SourceError>> + Send;
+    /// The renewer drops the future at the timeout and at shutdown.
+    fn fetch(
+        &self,
+        context: FetchContext<'_>,
+    ) -> impl Future<Output = Result<Fetched, SourceError>> + Send;
 
-    /// Ready when a fetch would return other than the last one did.
+    /// Resolves when the source has something newer than the last fetch returned.
     ///
-    /// A level, not an edge: it stays ready until the next fetch. The default is never ready.
+    /// A level, not an edge: it stays ready until the next fetch. The default never resolves.
     ///
     /// # Cancel safety
-    /// Dropped and called anew at will; must lose nothing by it.
+    /// The renewer drops it and calls it again at any time; no change may be lost by that.
     fn changed(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// What is asked for, so that a saved certificate is reused only if it still fits.
-    fn request(&self) -> Option<Fingerprint> {
+    /// Called when a fetched certificate has passed every check and readers can see it.
+    ///
+    /// For work that belongs to an *accepted* certificate, such as saving it. Also called for a
+    /// change of roots alone and for a certificate that was loaded from disk, so it must be
+    /// idempotent. Match what was delivered by [`Snapshot::leaf_sha256`]. Must not block: do slow
+    /// work on a task of the source's own. The default does nothing.
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        let _ = snapshot;
+    }
+
+    /// Identifies what this source requests, so that a saved certificate is reused only if it
+    /// still fits. Without a key (the default) nothing is saved.
+    fn cache_key(&self) -> Option<CacheKey> {
         None
     }
 
-    /// Asks `other` where this source is not configured.
+    /// Uses `other` where this source is not configured.
     ///
-    /// Goes on only on [`NotConfigured`](crate::SourceErrorKind::NotConfigured): a source that is
-    /// set up and fails is not passed over, since the next one may name somebody else.
+    /// Falls through only on [`NotConfigured`](crate::SourceErrorKind::NotConfigured): a source
+    /// that is configured and fails is not skipped, since the next one may hold another identity.
     ///
     /// # Example
     /// ```
@@ -70,25 +102,35 @@ pub trait CertSource: Send + Sync + 'static {
     /// let source = EnvSource::new("TLS_CHAIN", "TLS_KEY", "TLS_ROOTS")
     ///     .or(FileSource::new("/etc/tls/tls.crt", "/etc/tls/tls.key", "/etc/tls/ca.crt"));
     /// ```
-    fn or<S: CertSource>(self, other: S) -> Or<Self, S>
+    fn or<S: CertSource>(self, other: S) -> impl CertSource
     where
         Self: Sized,
     {
         Or::new(self, other)
     }
 
-    /// Keeps what was fetched last in this file, for the next start: a restart issues nothing.
+    /// Keeps the certificate in use in this file for the next start: a restart issues nothing.
     ///
-    /// See [`Saved`] for when it is used again. The private key is then on a disk, which is why
-    /// nothing is saved unless this is asked for.
-    fn saved_at(self, path: impl Into<PathBuf>) -> Saved<Self>
+    /// At a start the saved certificate is used instead of a fetch if it has the source's
+    /// [`cache_key`](Self::cache_key), passes all checks, and is before its renewal point, which a
+    /// restart does not move. One that is past that point and has not expired is used only if the
+    /// source is unavailable. Nothing is saved for a source without a cache key.
+    ///
+    /// The file contains the private key, so nothing is saved unless this is called. It is written
+    /// as a whole, with mode 600. A file that others may write, or that is a link, is not used:
+    /// its folder should belong to this service alone. A key that stays in its device is not saved.
+    ///
+    /// A disk that fails or hangs delays no certificate: saving happens after publishing, on a
+    /// thread of its own, and a failure is a warning. Dropping the source waits up to 2 s for a
+    /// write under way; the read at start takes 2 s at most.
+    fn saved_at(self, path: impl Into<PathBuf>) -> impl CertSource
     where
         Self: Sized,
     {
         Saved::new(self, path.into())
     }
 
-    /// The same source without its type, for programs that choose one as they start.
+    /// Erases the type, for programs that choose a source as they start.
     fn boxed(self) -> BoxSource
     where
         Self: Sized,
@@ -97,7 +139,7 @@ pub trait CertSource: Send + Sync + 'static {
     }
 }
 
-/// A source of any kind; made by [`CertSource::boxed`].
+/// A source of any type; made by [`CertSource::boxed`].
 ///
 /// # Example
 /// ```
@@ -114,16 +156,20 @@ pub trait CertSource: Send + Sync + 'static {
 pub struct BoxSource(Box<dyn DynSource>);
 
 impl CertSource for BoxSource {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.0.fetch(ask).await
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.0.fetch(context).await
     }
 
     async fn changed(&self) {
         self.0.changed().await;
     }
 
-    fn request(&self) -> Option<Fingerprint> {
-        self.0.request()
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        self.0.published(snapshot);
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        self.0.cache_key()
     }
 
     fn boxed(self) -> BoxSource {
@@ -140,41 +186,59 @@ impl fmt::Debug for BoxSource {
 /// The occasion of a fetch.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Ask<'a> {
-    /// Why the renewer asks now.
-    pub why: Why,
+pub struct FetchContext<'a> {
+    /// Why the renewer fetches now.
+    pub reason: FetchReason,
     /// The certificate in use, if there is one; it may have expired.
     pub current: Option<&'a Snapshot>,
 }
 
-impl<'a> Ask<'a> {
-    /// For sources that ask other sources, and for tests; the renewer makes its own.
-    pub fn new(why: Why, current: Option<&'a Snapshot>) -> Self {
-        Self { why, current }
+impl<'a> FetchContext<'a> {
+    /// For sources that call other sources, and for tests; the renewer makes its own.
+    pub fn new(reason: FetchReason, current: Option<&'a Snapshot>) -> Self {
+        Self { reason, current }
     }
 }
 
-/// Why a certificate is asked for.
+/// Why the renewer fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Why {
-    /// There is none yet.
+pub enum FetchReason {
+    /// There is no certificate yet.
     Start,
-    /// The renewal point has come, or a retry after a failure.
+    /// The renewal point has passed, or a retry after a failure is due.
     Due,
-    /// The source itself said that it has changed.
+    /// [`CertSource::changed`] resolved.
     Changed,
-    /// Somebody called [`LiveCert::renew_now`](crate::LiveCert::renew_now).
-    Asked,
-    /// A server refused the one in use: [`LiveCert::report_rejected`](crate::LiveCert::report_rejected).
-    Rejected,
+    /// A caller requested it by [`LiveCert::renew`](crate::LiveCert::renew).
+    Requested,
+    /// A server refused the certificate in use: [`Reporter::refused`](crate::Reporter::refused).
+    Refused,
 }
 
-/// A SHA-256 over everything that is asked for: names, role, key type.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
+/// What one fetch delivered.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Fetched {
+    /// A certificate with its key and roots.
+    Certificate(CertMaterial),
+    /// Other roots for the certificate in use; its chain and key stay as they are.
+    ///
+    /// Published as a new generation, for which nothing was issued.
+    Roots(Vec<CertificateDer<'static>>),
+}
 
-impl Fingerprint {
+impl From<CertMaterial> for Fetched {
+    fn from(material: CertMaterial) -> Self {
+        Self::Certificate(material)
+    }
+}
+
+/// A SHA-256 over everything that a source requests: names, role, key type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
     /// Hashes the parts of a request; each part is length-prefixed, so order and borders count.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(digest(parts))
@@ -190,46 +254,44 @@ impl Fingerprint {
     }
 }
 
-impl fmt::Debug for Fingerprint {
+impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Fingerprint({:02x}{:02x}{:02x}{:02x}…)",
-            self.0[0], self.0[1], self.0[2], self.0[3]
-        )
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "CacheKey({a:02x}{b:02x}{c:02x}{d:02x}…)")
     }
-}
-
-/// SHA-256 over length-prefixed parts.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.len().to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 /// `CertSource` with boxed futures, so that nothing else is generic over the source.
 pub(crate) trait DynSource: Send + Sync {
-    fn fetch<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<CertMaterial, SourceError>>;
+    fn fetch<'a>(
+        &'a self,
+        context: FetchContext<'a>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>>;
     fn changed(&self) -> BoxFuture<'_, ()>;
-    fn request(&self) -> Option<Fingerprint>;
+    fn published(&self, snapshot: &Arc<Snapshot>);
+    fn cache_key(&self) -> Option<CacheKey>;
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl<S: CertSource> DynSource for S {
-    fn fetch<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<CertMaterial, SourceError>> {
-        Box::pin(CertSource::fetch(self, ask))
+    fn fetch<'a>(
+        &'a self,
+        context: FetchContext<'a>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(CertSource::fetch(self, context))
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {
         Box::pin(CertSource::changed(self))
     }
 
-    fn request(&self) -> Option<Fingerprint> {
-        CertSource::request(self)
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        CertSource::published(self, snapshot);
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        CertSource::cache_key(self)
     }
 }
 
@@ -238,10 +300,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fingerprint_tells_part_borders_apart() {
-        let ab_c = Fingerprint::of([b"ab".as_slice(), b"c"]);
-        let a_bc = Fingerprint::of([b"a".as_slice(), b"bc"]);
+    fn cache_key_depends_on_the_borders_between_parts() {
+        let ab_c = CacheKey::of([b"ab".as_slice(), b"c"]);
+        let a_bc = CacheKey::of([b"a".as_slice(), b"bc"]);
         assert_ne!(ab_c, a_bc);
-        assert_eq!(ab_c, Fingerprint::of([b"ab".as_slice(), b"c"]));
+        assert_eq!(ab_c, CacheKey::of([b"ab".as_slice(), b"c"]));
     }
 }

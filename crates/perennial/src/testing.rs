@@ -1,7 +1,9 @@
-//! For tests: a clock that is moved by hand, a source that does as it is told, a CA in memory.
+//! For tests: a clock that tests move, a source with a script, a CA in memory.
+//!
+//! For simulations: [`renewal_point`] and [`retry_wait`], the formulas of the renewer.
 //!
 //! # Example
-//! A certificate that cannot be renewed stays in use until it expires, with no second of waiting:
+//! A certificate that cannot be renewed stays in use until it expires; the test does not wait:
 //! ```
 //! use std::time::{Duration, SystemTime};
 //! use perennial::testing::{ScriptedSource, Step, TestClock};
@@ -44,12 +46,42 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use crate::clock::scripted::TestClock;
-use crate::{Ask, CertMaterial, CertSource, SourceError, Why};
+use crate::schedule::Backoff;
+pub use crate::schedule::{Failure, UsableLifetime};
+use crate::{
+    CertMaterial, CertSource, FetchContext, FetchReason, Fetched, RenewalSchedule, SourceError,
+};
 #[cfg(test)]
 use crate::{LiveCert, LiveCertBuilder};
 
 #[cfg(test)]
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+/// When the renewer renews a certificate with this lifetime and leaf, wall clock.
+///
+/// `None` if the lifetime is too short for the outage that the schedule must survive.
+pub fn renewal_point(
+    schedule: &RenewalSchedule,
+    lifetime: &UsableLifetime,
+    leaf_sha256: &[u8; 32],
+) -> Option<SystemTime> {
+    schedule.renewal_point(lifetime, leaf_sha256).ok()
+}
+
+/// How long the renewer waits after a failure; `draw` is uniform in `[0, 1)`.
+///
+/// `lifetime` is that of the certificate in use, expired or not; `None` before the first one.
+pub fn retry_wait(lifetime: Option<&UsableLifetime>, failure: &Failure, draw: f64) -> Duration {
+    Backoff::of(lifetime).wait(failure, draw)
+}
+
+/// Reads the text of a saved certificate, for fuzzing; `None` if it is not one.
+pub fn read_saved(text: &[u8]) -> Option<CertMaterial> {
+    crate::source::SavedCert::parse(text)
+        .ok()?
+        .to_material()
+        .ok()
+}
 
 /// A moment of a whole second, as X.509 times are.
 #[cfg(test)]
@@ -64,12 +96,12 @@ pub struct TestCa {
 }
 
 impl TestCa {
-    /// Makes both, with new keys, valid for long.
+    /// Makes both with new keys; they are valid for years.
     pub fn new() -> Self {
         Self::under(ca("test root"))
     }
 
-    /// Under a root that may lead to no other DNS names than this one.
+    /// Under a root whose name constraints permit this DNS name alone.
     #[cfg(test)]
     pub(crate) fn bound_to(name: &str) -> Self {
         let mut root = ca("test root");
@@ -96,18 +128,18 @@ impl TestCa {
         self.root.der().clone()
     }
 
-    /// The intermediate, which the root issued.
+    /// The intermediate that the root issued.
     pub fn intermediate_der(&self) -> CertificateDer<'static> {
         self.intermediate.der().clone()
     }
 
-    /// A client's leaf for `app` (DNS name `app.test`) with its key, valid from `from` for `life`.
+    /// A client's leaf for `app` (DNS name `app.test`) and its key, valid from `from` for `lifetime`.
     pub fn leaf(
         &self,
         from: SystemTime,
-        life: Duration,
+        lifetime: Duration,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let (cert, key) = self.sign(&client("app.test", from, life));
+        let (cert, key) = self.sign(&client("app.test", from, lifetime));
         (cert.der().clone(), key.into())
     }
 
@@ -138,26 +170,26 @@ impl TestCa {
         (leaf.signed_by(&key, &self.intermediate).unwrap(), key)
     }
 
-    /// A whole set: leaf and intermediate, key, root.
-    pub fn issue(&self, from: SystemTime, life: Duration) -> CertMaterial {
-        let (leaf, key) = self.leaf(from, life);
+    /// Material with leaf and intermediate, key, root.
+    pub fn issue(&self, from: SystemTime, lifetime: Duration) -> CertMaterial {
+        let (leaf, key) = self.leaf(from, lifetime);
         let chain = vec![leaf, self.intermediate_der()];
         CertMaterial::from_der(chain, key, vec![self.root_der()]).unwrap()
     }
 
     /// The same as PEM texts: chain, key, roots.
-    pub fn pem(&self, from: SystemTime, life: Duration) -> (String, String, String) {
-        let (leaf, key) = self.sign(&client("app.test", from, life));
+    pub fn pem(&self, from: SystemTime, lifetime: Duration) -> (String, String, String) {
+        let (leaf, key) = self.sign(&client("app.test", from, lifetime));
         let chain = leaf.pem() + &self.intermediate.pem();
         (chain, key.serialize_pem(), self.root.pem())
     }
 }
 
-fn client(name: &str, from: SystemTime, life: Duration) -> CertificateParams {
+fn client(name: &str, from: SystemTime, lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "app");
     params.not_before = from.into();
-    params.not_after = (from + life).into();
+    params.not_after = (from + lifetime).into();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params
 }
@@ -190,15 +222,15 @@ impl fmt::Debug for ScriptedSource {
     }
 }
 
-/// What a [`ScriptedSource`] does at one fetch.
+/// The outcome of one fetch from a [`ScriptedSource`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Step {
-    /// Issues a certificate of this life.
+    /// Issues a certificate with this lifetime.
     Issue(Duration),
-    /// Delivers this.
-    Deliver(CertMaterial),
-    /// Fails so.
+    /// Delivers this material.
+    Deliver(Fetched),
+    /// Fails with this error.
     Fail(SourceError),
     /// Never answers.
     Hang,
@@ -208,10 +240,12 @@ pub enum Step {
     HeldUntilReleased(Duration),
 }
 
-/// Works off its script; after the end, does what [`then`](Self::then) says: issues, by default,
-/// certificates of ten minutes.
+/// Follows its script; after the script's end it repeats the step set with [`then`](Self::then).
 ///
-/// Clones share everything: keep one to look at what the renewer did with the other.
+/// Clones share everything: keep one to see the fetches that the renewer made from the other.
+///
+/// # Defaults
+/// After the script's end it issues certificates with a lifetime of ten minutes.
 #[derive(Clone)]
 pub struct ScriptedSource(Arc<Script>);
 
@@ -220,14 +254,14 @@ struct Script {
     wall: TestClock,
     steps: Mutex<VecDeque<Step>>,
     then: Mutex<fn() -> Step>,
-    fetches: Mutex<Vec<(Instant, Why)>>,
+    fetches: Mutex<Vec<(Instant, FetchReason)>>,
     released: Notify,
     changed: AtomicUsize,
     change: Notify,
 }
 
 impl ScriptedSource {
-    /// Issues by this clock; `steps` come first.
+    /// Issues by the clock `wall`; `steps` come first.
     pub fn new(wall: &TestClock, steps: impl IntoIterator<Item = Step>) -> Self {
         Self(Arc::new(Script {
             ca: TestCa::new(),
@@ -241,50 +275,50 @@ impl ScriptedSource {
         }))
     }
 
-    /// What to do once the script is at its end.
+    /// Sets the step for each fetch after the script's end.
     pub fn then(&self, step: fn() -> Step) {
         *self.0.then.lock().unwrap() = step;
     }
 
-    /// Every fetch so far, and why it was made.
-    pub fn fetches(&self) -> Vec<(Instant, Why)> {
+    /// Every fetch so far and its reason.
+    pub fn fetches(&self) -> Vec<(Instant, FetchReason)> {
         self.0.fetches.lock().unwrap().clone()
     }
 
-    /// Lets a held fetch, or the next one that will be held, go on.
+    /// Releases a held fetch, or the next one that will be held.
     pub fn release(&self) {
         self.0.released.notify_one();
     }
 
-    /// `changed()` is ready until this many more fetches have been made.
-    pub fn say_changed(&self, times: usize) {
+    /// Makes `changed()` ready until this many more fetches have been made.
+    pub fn set_changed(&self, times: usize) {
         self.0.changed.store(times, Ordering::SeqCst);
         self.0.change.notify_one();
     }
 }
 
 impl CertSource for ScriptedSource {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
         let script = &self.0;
         script
             .fetches
             .lock()
             .unwrap()
-            .push((Instant::now(), ask.why));
+            .push((Instant::now(), context.reason));
         let left = script.changed.load(Ordering::SeqCst).saturating_sub(1);
         script.changed.store(left, Ordering::SeqCst);
         let step = script.steps.lock().unwrap().pop_front();
         let step = step.unwrap_or_else(|| script.then.lock().unwrap()());
         let now = script.wall.now();
         match step {
-            Step::Issue(life) => Ok(script.ca.issue(now, life)),
-            Step::Deliver(material) => Ok(material),
+            Step::Issue(lifetime) => Ok(script.ca.issue(now, lifetime).into()),
+            Step::Deliver(fetched) => Ok(fetched),
             Step::Fail(error) => Err(error),
             Step::Hang => std::future::pending().await,
-            Step::Panic => panic!("as the script says"),
-            Step::HeldUntilReleased(life) => {
+            Step::Panic => panic!("scripted"),
+            Step::HeldUntilReleased(lifetime) => {
                 script.released.notified().await;
-                Ok(script.ca.issue(now, life))
+                Ok(script.ca.issue(now, lifetime).into())
             }
         }
     }
@@ -302,7 +336,7 @@ pub(crate) fn builder(wall: &TestClock) -> LiveCertBuilder {
     LiveCert::builder().clock(wall)
 }
 
-/// Lets paused time run until `condition` holds; fails after a (virtual) day.
+/// Lets paused time run until `condition` is true; fails after a (virtual) day.
 #[cfg(test)]
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waiting = async {

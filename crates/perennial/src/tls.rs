@@ -1,4 +1,4 @@
-//! One client config per generation, all under one policy.
+//! One client config per generation, all made by one policy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,28 +12,18 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::material::{Anchoring, Key, MaterialError, Part};
+use crate::error::StartError;
+use crate::material::{Anchoring, Key, MaterialError, part};
 
-mod anchors;
-pub(crate) use anchors::Anchors;
-mod crls;
-pub use crls::ServerCrls;
-#[cfg(feature = "aws-lc-rs")]
-mod keys;
+mod provider;
+pub(crate) use provider::default_provider;
+mod roots;
+pub(crate) use roots::TrustedRoots;
 mod settings;
-use settings::OldestVersion;
-pub use settings::{TlsSettings, TlsSettingsError};
-mod trust;
-use trust::ServerTrust;
+pub use settings::TlsSettings;
+use settings::{OldestVersion, ServerTrust, invalid_because};
 mod verifier;
-
-/// Which links of a presented chain are verified.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Links {
-    All,
-    /// The leaf's own: those above were verified with an earlier leaf.
-    First,
-}
+use verifier::ServerVerifier;
 
 /// What every generation's TLS config has in common.
 pub(crate) struct TlsPolicy {
@@ -51,30 +41,33 @@ impl TlsPolicy {
     pub(crate) fn new(
         provider: Arc<CryptoProvider>,
         settings: TlsSettings,
-    ) -> Result<Self, TlsSettingsError> {
+    ) -> Result<Self, StartError> {
         let versions: &[_] = match settings.oldest {
             OldestVersion::Tls13 => &[&TLS13],
             OldestVersion::Tls12 => &[&TLS13, &TLS12],
         };
         let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
-            .map_err(TlsSettingsError::Provider)?;
+            .map_err(|cause| {
+                let problem = "expected support for the TLS versions that are allowed";
+                invalid_because("provider", None, problem, cause)
+            })?;
         Ok(Self {
             versions,
             resumption: Resumption::default(),
-            trust: ServerTrust::read(settings, &provider)?,
+            trust: settings.read()?,
             provider,
         })
     }
 
-    /// How long roots are carried that newer material lacks.
-    pub(crate) fn anchor_overlap(&self) -> Duration {
-        self.trust.anchor_overlap()
+    /// How long old roots stay trusted that newer material does not contain.
+    pub(crate) fn roots_overlap(&self) -> Duration {
+        self.trust.overlap
     }
 
-    /// Whom servers are verified as, if not as what was dialled.
+    /// The name that servers are verified as, if it is not the dialled one.
     pub(crate) fn server_name(&self) -> Option<&ServerName<'static>> {
-        self.trust.server_name()
+        self.trust.name.as_ref()
     }
 
     /// Pairs the chain with its key; fails unless they belong together.
@@ -104,32 +97,25 @@ impl TlsPolicy {
     /// Verifies the presented chain's signatures and its use as a client's.
     ///
     /// Where the roots are not said to issue the leaf, the chain's own last certificate is the
-    /// anchor: the links are checked, and where they lead is the server's business. With
-    /// [`Links::First`] it is the leaf's issuer in the chain, if that is there.
+    /// anchor: the links are checked, and where they lead is the server's business.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
         roots: &RootCertStore,
         anchoring: Anchoring,
-        links: Links,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
-            return Err(MaterialError::Missing { part: Part::Chain });
+            return Err(MaterialError::Missing { part: part::CHAIN });
         };
-        let of_the_chain = match (links, anchoring) {
-            (Links::First, _) => intermediates.first(),
-            (Links::All, Anchoring::ServersOnly) => intermediates.last(),
-            (Links::All, Anchoring::RootsIssueLeaf) => None,
-        };
-        let anchors = match (of_the_chain, anchoring) {
-            (Some(anchor), _) => {
+        let anchors = match (anchoring, intermediates.last()) {
+            (Anchoring::RootsIssueLeaf, _) => roots.clone(),
+            (Anchoring::ServersOnly, None) => return Ok(()),
+            (Anchoring::ServersOnly, Some(last)) => {
                 let mut anchors = RootCertStore::empty();
-                anchors.add(anchor.clone()).map_err(MaterialError::Chain)?;
+                anchors.add(last.clone()).map_err(MaterialError::Chain)?;
                 anchors
             }
-            (None, Anchoring::ServersOnly) => return Ok(()),
-            (None, Anchoring::RootsIssueLeaf) => roots.clone(),
         };
         WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&self.provider))
             .build()
@@ -139,16 +125,17 @@ impl TlsPolicy {
             .map_err(MaterialError::Chain)
     }
 
-    /// A fresh config with a fresh resolver and verifier: what makes old tickets unusable.
+    /// A new config with a new resolver and verifier, so that rustls resumes no older session.
     ///
-    /// `roots` are those that `anchors` calls delivered.
+    /// `delivered` are the delivered roots of `trusted`, parsed.
     pub(crate) fn client_config(
         &self,
-        roots: Arc<RootCertStore>,
-        anchors: &Anchors,
+        delivered: Arc<RootCertStore>,
+        trusted: &TrustedRoots,
         certified: CertifiedKey,
-    ) -> Result<ClientConfig, rustls::Error> {
-        let verifier = self.trust.verifier(roots, anchors, &self.provider)?;
+    ) -> Result<ClientConfig, MaterialError> {
+        let verifier = ServerVerifier::new(&self.trust, delivered, trusted, &self.provider)
+            .map_err(MaterialError::ServerVerifier)?;
         let mut config = self
             .versions
             .clone()
@@ -164,26 +151,4 @@ impl fmt::Debug for TlsPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsPolicy").finish_non_exhaustive()
     }
-}
-
-/// The provider of the feature that is on; aws-lc-rs where both are.
-///
-/// With aws-lc-rs the hybrid X25519MLKEM768 is offered first: traffic recorded today stays closed
-/// to a quantum computer. rustls' feature `prefer-post-quantum` would say so too, but for
-/// everybody in the program.
-pub(crate) fn default_provider() -> Option<Arc<CryptoProvider>> {
-    #[cfg(feature = "aws-lc-rs")]
-    {
-        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.key_provider = &keys::CurvesFirst;
-        // Stable: the order of the others stays.
-        provider
-            .kx_groups
-            .sort_by_key(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
-        Some(Arc::new(provider))
-    }
-    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
-    return Some(Arc::new(rustls::crypto::ring::default_provider()));
-    #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
-    None
 }

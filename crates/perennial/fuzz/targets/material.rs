@@ -1,4 +1,4 @@
-//! Chain, key and roots in any form, through every check that stands before publishing.
+//! Chain, key and roots in any form, through every check before publishing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,6 +11,6 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = data.splitn(3, |&byte| byte == SPLIT);
     let mut part = || parts.next().unwrap_or_default();
     if let Ok(material) = CertMaterial::from_bytes(part(), part(), part()) {
-        let _refused = LiveCert::fixed(material);
+        let _ = LiveCert::fixed(material);
     }
 });

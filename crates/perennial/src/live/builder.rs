@@ -5,33 +5,33 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{FETCH_TIMEOUT, LiveCert, START_TIMEOUT, Shared, Writer};
-use crate::attempt::Attempts;
+use super::{LiveCert, Shared, Writer};
 use crate::clock::Clock;
 use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::CertMaterial;
-use crate::renewer::Renewer;
-use crate::schedule::{RenewalPolicy, Schedule};
-use crate::signals::Signals;
+use crate::observe::{Published, Renewal, Signals};
+use crate::renewer::{Memory, Renewer};
+use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
-use crate::status::Progress;
 use crate::tls::{TlsPolicy, TlsSettings, default_provider};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of a [`LiveCert`].
 ///
 /// # Defaults
-/// `start_timeout` [`START_TIMEOUT`], `fetch_timeout` [`FETCH_TIMEOUT`], the policy
-/// [`Schedule::new`], [`TlsSettings::new`], no gate, the name `default`, the crypto provider of
-/// the feature that is on.
+/// `start_timeout` 30 s, `fetch_timeout` 30 s, [`RenewalSchedule::new`], [`TlsSettings::new`], no
+/// gate, the name `default`, the crypto provider of the feature that is on.
 #[must_use]
 pub struct LiveCertBuilder {
     start_timeout: Duration,
     fetch_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
     tls: TlsSettings,
-    policy: Box<dyn RenewalPolicy>,
+    schedule: RenewalSchedule,
     gate: Option<Box<dyn DynGate>>,
     name: Arc<str>,
     clock: Clock,
@@ -44,7 +44,7 @@ impl Default for LiveCertBuilder {
             fetch_timeout: FETCH_TIMEOUT,
             provider: None,
             tls: TlsSettings::new(),
-            policy: Box::new(Schedule::new()),
+            schedule: RenewalSchedule::new(),
             gate: None,
             name: "default".into(),
             clock: Clock::default(),
@@ -71,31 +71,31 @@ impl LiveCertBuilder {
         self
     }
 
-    /// How TLS is spoken, and by what servers are verified.
+    /// TLS versions, and how servers are verified.
     pub fn tls(mut self, settings: TlsSettings) -> Self {
         self.tls = settings;
         self
     }
 
-    /// When to renew: a [`Schedule`], or a policy of your own.
-    pub fn schedule(mut self, policy: impl RenewalPolicy) -> Self {
-        self.policy = Box::new(policy);
+    /// When to renew.
+    pub fn renewal(mut self, schedule: RenewalSchedule) -> Self {
+        self.schedule = schedule;
         self
     }
 
-    /// What tries each new certificate out before anybody gets it.
+    /// Tests each new certificate before it is published.
     pub fn gate(mut self, gate: impl Gate) -> Self {
         self.gate = Some(Box::new(gate));
         self
     }
 
-    /// What this certificate is called in logs and metrics, where a process has several.
+    /// The name of this certificate in logs and metrics, for processes with several.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// A clock that tests move.
+    /// A clock that a test controls.
     #[cfg(any(test, feature = "test-util"))]
     pub fn clock(mut self, clock: &crate::testing::TestClock) -> Self {
         self.clock = clock.clock();
@@ -105,7 +105,8 @@ impl LiveCertBuilder {
     /// As [`LiveCert::start`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero, [`StartError::Tls`].
+    /// As [`LiveCert::start`]; [`StartError::Setting`] for a timeout of zero or a TLS setting
+    /// that cannot be used.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -120,19 +121,18 @@ impl LiveCertBuilder {
             Ok(Ok(())) => Ok(live),
             Ok(Err(permanent)) => Err(StartError::Failed(permanent)),
             Err(_elapsed) => {
-                let last = live.shared.progress.borrow().last_error.clone();
+                let last = live.shared.published.borrow().renewal.last_error.clone();
                 Err(StartError::TimedOut { after, last })
             }
         }
     }
 
-    /// Starts renewing and returns at once; [`LiveCert::valid`] waits for the first certificate.
+    /// Starts renewing and returns at once; [`LiveCert::wait_valid`] waits for the first certificate.
     ///
     /// For programs that must come up even if the source is down. No failure ends the renewer.
     ///
     /// # Errors
-    /// [`StartError::Setting`] for a timeout of zero, [`StartError::NoProvider`],
-    /// [`StartError::Tls`].
+    /// [`StartError::Setting`] for a setting that cannot be used, [`StartError::NoProvider`].
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -140,36 +140,25 @@ impl LiveCertBuilder {
         positive("fetch_timeout", self.fetch_timeout)?;
         let tls = self.tls_policy()?;
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (snapshot_sender, snapshots) = watch::channel(None);
-        let (progress_sender, progress) = watch::channel(Progress::default());
+        let (publisher, published) = watch::channel(Published::default());
         let signals = Signals::new(self.name);
         let events = signals.events().downgrade();
         let renewer = Renewer {
-            attempts: Attempts {
-                source: Arc::new(source),
-                gate: self.gate,
-                policy: self.policy,
-                tls,
-                clock: self.clock.clone(),
-                fetch_timeout: self.fetch_timeout,
-                snapshots: snapshot_sender,
-                progress: progress_sender,
-                signals,
-                held: None,
-                marks: Vec::new(),
-            },
-            commands: inbox,
-            ticker: self.clock.follow(),
-            forced: None,
-            last_fetch: tokio::time::Instant::now(),
-            refusal_told: 0,
+            source: Arc::new(source),
+            gate: self.gate,
+            schedule: self.schedule,
+            tls,
+            clock: self.clock.clone(),
+            fetch_timeout: self.fetch_timeout,
+            published: publisher,
+            signals,
+            memory: Memory::default(),
         };
-        let task = tokio::spawn(renewer.run());
+        let task = tokio::spawn(renewer.run(inbox));
         Ok(LiveCert {
             shared: Arc::new(Shared {
                 clock: self.clock,
-                snapshots,
-                progress,
+                published,
                 events,
                 writer: Writer::Renewer {
                     commands,
@@ -182,23 +171,23 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`]; [`StartError::Tls`].
+    /// As [`LiveCert::fixed`]; .
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
         let tls = self.tls_policy()?;
-        let snapshot = Snapshot::build(&material, None, self.clock.now(), &tls)
-            .map_err(|error| StartError::Failed(Arc::new(RenewError::Material(error))))?;
-        let (snapshot_sender, snapshots) = watch::channel(Some(Arc::new(snapshot)));
-        let (progress_sender, progress) = watch::channel(Progress::default());
+        let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.now(), &tls)
+            .map_err(|error| StartError::Failed(RenewError::Material(error)))?;
+        let (publisher, published) = watch::channel(Published {
+            snapshot: Some(Arc::new(snapshot)),
+            renewal: Renewal::default(),
+        });
         let events = broadcast::Sender::new(1);
         Ok(LiveCert {
             shared: Arc::new(Shared {
                 clock: self.clock,
-                snapshots,
-                progress,
+                published,
                 events: events.downgrade(),
                 writer: Writer::Fixed {
-                    _snapshots: snapshot_sender,
-                    _progress: progress_sender,
+                    _published: publisher,
                     _events: events,
                 },
             }),
@@ -208,7 +197,7 @@ impl LiveCertBuilder {
     fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
         let provider = self.provider.clone().or_else(default_provider);
         let provider = provider.ok_or(StartError::NoProvider)?;
-        TlsPolicy::new(provider, self.tls.clone()).map_err(StartError::Tls)
+        TlsPolicy::new(provider, self.tls.clone())
     }
 }
 
@@ -217,7 +206,7 @@ impl fmt::Debug for LiveCertBuilder {
         f.debug_struct("LiveCertBuilder")
             .field("start_timeout", &self.start_timeout)
             .field("fetch_timeout", &self.fetch_timeout)
-            .field("policy", &self.policy)
+            .field("schedule", &self.schedule)
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
@@ -225,33 +214,26 @@ impl fmt::Debug for LiveCertBuilder {
 
 fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
     if got.is_zero() {
-        return Err(StartError::Setting { field, got });
+        return Err(StartError::Setting {
+            field,
+            got: Some(format!("{got:?}")),
+            problem: "expected more than zero".to_owned(),
+            cause: None,
+        });
     }
     Ok(())
 }
 
 /// Waits for the first snapshot or the first permanent error, whichever comes first.
-async fn first_certificate(live: &LiveCert) -> Result<(), Arc<RenewError>> {
-    let mut snapshots = live.shared.snapshots.clone();
-    let mut progress = live.shared.progress.clone();
-    // A channel closes only with the renewer, and that ends, while there is a handle, only with the
-    // runtime: then nobody waits for this any more.
-    let published = async {
-        let closed = snapshots.wait_for(Option::is_some).await.is_err();
-        if closed {
-            std::future::pending::<()>().await;
-        }
-    };
-    let failed = async {
-        let failed = progress.wait_for(|p| p.permanent_error().is_some()).await;
-        let error = failed.ok().and_then(|progress| progress.permanent_error());
-        match error {
-            Some(permanent) => permanent,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = published => Ok(()),
-        permanent = failed => Err(permanent),
+async fn first_certificate(live: &LiveCert) -> Result<(), RenewError> {
+    let mut published = live.shared.published.clone();
+    let decided = published.wait_for(|published| {
+        published.snapshot.is_some() || published.renewal.permanent_error().is_some()
+    });
+    // The channel closes only with the renewer.
+    let decided = decided.await.map_err(|_closed| RenewError::Stopped)?;
+    match decided.renewal.permanent_error() {
+        Some(error) if decided.snapshot.is_none() => Err(error.clone()),
+        _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Encrypted PKCS#8 (RFC 5958, 3) by PBES2 (RFC 8018): what `openssl pkcs8 -topk8` writes.
+//! Encrypted PKCS#8 (RFC 5958, 3) with PBES2 (RFC 8018), as `openssl pkcs8 -topk8` writes it.
 
 use pkcs8::pkcs5::pbes2::Kdf;
 use pkcs8::pkcs5::{self, EncryptionScheme};
@@ -7,31 +7,32 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::error::MaterialError;
 
-/// More rounds of PBKDF2 than this are refused: RFC 8018, 4.2 names it for the most critical keys.
+/// The most rounds of PBKDF2: RFC 8018, 4.2 recommends this number for the most critical keys.
 const MOST_ROUNDS: u32 = 10_000_000;
 
-/// More bytes than this for scrypt to fill are refused; OpenSSL's own keys take 16 MiB.
+/// The most bytes that scrypt may fill; OpenSSL's own keys take 16 MiB.
 const MOST_MEMORY: u64 = 256 << 20;
 
-/// Opens a key; takes as long as its rounds are many, so keep it off async workers.
-pub(crate) fn decrypt(
+/// Decrypts a key. Takes time for each round, so it must not run on an async worker.
+pub(super) fn decrypt(
     der: &[u8],
     passphrase: &[u8],
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
     let sealed = EncryptedPrivateKeyInfoRef::try_from(der)
-        .map_err(|_about_bytes| refused("its encryption is not PBES2 of PKCS#5"))?;
+        // The parser's own error may quote bytes of the key.
+        .map_err(|_| refused("expected PBES2 of PKCS#5"))?;
     if is_too_costly(&sealed.encryption_algorithm) {
         return Err(refused(
-            "deriving its key would cost too much time or memory",
+            "deriving the encryption key would take too much time or memory",
         ));
     }
     let opened = sealed.decrypt(passphrase).map_err(|error| {
         refused(match error {
             Error::EncryptedPrivateKey(pkcs5::Error::UnsupportedAlgorithm { .. }) => {
-                "its cipher or hash is not known; convert it with `openssl pkcs8 -topk8 -v2 aes256`"
+                "unsupported cipher or hash; convert the key with `openssl pkcs8 -topk8 -v2 aes256`"
             }
-            // With a wrong key, one time in 256 the padding looks right and the content is noise.
-            _ => "the passphrase does not open it",
+            // With a wrong passphrase, one time in 256 the padding is right and the content noise.
+            _ => "wrong passphrase",
         })
     })?;
     Ok(PrivatePkcs8KeyDer::from(opened.as_bytes())

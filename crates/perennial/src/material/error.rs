@@ -1,122 +1,115 @@
-use std::fmt;
 use std::time::SystemTime;
 
-/// A part of [`CertMaterial`](crate::CertMaterial), named in errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Part {
-    /// The leaf-first certificate chain.
-    Chain,
-    /// The private key.
-    Key,
-    /// The trust roots.
-    Roots,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Chain => "certificate chain",
-            Self::Key => "private key",
-            Self::Roots => "trust roots",
-        })
-    }
+/// The parts of [`CertMaterial`](crate::CertMaterial), as errors name them.
+pub(crate) mod part {
+    pub(crate) const CHAIN: &str = "certificate chain";
+    pub(crate) const KEY: &str = "private key";
+    pub(crate) const ROOTS: &str = "list of trust roots";
 }
 
 /// Why material cannot be used.
 ///
-/// Never holds a byte of the private key.
+/// Never contains a byte of the private key. Lines are counted from 1, certificates from 0.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MaterialError {
     /// Neither PEM nor DER nor DER in base64.
-    #[error("the {part} is no PEM and no DER: {problem}")]
+    #[error("the {part} is neither PEM nor DER: {problem}")]
     Encoding {
         /// The part at fault.
-        part: Part,
-        /// What it is instead.
+        part: &'static str,
+        /// What was found instead.
         problem: &'static str,
     },
     /// A text is not well-formed PEM.
-    #[error("the {part} is not readable as PEM: line {line}: {problem}")]
+    #[error("the {part} is malformed PEM: line {line}: {problem}")]
     Pem {
-        /// The text at fault.
-        part: Part,
-        /// The line at fault, counted from 1.
+        /// The part at fault.
+        part: &'static str,
+        /// The line at fault.
         line: usize,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A text ends within a PEM block, as when its writer is halfway through.
-    #[error("the {part} is cut off: the block that begins in line {line} has no end")]
+    /// A text ends within a PEM block, as when its writer has not finished.
+    #[error("the {part} is cut off: the block that begins in line {line} has no END line")]
     CutOff {
-        /// The text at fault.
-        part: Part,
-        /// The line in which the block begins, counted from 1.
+        /// The part at fault.
+        part: &'static str,
+        /// The line in which the block begins.
         line: usize,
     },
-    /// A part is not there at all.
-    #[error("the {part} holds nothing of its kind")]
+    /// A part is empty.
+    #[error("the {part} is empty")]
     Missing {
         /// The part at fault.
-        part: Part,
+        part: &'static str,
     },
-    /// A part holds something else instead, as when two files were swapped.
-    #[error("the {part} is not there: line {line} begins {found} instead")]
+    /// A part contains something else, as when two files were swapped.
+    #[error("the {part} is missing: line {line} begins {found} instead")]
     OtherKind {
         /// The part at fault.
-        part: Part,
-        /// The line of the first block that is there, counted from 1.
+        part: &'static str,
+        /// The line of the first block that was found.
         line: usize,
         /// What that block is.
         found: &'static str,
     },
-    /// The private key is encrypted and could not be opened.
+    /// The private key is encrypted and could not be decrypted.
     #[error("the private key is encrypted: {problem}")]
     Encrypted {
-        /// Why it could not be opened, and what to do.
+        /// Why it could not be decrypted, and what to do.
         problem: &'static str,
     },
-    /// A certificate cannot be parsed.
+    /// A certificate of a part cannot be parsed.
     #[error("certificate {index} of the {part} is malformed: {problem}")]
     Certificate {
         /// The part at fault.
-        part: Part,
-        /// Its place in that part, counted from 0.
+        part: &'static str,
+        /// The certificate's place in that part.
         index: usize,
-        /// What the parser said.
+        /// The parser's reason.
+        problem: String,
+    },
+    /// A single certificate cannot be parsed.
+    #[error("the certificate is malformed: {problem}")]
+    Malformed {
+        /// The parser's reason.
         problem: String,
     },
     /// The provider cannot use the private key.
-    #[error("the private key is not usable")]
+    #[error("the crypto provider cannot use the private key")]
     Key(#[source] rustls::Error),
     /// The private key belongs to another certificate, or the leaf is not first.
     #[error("the private key does not match the first certificate of the chain")]
     KeyMismatch,
     /// A certificate was not issued by the one that follows it.
-    #[error("certificate {index} of the chain was not issued by the one after it")]
+    #[error("certificate {index} of the chain was not issued by the certificate after it")]
     BrokenLink {
-        /// The place of the certificate at fault, counted from 0.
+        /// The place of the certificate at fault.
         index: usize,
     },
-    /// The first certificate of the chain is not for TLS clients: every server would refuse it.
+    /// The leaf is not for TLS clients: every server would refuse it.
     #[error("the certificate's extended key usage does not allow a TLS client")]
     NotForClients,
     /// The chain does not verify as a client's.
     #[error("the certificate chain does not verify")]
     Chain(#[source] rustls::Error),
-    /// The chain's validity has not begun by our clock.
+    /// No verifier for servers could be made with the roots.
+    #[error("failed to make a verifier for servers with the trust roots")]
+    ServerVerifier(#[source] rustls::Error),
+    /// The chain is not valid yet by our clock.
     #[error("the certificate is not valid before {not_before:?}")]
     NotYetValid {
         /// The latest `not_before` of the chain, wall clock.
         not_before: SystemTime,
     },
-    /// The chain's validity is over by our clock.
+    /// The chain has expired by our clock.
     #[error("{} expired at {not_after:?}", limited_by.as_deref().unwrap_or("the certificate"))]
     Expired {
         /// The earliest `not_after` of the chain, wall clock.
         not_after: SystemTime,
-        /// The issuer in the chain that expired first, if it was not the leaf.
+        /// The issuer in the chain that expired first, unless it was the leaf.
         limited_by: Option<String>,
     },
 }

@@ -1,19 +1,16 @@
-//! Certificates and keys in whatever encoding they come: PEM, DER, or DER in base64.
+//! Reads certificates and keys in PEM, DER, or DER as base64.
 
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
 };
 use zeroize::Zeroizing;
 
-use super::error::{MaterialError, Part};
+use super::error::{MaterialError, part};
 use super::pem::{self, Block, Fault, Label};
 
-/// Opens an encrypted PKCS#8 key.
-type Open<'a> = &'a dyn Fn(&[u8]) -> Result<PrivateKeyDer<'static>, MaterialError>;
-
-/// One or more certificates of PEM, in their order; or one of DER.
+/// One or more certificates in PEM, in their order, or one in DER.
 pub(crate) fn certificates(
-    part: Part,
+    part: &'static str,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     if pem::is_pem(bytes) {
@@ -24,7 +21,7 @@ pub(crate) fn certificates(
 }
 
 pub(crate) fn pem_certificates(
-    part: Part,
+    part: &'static str,
     text: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let blocks = pem::blocks(text).map_err(|fault| faulty(part, fault))?;
@@ -41,93 +38,97 @@ pub(crate) fn pem_certificates(
     Ok(found)
 }
 
-/// The one private key of PEM or DER: PKCS#1, SEC1, PKCS#8, or what `open` can open.
+/// The one private key in PEM or DER: PKCS#1, SEC1, PKCS#8, or encrypted PKCS#8.
 pub(crate) fn private_key(
     bytes: &[u8],
-    open: Open<'_>,
+    passphrase: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
     if pem::is_pem(bytes) {
-        return pem_private_key(bytes, open);
+        return pem_private_key(bytes, passphrase);
     }
-    let der = der(Part::Key, bytes)?;
+    let der = der(part::KEY, bytes)?;
     if let Ok(key) = PrivateKeyDer::try_from(der.as_slice()) {
         return Ok(key.clone_key());
     }
     if is_encrypted_pkcs8(&der) {
-        return open(&der);
+        return decrypt(&der, passphrase);
     }
     Err(MaterialError::Encoding {
-        part: Part::Key,
-        problem: "it is DER, but of something else",
+        part: part::KEY,
+        problem: "the DER is not a private key",
     })
 }
 
 pub(crate) fn pem_private_key(
     text: &[u8],
-    open: Open<'_>,
+    passphrase: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
-    let blocks = pem::blocks(text).map_err(|fault| faulty(Part::Key, fault))?;
+    let blocks = pem::blocks(text).map_err(|fault| faulty(part::KEY, fault))?;
     let mut keys = blocks.iter().filter(|block| block.label.is_key());
     let Some(block) = keys.next() else {
-        return Err(nothing_of(Part::Key, &blocks));
+        return Err(nothing_of(part::KEY, &blocks));
     };
     if let Some(second) = keys.next() {
         return Err(MaterialError::Pem {
-            part: Part::Key,
+            part: part::KEY,
             line: second.line,
-            problem: "a second private key; there must be one",
+            problem: "a second private key; expected one",
         });
     }
     let der = block.decode();
     let der = |kind: fn(&[u8]) -> PrivateKeyDer<'_>| match &der {
         Ok(der) => Ok(kind(der).clone_key()),
-        Err(fault) => Err(faulty(Part::Key, *fault)),
+        Err(fault) => Err(faulty(part::KEY, *fault)),
     };
     match block.label {
         Label::Pkcs8 => der(|der| PrivatePkcs8KeyDer::from(der).into()),
         Label::Pkcs1 => der(|der| PrivatePkcs1KeyDer::from(der).into()),
         Label::Sec1 => der(|der| PrivateSec1KeyDer::from(der).into()),
         Label::EncryptedPkcs8 => {
-            let der = block.decode().map_err(|fault| faulty(Part::Key, fault))?;
-            open(&der)
+            let der = block.decode().map_err(|fault| faulty(part::KEY, fault))?;
+            decrypt(&der, passphrase)
         }
         Label::EncryptedByHeader | Label::Certificate | Label::Other(_) => {
             Err(MaterialError::Encrypted {
-                problem: "its old format is not read; convert it with `openssl pkcs8 -topk8`",
+                problem: "OpenSSL's legacy format is not supported; convert the key with `openssl pkcs8 -topk8`",
             })
         }
     }
 }
 
-/// For callers without a passphrase.
-pub(crate) fn closed(_der: &[u8]) -> Result<PrivateKeyDer<'static>, MaterialError> {
+#[cfg(feature = "encrypted-keys")]
+fn decrypt(der: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
+    let passphrase = passphrase.ok_or(MaterialError::Encrypted {
+        problem: "give the source the passphrase",
+    })?;
+    super::encrypted::decrypt(der, passphrase)
+}
+
+#[cfg(not(feature = "encrypted-keys"))]
+fn decrypt(_: &[u8], _: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
     Err(MaterialError::Encrypted {
-        problem: if cfg!(feature = "encrypted-keys") {
-            "give the source its passphrase"
-        } else {
-            "enable the feature `encrypted-keys`, and give the source its passphrase"
-        },
+        problem: "enable the feature `encrypted-keys` and give the source the passphrase",
     })
 }
 
-/// DER as it is, or out of base64.
-fn der(part: Part, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+/// DER as it is, or decoded from base64.
+fn der(part: &'static str, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
     if is_der(bytes) {
         return Ok(Zeroizing::new(bytes.to_vec()));
     }
     let problem = match bytes.trim_ascii() {
         [] => return Err(MaterialError::Missing { part }),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it is a text in UTF-16; save it as UTF-8",
-        [0x30, 0x81..=0x84, ..] => "it begins like DER, but is not as long as it says",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the text is UTF-16; save it as UTF-8",
+        [0x30, 0x81..=0x84, ..] => "it begins like DER but has another length than it declares",
         _ => match base64_der(bytes) {
             Some(der) => return Ok(der),
-            None => "there is no BEGIN line in it",
+            None => "no BEGIN line found",
         },
     };
     Err(MaterialError::Encoding { part, problem })
 }
 
-/// Whether these bytes are DER in base64 without armour.
+/// Whether these bytes are DER as base64, without BEGIN and END lines.
 pub(crate) fn is_base64_der(bytes: &[u8]) -> bool {
     base64_der(bytes).is_some()
 }
@@ -138,7 +139,7 @@ fn base64_der(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     pem::decode(&dense).filter(|der| is_der(der))
 }
 
-/// Whether these bytes are exactly one DER sequence (X.690, 8.1.3): its length must fit.
+/// Whether these bytes are exactly one DER sequence (X.690, 8.1.3), to judge by its length.
 fn is_der(bytes: &[u8]) -> bool {
     let [0x30, first, rest @ ..] = bytes else {
         return false;
@@ -172,18 +173,18 @@ fn is_encrypted_pkcs8(der: &[u8]) -> bool {
         })
 }
 
-fn nothing_of(part: Part, blocks: &[Block<'_>]) -> MaterialError {
+fn nothing_of(part: &'static str, blocks: &[Block<'_>]) -> MaterialError {
     match blocks.first() {
         None => MaterialError::Missing { part },
         Some(block) => MaterialError::OtherKind {
             part,
             line: block.line,
-            found: block.label.found(),
+            found: block.label.description(),
         },
     }
 }
 
-fn faulty(part: Part, fault: Fault) -> MaterialError {
+fn faulty(part: &'static str, fault: Fault) -> MaterialError {
     match fault {
         Fault::CutOff { line } => MaterialError::CutOff { part, line },
         Fault::Malformed { line, problem } => MaterialError::Pem {

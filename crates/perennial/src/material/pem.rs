@@ -1,9 +1,12 @@
-//! PEM blocks with their line numbers, so that an error can point at one; quotes no byte of them.
+//! Finds PEM blocks with their line numbers, so that an error can point at one.
+//!
+//! `pki_types::pem` knows no line numbers, skips unknown kinds and takes indented text for noise.
+//! No error quotes a byte of the text.
 
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
-/// What a BEGIN line says that a block is.
+/// The kind of a block, by its BEGIN line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     Certificate,
@@ -11,9 +14,9 @@ pub(super) enum Label {
     Pkcs1,
     Sec1,
     EncryptedPkcs8,
-    /// Any key with a `Proc-Type: 4,ENCRYPTED` header: OpenSSL's own format of old.
+    /// Any key with a `Proc-Type: 4,ENCRYPTED` header: OpenSSL's legacy format.
     EncryptedByHeader,
-    /// Something that is neither key nor certificate, in words for an error.
+    /// Neither key nor certificate; described for an error.
     Other(&'static str),
 }
 
@@ -35,13 +38,13 @@ impl Label {
             b"DH PARAMETERS" => Self::Other("DH parameters"),
             b"X509 CRL" => Self::Other("a revocation list"),
             b"PKCS7" | b"CMS" => Self::Other("a PKCS#7 container"),
-            // Its name may be anything, so it is not quoted.
+            // The name may be anything, even a secret, so no error quotes it.
             _ => Self::Other("a block of another kind"),
         }
     }
 
-    /// The block in words.
-    pub(super) fn found(self) -> &'static str {
+    /// A description for errors.
+    pub(super) fn description(self) -> &'static str {
         match self {
             Self::Certificate => "a certificate",
             Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
@@ -58,9 +61,9 @@ impl Label {
 /// One block, still in base64.
 pub(super) struct Block<'a> {
     pub(super) label: Label,
-    /// Its BEGIN line, counted from 1.
+    /// The BEGIN line, counted from 1.
     pub(super) line: usize,
-    /// What is between its BEGIN line and its END line.
+    /// The text between the BEGIN line and the END line.
     body: &'a [u8],
 }
 
@@ -73,7 +76,7 @@ pub(super) enum Fault {
 
 impl Block<'_> {
     pub(super) fn decode(&self) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        // Reserved at once: a buffer that grows leaves copies behind.
+        // Reserved in full: a buffer that grows leaves copies of the key in memory.
         let mut base64 = Zeroizing::new(Vec::with_capacity(self.body.len()));
         for line in lines(self.body).filter(|line| !is_header(line)) {
             base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
@@ -83,7 +86,7 @@ impl Block<'_> {
     }
 }
 
-/// Whether a text holds PEM at all.
+/// Whether a text contains a BEGIN line.
 pub(super) fn is_pem(text: &[u8]) -> bool {
     text.windows(BEGIN.len()).any(|window| window == BEGIN)
 }
@@ -92,9 +95,9 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 
-/// All blocks of a text in order; text around them is passed over.
+/// All blocks of a text in order; text around them is ignored.
 ///
-/// White space round a line does not count, so CRLF and indented texts are read too.
+/// White space around a line is ignored too, so CRLF and indented texts are read.
 pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
     let mut found = Vec::new();
     let mut open: Option<Open<'_>> = None;
@@ -106,13 +109,13 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
         let begin = armour(BEGIN, line);
         let end = armour(END, line);
         if let Some(None) = begin.or(end) {
-            // The last line may be one that its writer has not finished.
+            // The writer may not have finished the last line.
             return Err(if offset + raw.len() == text.len() {
                 Fault::CutOff {
                     line: open.map_or(number, |open| open.line),
                 }
             } else {
-                malformed(number, "a BEGIN or END line without its last dashes")
+                malformed(number, "a BEGIN or END line without its closing dashes")
             });
         }
         if let Some(Some(name)) = begin {
@@ -130,7 +133,10 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
                 return Err(malformed(number, "an END line without its BEGIN line"));
             };
             if open.name != name {
-                return Err(malformed(number, "the END line names another kind"));
+                return Err(malformed(
+                    number,
+                    "the END line names another kind than the BEGIN line",
+                ));
             }
             found.push(Block {
                 label: open.label,
@@ -151,7 +157,7 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
     }
 }
 
-/// A block whose END line has not come yet.
+/// A block whose END line has not been found yet.
 struct Open<'a> {
     name: &'a [u8],
     label: Label,
@@ -163,12 +169,12 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&byte| byte == b'\n')
 }
 
-/// `Name: value` within a block (RFC 1421); no line of base64 has a colon.
+/// `Name: value` within a block (RFC 1421); a line of base64 has no colon.
 fn is_header(line: &[u8]) -> bool {
     line.contains(&b':')
 }
 
-/// The name in a BEGIN or END line, if that is whole; `None` for any other line.
+/// The name in a BEGIN or END line, `Some(None)` if that is incomplete; `None` for another line.
 fn armour<'a>(kind: &[u8], line: &'a [u8]) -> Option<Option<&'a [u8]>> {
     let rest = line.strip_prefix(kind)?;
     Some(rest.strip_suffix(DASHES))
@@ -191,7 +197,7 @@ pub(crate) fn write(text: &mut String, label: &str, der: &[u8]) {
     const WIDTH: usize = 64;
     let base64 = Zeroizing::new(Base64::encode_string(der));
     let armour = 2 * (END.len() + label.len() + DASHES.len() + 1);
-    // A string that grows leaves copies behind.
+    // A string that grows leaves copies of the key in memory.
     text.reserve(armour + base64.len() + base64.len() / WIDTH + 1);
     *text += "-----BEGIN ";
     *text += label;
@@ -219,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_whatever_its_length() {
+    fn written_block_of_any_length_is_read_again() {
         for length in [0, 1, 2, 3, 47, 48, 49, 200] {
             let der = vec![0xa5; length];
             let text = block("PRIVATE KEY", &der);
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn crlf_indentation_a_mark_of_order_and_text_around_do_not_count() {
+    fn ignores_crlf_indentation_bom_and_surrounding_text() {
         let plain = block("CERTIFICATE", &[7; 90]);
         let table = [
             plain.replace('\n', "\r\n"),
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn every_beginning_of_a_block_is_cut_off_and_not_malformed() {
+    fn unfinished_block_is_cut_off_at_any_length_and_never_malformed() {
         let whole = block("CERTIFICATE", &[7; 90]);
         for length in BEGIN.len() + 1..whole.trim_end().len() {
             let outcome = blocks(&whole.as_bytes()[..length]).err();
@@ -262,7 +268,7 @@ mod tests {
             (format!("\n\n{half}\n{whole}"), Fault::CutOff { line: 3 }),
             (
                 "\n-----BEGIN CERTIFICATE\n\n".to_owned(),
-                malformed(2, "a BEGIN or END line without its last dashes"),
+                malformed(2, "a BEGIN or END line without its closing dashes"),
             ),
             (
                 "-----END CERTIFICATE-----".to_owned(),
@@ -270,7 +276,7 @@ mod tests {
             ),
             (
                 whole.replace("END CERTIFICATE", "END PRIVATE KEY"),
-                malformed(4, "the END line names another kind"),
+                malformed(4, "the END line names another kind than the BEGIN line"),
             ),
         ];
         for (text, fault) in table {

@@ -4,15 +4,15 @@ use super::*;
 
 const YEAR: u64 = 365 * 86_400;
 
-fn life(seconds: u64) -> UsableLife {
+fn lifetime(seconds: u64) -> UsableLifetime {
     let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    UsableLife::new(from, from, from + Duration::from_secs(seconds))
+    UsableLifetime::new(from, from, from + Duration::from_secs(seconds))
 }
 
-/// The renewal point, counted from the life's beginning.
-fn point(schedule: &Schedule, life: &UsableLife, sha: [u8; 32]) -> Duration {
-    let at = schedule.renewal_point(life, &sha).unwrap();
-    at.duration_since(life.from).unwrap()
+/// The renewal point, counted from the lifetime's beginning.
+fn point(schedule: &RenewalSchedule, lifetime: &UsableLifetime, sha: [u8; 32]) -> Duration {
+    let at = schedule.renewal_point(lifetime, &sha).unwrap();
+    at.duration_since(lifetime.from).unwrap()
 }
 
 fn failure(in_a_row: u32) -> Failure {
@@ -26,8 +26,8 @@ fn failure(in_a_row: u32) -> Failure {
 
 #[test]
 fn a_day_is_renewed_between_12_and_18_hours() {
-    let day = life(86_400);
-    let hours = |sha| point(&Schedule::new(), &day, sha).as_secs_f64() / 3_600.0;
+    let day = lifetime(86_400);
+    let hours = |sha| point(&RenewalSchedule::new(), &day, sha).as_secs_f64() / 3_600.0;
     assert_eq!(hours([0; 32]), 12.0);
     assert_eq!(hours([0xff; 32]), 18.0);
 }
@@ -35,7 +35,7 @@ fn a_day_is_renewed_between_12_and_18_hours() {
 #[test]
 fn worked_examples_of_the_backoff_hold() {
     let table: [(Option<u64>, u32, f64, f64); 7] = [
-        // usable life, failures, lowest and highest wait in seconds
+        // usable lifetime, failures, lowest and highest wait in seconds
         (Some(60), 1, 0.75, 1.5),
         (Some(60), 2, 1.5, 3.0),
         (Some(60), 3, 1.5, 3.0),
@@ -45,7 +45,7 @@ fn worked_examples_of_the_backoff_hold() {
         (None, 9, 5.0, 10.0),
     ];
     for (usable, failures, lowest, highest) in table {
-        let backoff = Backoff::of(usable.map(life).as_ref());
+        let backoff = Backoff::of(usable.map(lifetime).as_ref());
         let at = |draw| backoff.wait(&failure(failures), draw).as_secs_f64();
         assert!(
             (at(0.0) - lowest).abs() < 1e-6,
@@ -62,7 +62,7 @@ fn worked_examples_of_the_backoff_hold() {
 
 #[test]
 fn permanent_failure_waits_for_the_cap() {
-    let backoff = Backoff::of(Some(&life(3_600)));
+    let backoff = Backoff::of(Some(&lifetime(3_600)));
     let permanent = Failure {
         transient: false,
         ..failure(1)
@@ -71,8 +71,8 @@ fn permanent_failure_waits_for_the_cap() {
 }
 
 #[test]
-fn requested_wait_is_honoured_up_to_half_of_what_is_left() {
-    let backoff = Backoff::of(Some(&life(60)));
+fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
+    let backoff = Backoff::of(Some(&lifetime(60)));
     let asked = |seconds, remaining| {
         let failure = Failure {
             requested_wait: Some(Duration::from_secs(seconds)),
@@ -90,8 +90,8 @@ fn requested_wait_is_honoured_up_to_half_of_what_is_left() {
 proptest! {
     #[test]
     fn renewal_point_lies_in_the_band(seconds in 5..10 * YEAR, sha in any::<[u8; 32]>()) {
-        let life = life(seconds);
-        let at = point(&Schedule::new(), &life, sha).as_secs_f64();
+        let lifetime = lifetime(seconds);
+        let at = point(&RenewalSchedule::new(), &lifetime, sha).as_secs_f64();
         let whole = seconds as f64;
         prop_assert!(at >= whole * RENEWAL_BAND.start - 1e-3);
         prop_assert!(at <= whole * RENEWAL_BAND.end + 1e-3);
@@ -101,27 +101,27 @@ proptest! {
     fn outage_of_the_promised_length_is_survived(
         seconds in 5..30u64 * 86_400, share in 0.0..1.0f64, sha in any::<[u8; 32]>(), draws in prop::collection::vec(0.0..1.0f64, 64),
     ) {
-        let life = life(seconds);
-        let outage = life.length().mul_f64(share);
-        let schedule = Schedule::new().survive_outage(outage);
-        let Ok(renewal) = schedule.renewal_point(&life, &sha) else {
+        let lifetime = lifetime(seconds);
+        let outage = lifetime.length().mul_f64(share);
+        let schedule = RenewalSchedule::new().survive_outage(outage);
+        let Ok(renewal) = schedule.renewal_point(&lifetime, &sha) else {
             return Ok(());
         };
-        // It begins as the renewal is due, and every try until its end fails.
+        // It begins when the renewal is due, and every attempt until its end fails.
         let back = renewal + outage;
         let (mut at, mut failures) = (renewal, 0);
         while at < back {
             failures += 1;
-            at += schedule.retry_wait(Some(&life), &failure(failures), draws[failures as usize % 64]);
+            at += Backoff::of(Some(&lifetime)).wait(&failure(failures), draws[failures as usize % 64]);
         }
-        prop_assert!(at <= life.until, "renewed at {at:?}, but it ended at {:?}", life.until);
+        prop_assert!(at <= lifetime.until, "renewed at {at:?}, but it expired at {:?}", lifetime.until);
     }
 
     #[test]
     fn waits_stay_between_half_a_first_step_and_the_cap(
         seconds in 5..10 * YEAR, failures in 1u32.., draw in 0.0..1.0f64,
     ) {
-        let backoff = Backoff::of(Some(&life(seconds)));
+        let backoff = Backoff::of(Some(&lifetime(seconds)));
         let wait = backoff.wait(&failure(failures), draw);
         prop_assert!(wait >= backoff.first / 2);
         prop_assert!(wait <= RETRY_CAP_BOUNDS.1);
@@ -131,7 +131,7 @@ proptest! {
     fn tries_in_an_outage_have_a_closed_bound(
         seconds in 5..10 * YEAR, outage in 1u64..86_400, draws in prop::collection::vec(0.0..1.0f64, 64),
     ) {
-        let backoff = Backoff::of(Some(&life(seconds)));
+        let backoff = Backoff::of(Some(&lifetime(seconds)));
         // The doubling phase, then one try per half a cap.
         let doubling = (backoff.cap.as_secs_f64() / backoff.first.as_secs_f64()).log2().ceil();
         let bound = 1.0 + doubling + outage as f64 / (backoff.cap.as_secs_f64() / 2.0);
@@ -145,37 +145,39 @@ proptest! {
 }
 
 #[test]
-fn life_too_short_for_the_outage_is_refused_with_the_life_that_would_do() {
+fn lifetime_too_short_for_the_outage_is_refused_and_the_needed_one_is_named() {
     for outage in [5, 20, 300, 86_400] {
-        let schedule = Schedule::new().survive_outage(Duration::from_secs(outage));
-        let refused = schedule.renewal_point(&life(outage), &[0; 32]).unwrap_err();
+        let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(outage));
+        let refused = schedule
+            .renewal_point(&lifetime(outage), &[0; 32])
+            .unwrap_err();
         let enough = refused.needed + Duration::from_millis(1);
         let at = |usable: Duration| {
             let from = SystemTime::UNIX_EPOCH;
-            schedule.renewal_point(&UsableLife::new(from, from, from + usable), &[0; 32])
+            schedule.renewal_point(&UsableLifetime::new(from, from, from + usable), &[0; 32])
         };
-        assert!(at(enough).is_ok(), "{refused}");
+        assert!(at(enough).is_ok(), "{refused:?}");
         assert!(
             at(refused.needed - Duration::from_millis(20)).is_err(),
-            "{refused}"
+            "{refused:?}"
         );
     }
 }
 
 #[test]
-fn life_counts_from_when_it_was_obtained_or_becomes_valid() {
+fn lifetime_counts_from_when_it_was_obtained_or_becomes_valid() {
     // T5.
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     assert_eq!(
-        UsableLife::new(at(100), at(70), at(160)).length(),
+        UsableLifetime::new(at(100), at(70), at(160)).length(),
         Duration::from_secs(60)
     );
     assert_eq!(
-        UsableLife::new(at(100), at(130), at(160)).length(),
+        UsableLifetime::new(at(100), at(130), at(160)).length(),
         Duration::from_secs(30)
     );
     assert_eq!(
-        UsableLife::new(at(200), at(70), at(160)).length(),
+        UsableLifetime::new(at(200), at(70), at(160)).length(),
         Duration::ZERO
     );
 }
@@ -183,11 +185,11 @@ fn life_counts_from_when_it_was_obtained_or_becomes_valid() {
 #[test]
 fn thousand_certificates_spread_over_the_whole_band() {
     // T1. Ten bins of the band; 1,000 uniform draws put some 100 into each.
-    let day = life(86_400);
+    let day = lifetime(86_400);
     let mut bins = [0u32; 10];
     for i in 0u32..1_000 {
-        let sha = crate::source::digest([i.to_be_bytes().as_slice()]);
-        let at = point(&Schedule::new(), &day, sha).as_secs_f64();
+        let sha = crate::digest::digest([i.to_be_bytes().as_slice()]);
+        let at = point(&RenewalSchedule::new(), &day, sha).as_secs_f64();
         let place = (at / 86_400.0 - RENEWAL_BAND.start) / (RENEWAL_BAND.end - RENEWAL_BAND.start);
         bins[((place * 10.0) as usize).min(9)] += 1;
     }

@@ -9,11 +9,11 @@ fn policy(settings: TlsSettings) -> TlsPolicy {
 }
 
 fn build(material: CertMaterial, now: SystemTime) -> Result<Snapshot, MaterialError> {
-    Snapshot::build(&material, None, now, &policy(TlsSettings::new()))
+    Snapshot::build(&Arc::new(material), None, now, &policy(TlsSettings::new()))
 }
 
 #[test]
-fn whole_material_becomes_a_snapshot_of_its_facts() {
+fn material_becomes_a_snapshot_with_the_facts_of_its_leaf() {
     let ca = TestCa::new();
     let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + MINUTE).unwrap();
     assert_eq!(snapshot.names().common_name.as_deref(), Some("app"));
@@ -26,30 +26,30 @@ fn whole_material_becomes_a_snapshot_of_its_facts() {
 }
 
 #[test]
-fn usable_life_counts_from_when_it_was_obtained() {
+fn usable_lifetime_counts_from_when_it_was_obtained() {
     // T5: Vault sets not_before 30 s back; the schedule must not see those seconds.
     let ca = TestCa::new();
     let snapshot = build(ca.issue(noon(), 10 * MINUTE), noon() + 5 * MINUTE).unwrap();
-    assert_eq!(snapshot.usable_life().length(), 5 * MINUTE);
+    assert_eq!(snapshot.usable_lifetime().length(), 5 * MINUTE);
 }
 
 #[test]
 fn saved_material_keeps_the_time_it_was_obtained_at() {
-    // T5, S10: a restart must not stretch the usable life of a saved certificate, nor shrink it.
+    // T5, S10: a restart must neither stretch nor shrink the usable lifetime of a saved certificate.
     let ca = TestCa::new();
     let material = |at| ca.issue(noon(), 10 * MINUTE).obtained_at(at);
     let now = noon() + 5 * MINUTE;
     let saved = build(material(noon() + MINUTE), now).unwrap();
     assert_eq!(saved.obtained_at(), noon() + MINUTE);
-    assert_eq!(saved.usable_life().length(), 9 * MINUTE);
+    assert_eq!(saved.usable_lifetime().length(), 9 * MINUTE);
     let ahead = build(material(noon() + 7 * MINUTE), now).unwrap();
     assert_eq!(ahead.obtained_at(), now);
     let early = build(material(noon() - MINUTE), now).unwrap();
-    assert_eq!(early.usable_life().length(), 10 * MINUTE);
+    assert_eq!(early.usable_lifetime().length(), 10 * MINUTE);
 }
 
 #[test]
-fn guard_of_a_source_is_dropped_with_the_last_holder() {
+fn guard_of_a_source_is_dropped_with_the_last_snapshot_handle() {
     let guard: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
     let material = TestCa::new().issue(noon(), MINUTE);
     let material = material.with_guard(Arc::clone(&guard));
@@ -67,7 +67,7 @@ fn generation_follows_the_previous_one() {
     let mut previous: Option<Snapshot> = None;
     for generation in 1..=3 {
         let material = ca.issue(noon(), MINUTE);
-        let next = Snapshot::build(&material, previous.as_ref(), noon(), &tls).unwrap();
+        let next = Snapshot::build(&Arc::new(material), previous.as_ref(), noon(), &tls).unwrap();
         assert_eq!(next.generation(), generation);
         previous = Some(next);
     }
@@ -86,8 +86,8 @@ fn key_of_another_certificate_is_refused() {
 }
 
 #[test]
-fn key_that_shows_only_its_signer_is_taken_and_checked() {
-    // As one in a device does.
+fn key_of_which_only_the_signer_is_held_is_accepted_and_checked() {
+    // Such as one in a device.
     let ca = TestCa::new();
     let material = |of: &CertificateDer<'static>,
                     key: &rustls_pki_types::PrivateKeyDer<'static>| {
@@ -142,7 +142,7 @@ fn link_with_a_foreign_signature_is_refused_though_its_names_fit() {
 }
 
 #[test]
-fn roots_that_do_not_issue_the_leaf_are_refused_only_where_they_are_said_to() {
+fn roots_that_do_not_issue_the_leaf_are_refused_only_with_roots_issue_leaf() {
     let (ca, servers) = (TestCa::new(), TestCa::new());
     let material = || {
         let (leaf, key) = ca.leaf(noon(), MINUTE);
@@ -156,11 +156,16 @@ fn roots_that_do_not_issue_the_leaf_are_refused_only_where_they_are_said_to() {
 }
 
 #[test]
-fn issuers_that_are_known_spare_no_leaf_its_own_check() {
+fn renewal_is_checked_as_strictly_as_the_first_certificate() {
     let (ca, impostor) = (TestCa::new(), TestCa::new());
     let tls = policy(TlsSettings::new());
     let next = |material: CertMaterial, after: &Snapshot| {
-        Snapshot::build(&material.roots_issue_leaf(), Some(after), noon(), &tls)
+        Snapshot::build(
+            &Arc::new(material.roots_issue_leaf()),
+            Some(after),
+            noon(),
+            &tls,
+        )
     };
     let material = |by: &TestCa, issuer: &TestCa, root: &TestCa| {
         let (leaf, key) = by.leaf(noon(), MINUTE);
@@ -177,37 +182,22 @@ fn issuers_that_are_known_spare_no_leaf_its_own_check() {
         let refused = next(foreign, &second);
         assert!(matches!(refused, Err(MaterialError::Chain(_))));
     }
-    // The roots were not asked for it then.
+    // The first one did not need to end in the roots.
     let servers_only = build(material(&ca, &ca, &impostor), noon()).unwrap();
     let refused = next(material(&ca, &ca, &impostor), &servers_only);
     assert!(matches!(refused, Err(MaterialError::Chain(_))));
 }
 
 #[test]
-fn issuer_that_moves_among_the_roots_is_not_what_is_known() {
-    let ca = TestCa::new();
-    let (leaf, key) = ca.leaf_named("app.test");
-    let (issuer, root) = (ca.intermediate_der(), ca.root_der());
-    let presented = CertMaterial::from_der(
-        vec![leaf.clone(), issuer.clone()],
-        key.clone_key(),
-        vec![root.clone()],
-    );
-    let trusted = CertMaterial::from_der(vec![leaf], key, vec![issuer, root]).unwrap();
-    let known = Upper::of(&presented.unwrap(), None).unwrap();
-    let read = Upper::of(&trusted, Some(&known)).unwrap();
-    assert!(!Arc::ptr_eq(&known, &read) && read.issuers.is_empty());
-}
-
-#[test]
-fn root_that_is_bound_to_names_is_asked_again_for_other_names() {
+fn name_constraints_of_a_root_hold_for_renewed_names_too() {
     let ca = TestCa::bound_to("app.test");
     let tls = policy(TlsSettings::new());
     let first = build(ca.issue(noon(), MINUTE).roots_issue_leaf(), noon()).unwrap();
     let (leaf, key) = ca.leaf_named("other.test");
     let chain = vec![leaf, ca.intermediate_der()];
     let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
-    let refused = Snapshot::build(&material.roots_issue_leaf(), Some(&first), noon(), &tls);
+    let material = Arc::new(material.roots_issue_leaf());
+    let refused = Snapshot::build(&material, Some(&first), noon(), &tls);
     assert!(matches!(refused, Err(MaterialError::Chain(_))));
 }
 
@@ -239,13 +229,13 @@ fn issuer_that_expires_first_is_named() {
         "{error}"
     );
 
-    // An issuer that is known is asked for its end all the same.
-    let material = ca.issue(noon(), beyond);
+    // In a renewal too.
+    let material = Arc::new(ca.issue(noon(), beyond));
     let tls = policy(TlsSettings::new());
-    let known = Snapshot::build(&material, Some(&snapshot), snapshot.not_after(), &tls);
-    assert!(matches!(known, Err(MaterialError::Expired { .. })));
+    let renewed = Snapshot::build(&material, Some(&snapshot), snapshot.not_after(), &tls);
+    assert!(matches!(renewed, Err(MaterialError::Expired { .. })));
 
-    // As a CA does that cuts a leaf's life to its own.
+    // As with a CA that shortens the leaf's lifetime to its own.
     let cut = snapshot.not_after().duration_since(noon()).unwrap();
     let together = build(ca.issue(noon(), cut), noon()).unwrap();
     assert_eq!(together.limited_by(), Some("CN=test intermediate"));
@@ -259,9 +249,9 @@ fn self_signed_certificate_is_neither_presented_nor_trusted() {
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
     let chain = vec![leaf, ca.intermediate_der(), ca.root_der()];
-    let (presented, facts) = upper::presented(&chain).unwrap();
-    assert_eq!(presented, chain[1..2]);
-    assert_eq!(facts.len(), 1);
+    let (presented, above) = presented(&chain, &Certificate::from_der(&chain[0]).unwrap()).unwrap();
+    assert_eq!(presented, [&chain[1]]);
+    assert_eq!(above.len(), 1);
 
     // The chain brought the root along; as a trust root only another one was given.
     let other = TestCa::new();

@@ -1,21 +1,25 @@
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::VerifierBuilderError;
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::RootCertStore;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::crls::ServerCrls;
+use crate::error::StartError;
+use crate::material::{formats, part};
 
-/// How a live certificate's configs speak TLS, and by what they verify servers.
+/// How a live certificate's configs speak TLS and verify servers.
 ///
-/// Nothing is read or checked before [`start`](crate::LiveCertBuilder::start), whose errors
-/// name the setter at fault. The settings hold for the whole life of a
-/// [`LiveCert`](crate::LiveCert): to change them, start another.
+/// The settings are read and checked at [`start`](crate::LiveCertBuilder::start), whose error
+/// names the setter at fault. They hold for as long as the [`LiveCert`](crate::LiveCert) does: to
+/// change them, start another.
 ///
 /// # Defaults
-/// TLS 1.3 only. Servers are verified by the roots that came with the certificate and nothing
-/// else, under the name that was dialled, without revocation lists. No overlap of old roots.
+/// TLS 1.3 only. Servers are verified by the roots that came with the certificate and no others,
+/// under the host name that was dialled. Old roots have no overlap. Revocation is not checked.
 /// Suites and key exchanges are those of the crypto provider: the default one of the feature
 /// `aws-lc-rs` offers the post-quantum hybrid X25519MLKEM768 first.
 ///
@@ -32,21 +36,36 @@ use super::crls::ServerCrls;
 /// let live = LiveCert::builder().tls(tls).start(source).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct TlsSettings {
     pub(super) oldest: OldestVersion,
-    pub(super) server_roots: Option<Given<CertificateDer<'static>>>,
-    pub(super) server_crls: Option<ServerCrls>,
-    pub(super) server_name: Option<String>,
-    pub(super) anchor_overlap: Duration,
+    server_roots: Option<Given>,
+    server_verifier: Option<Arc<MakeVerifier>>,
+    verify: Verify,
+    server_name: Option<String>,
+    roots_overlap: Duration,
 }
+
+/// Makes a verifier for one set of roots.
+pub(super) type MakeVerifier = dyn Fn(
+        Arc<RootCertStore>,
+        &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error>
+    + Send
+    + Sync;
 
 /// The oldest TLS version that is spoken.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OldestVersion {
     Tls12,
     Tls13,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verify {
+    ChainAndName,
+    Chain,
 }
 
 impl Default for TlsSettings {
@@ -61,27 +80,28 @@ impl TlsSettings {
         Self {
             oldest: OldestVersion::Tls13,
             server_roots: None,
-            server_crls: None,
+            server_verifier: None,
+            verify: Verify::ChainAndName,
             server_name: None,
-            anchor_overlap: Duration::ZERO,
+            roots_overlap: Duration::ZERO,
         }
     }
 
-    /// Speaks TLS 1.2 too, with servers that have no TLS 1.3.
+    /// Speaks TLS 1.2 too, with servers that do not support TLS 1.3.
     ///
-    /// TLS 1.2 sends the client's certificate in the clear: whoever listens reads its names.
+    /// TLS 1.2 sends the client's certificate in the clear: anyone on the path can read its names.
     pub const fn allow_tls12(mut self) -> Self {
         self.oldest = OldestVersion::Tls12;
         self
     }
 
-    /// Verifies servers by these roots, in PEM, in place of the delivered ones.
+    /// Verifies servers by these roots, in PEM, instead of the delivered ones.
     ///
-    /// For servers whose CA is not the clients' CA. Roots that come with the certificate are then
-    /// used only to check the certificate itself, where
-    /// [`roots_issue_leaf`](crate::CertMaterial::roots_issue_leaf) says so. Blocks other than
-    /// certificates are passed over. The last call of this and of
-    /// [`server_roots`](Self::server_roots) counts.
+    /// For servers whose CA is not the clients' CA. The roots that come with the certificate are
+    /// then used only to check the certificate itself, and only if
+    /// [`roots_issue_leaf`](crate::CertMaterial::roots_issue_leaf) was called. Blocks other than
+    /// certificates are ignored. The last call of this and [`server_roots`](Self::server_roots)
+    /// counts.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.server_roots = Some(Given::Pem(pem.as_ref().to_vec()));
         self
@@ -96,20 +116,60 @@ impl TlsSettings {
         self
     }
 
-    /// Refuses servers whose certificates these lists revoke.
-    pub fn server_crls(mut self, crls: ServerCrls) -> Self {
-        self.server_crls = Some(crls);
+    /// Verifies servers by a verifier of your own: revocation lists, pinned keys, other rules.
+    ///
+    /// `make` is called with each set of roots by which a snapshot verifies servers: at each
+    /// rotation, and when an overlap of old roots ends. It must not block. An error at a rotation
+    /// refuses the new material, and the old snapshot stays in use. An error when an overlap ends
+    /// fails that handshake; the next handshake calls `make` again. With
+    /// [`server_name`](Self::server_name) the verifier gets that name instead of the dialled one.
+    ///
+    /// # Example
+    /// Revocation lists, read again with each set of roots:
+    /// ```
+    /// use perennial::TlsSettings;
+    /// use perennial::rustls::client::WebPkiServerVerifier;
+    /// use perennial::rustls::{Error, OtherError};
+    /// # fn lists() -> Vec<perennial::pki_types::CertificateRevocationListDer<'static>> { vec![] }
+    ///
+    /// let tls = TlsSettings::new().server_verifier(|roots, provider| {
+    ///     let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+    ///     let verifier = builder.with_crls(lists()).build();
+    ///     Ok(verifier.map_err(|error| Error::Other(OtherError(std::sync::Arc::new(error))))?)
+    /// });
+    /// ```
+    pub fn server_verifier(
+        mut self,
+        make: impl Fn(
+            Arc<RootCertStore>,
+            &Arc<CryptoProvider>,
+        ) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.server_verifier = Some(Arc::new(make));
+        self
+    }
+
+    /// Verifies the server's chain but not its host name, as libpq does with `sslmode=verify-ca`.
+    ///
+    /// Any server that holds a certificate of the roots' CA is then trusted, whatever name was
+    /// dialled: use it only with a private CA that issues to no one else.
+    pub const fn verify_ca(mut self) -> Self {
+        self.verify = Verify::Chain;
         self
     }
 
     /// Verifies each server as this DNS name or IP address, whatever host was dialled.
     ///
-    /// For tunnels, port forwards and addresses that no certificate names. Every server that this
-    /// live certificate meets must then bear this name. It says nothing about where to connect.
+    /// For tunnels, port forwards and addresses that no certificate contains. Every server that
+    /// this live certificate connects to must then have this name. It does not change where
+    /// connections go.
     ///
     /// The SNI that is sent is still the dialled host, or none for an IP address: rustls takes it
-    /// from whoever connects. A connector that hands rustls [`Snapshot::server_name`] in place
-    /// of the host sends this name there too, which servers that choose by SNI need.
+    /// from the connector. A connector that gives rustls [`Snapshot::server_name`] instead of the
+    /// host sends this name as SNI too; servers that choose their certificate by SNI need that.
     ///
     /// [`Snapshot::server_name`]: crate::Snapshot::server_name
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
@@ -117,30 +177,91 @@ impl TlsSettings {
         self
     }
 
-    /// How long roots are trusted on after newer material came without them.
+    /// How long old roots stay trusted after newer material came without them.
     ///
-    /// Lets a server's CA change from A to B though the servers get their certificates later than
-    /// we get the roots: with one hour, a root that is missing in the material fetched at noon is
-    /// trusted for handshakes until one o'clock, to the second, without a rotation. Sessions
-    /// resumed within a generation are not verified again. A restart forgets old roots.
+    /// Lets the servers' CA change from A to B although the servers get their certificates later
+    /// than we get the roots. With one hour, a root that is missing in the material fetched at noon
+    /// is trusted for handshakes until one o'clock, to the second, without a rotation. Sessions
+    /// resumed within a generation are not verified again. Old roots are lost at a restart.
     ///
-    /// Zero by default: a root is taken out for a reason, and at once, unless you say otherwise.
-    /// A source that adds the new root before it drops the old one needs no overlap.
-    pub const fn anchor_overlap(mut self, overlap: Duration) -> Self {
-        self.anchor_overlap = overlap;
+    /// # Defaults
+    /// Zero: a root is removed for a reason, so it loses its trust at once. A source that adds the
+    /// new root before it removes the old one needs no overlap.
+    pub const fn roots_overlap(mut self, overlap: Duration) -> Self {
+        self.roots_overlap = overlap;
         self
+    }
+
+    pub(super) fn read(self) -> Result<ServerTrust, StartError> {
+        let overlap = self.roots_overlap;
+        let (fixed_roots, overlap) = match self.server_roots {
+            None => (None, overlap),
+            Some(given) if overlap.is_zero() => (Some(Arc::new(given.read()?)), overlap),
+            Some(_) => {
+                let got = Some(format!("{overlap:?}"));
+                let problem = "expected zero, because server_roots are fixed";
+                return Err(invalid("roots_overlap", got, problem));
+            }
+        };
+        let verification = match (self.verify, self.server_verifier) {
+            (Verify::ChainAndName, None) => Verification::ChainAndName,
+            (Verify::ChainAndName, Some(make)) => Verification::Own(make),
+            (Verify::Chain, None) if self.server_name.is_none() => Verification::Chain,
+            (Verify::Chain, verifier) => {
+                let other = verifier.map_or("server_name", |_| "server_verifier");
+                let problem = format!("expected no {other} together with it");
+                return Err(invalid("verify_ca", None, problem));
+            }
+        };
+        Ok(ServerTrust {
+            fixed_roots,
+            overlap,
+            verification,
+            name: self.server_name.map(read_name).transpose()?,
+        })
     }
 }
 
-/// A list in the form in which it was given.
-#[derive(Clone)]
-pub(super) enum Given<T> {
-    Pem(Vec<u8>),
-    Der(Vec<T>),
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings")
+            .field("oldest", &self.oldest)
+            .field("server_roots", &self.server_roots)
+            .field("server_verifier", &self.server_verifier.is_some())
+            .field("verify", &self.verify)
+            .field("server_name", &self.server_name)
+            .field("roots_overlap", &self.roots_overlap)
+            .finish()
+    }
 }
 
-/// A text may hold anything, a key by mistake: only its size is shown.
-impl<T> fmt::Debug for Given<T> {
+/// The settings about servers, read and checked.
+pub(super) struct ServerTrust {
+    /// `None`: servers are verified by the roots of the material.
+    pub(super) fixed_roots: Option<Arc<RootCertStore>>,
+    pub(super) overlap: Duration,
+    pub(super) verification: Verification,
+    /// Verified instead of the dialled name.
+    pub(super) name: Option<ServerName<'static>>,
+}
+
+/// How a server's certificate is verified.
+#[derive(Clone)]
+pub(super) enum Verification {
+    ChainAndName,
+    Chain,
+    Own(Arc<MakeVerifier>),
+}
+
+/// Roots in the form in which they were given.
+#[derive(Clone)]
+enum Given {
+    Pem(Vec<u8>),
+    Der(Vec<CertificateDer<'static>>),
+}
+
+/// The text may be anything, even a key by mistake: only its size is shown.
+impl fmt::Debug for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pem(text) => f.debug_tuple("Pem").field(&text.len()).finish(),
@@ -149,90 +270,61 @@ impl<T> fmt::Debug for Given<T> {
     }
 }
 
-impl<T: PemObject> Given<T> {
-    pub(super) fn read(self, field: &'static str) -> Result<Vec<T>, TlsSettingsError> {
+impl Given {
+    fn read(self) -> Result<RootCertStore, StartError> {
         let list = match self {
             Self::Der(list) => list,
-            Self::Pem(text) => T::pem_slice_iter(&text)
-                .collect::<Result<_, _>>()
-                .map_err(|error| unreadable(field, &error))?,
+            Self::Pem(text) => formats::pem_certificates(part::ROOTS, &text).map_err(|cause| {
+                invalid_because("server_roots", None, "expected certificates in PEM", cause)
+            })?,
         };
         if list.is_empty() {
-            return Err(TlsSettingsError::Empty { field });
+            let problem = "expected at least one certificate";
+            return Err(invalid("server_roots", None, problem));
         }
-        Ok(list)
+        let mut roots = RootCertStore::empty();
+        for (index, root) in list.into_iter().enumerate() {
+            roots.add(root).map_err(|cause| {
+                let problem = format!("certificate {index} cannot be a root");
+                invalid_because("server_roots", None, problem, cause)
+            })?;
+        }
+        Ok(roots)
     }
 }
 
-/// The parser's own errors quote the text they stumbled on, which may be a key: not kept.
-fn unreadable(field: &'static str, error: &pem::Error) -> TlsSettingsError {
-    let problem = match error {
-        pem::Error::MissingSectionEnd { .. } => "a block has no END line",
-        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed",
-        pem::Error::Base64Decode(_) => "a block is not base64",
-        _ => "the text is malformed",
-    };
-    TlsSettingsError::Pem { field, problem }
-}
-
-pub(super) fn read_name(name: String) -> Result<ServerName<'static>, TlsSettingsError> {
+fn read_name(name: String) -> Result<ServerName<'static>, StartError> {
     ServerName::try_from(name.as_str())
         .map(|read| read.to_owned())
-        .map_err(|cause| TlsSettingsError::ServerName { got: name, cause })
+        .map_err(|cause| {
+            let problem = "expected a DNS name or an IP address";
+            invalid_because("server_name", Some(format!("{name:?}")), problem, cause)
+        })
 }
 
-/// Why [`TlsSettings`] cannot be used; names the setter at fault.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TlsSettingsError {
-    /// A text is not PEM.
-    #[error("{field} is not readable as PEM: {problem}")]
-    Pem {
-        /// The setting's name.
-        field: &'static str,
-        /// What is wrong with the text.
-        problem: &'static str,
-    },
-    /// A list holds nothing of its kind.
-    #[error("{field} is empty: it takes at least one")]
-    Empty {
-        /// The setting's name.
-        field: &'static str,
-    },
-    /// A certificate cannot be a trust root.
-    #[error("certificate {index} of server_roots cannot be a trust root")]
-    Root {
-        /// Its place in the list, counted from 0.
-        index: usize,
-        /// What is wrong with it.
-        #[source]
-        cause: rustls::Error,
-    },
-    /// A revocation list cannot be parsed.
-    #[error("list {index} of server_crls is not a revocation list that can be used")]
-    Crl {
-        /// Its place in the list, counted from 0.
-        index: usize,
-        /// What is wrong with it.
-        #[source]
-        cause: VerifierBuilderError,
-    },
-    /// A name that no certificate can bear.
-    #[error("server_name is {got:?}: it must be a DNS name or an IP address")]
-    ServerName {
-        /// The name given.
-        got: String,
-        /// What is wrong with it.
-        #[source]
-        cause: InvalidDnsNameError,
-    },
-    /// An overlap for roots that never change.
-    #[error("anchor_overlap is {got:?}: it must be zero where server_roots are given")]
-    OverlapOfFixedRoots {
-        /// The overlap given.
-        got: Duration,
-    },
-    /// The crypto provider has no suite or no key exchange for the versions to be spoken.
-    #[error("the provider cannot speak the TLS versions that are allowed")]
-    Provider(#[source] rustls::Error),
+pub(super) fn invalid(
+    field: &'static str,
+    got: Option<String>,
+    problem: impl Into<String>,
+) -> StartError {
+    StartError::Setting {
+        field,
+        got,
+        problem: problem.into(),
+        cause: None,
+    }
+}
+
+pub(super) fn invalid_because(
+    field: &'static str,
+    got: Option<String>,
+    problem: impl Into<String>,
+    cause: impl Error + Send + Sync + 'static,
+) -> StartError {
+    StartError::Setting {
+        field,
+        got,
+        problem: problem.into(),
+        cause: Some(Box::new(cause)),
+    }
 }

@@ -1,45 +1,111 @@
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::CryptoProvider;
+use rustls::server::ParsedCertificate;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::anchors::in_overlap;
+use super::roots::{OldRoot, TrustedRoots, in_overlap};
+use super::settings::{ServerTrust, Verification};
 
 /// Verifies the servers of one generation.
 ///
-/// Each generation has one of its own: rustls resumes no session across two of them.
-#[derive(Debug)]
-pub(crate) struct ServerVerifier {
-    /// Trusts the roots that stay.
-    pub(crate) lasting: Arc<WebPkiServerVerifier>,
-    /// The most trusting first; over one after the other.
-    pub(crate) overlaps: Vec<Overlap>,
-    pub(crate) overlap: Duration,
-    /// Whom the server must be, whatever name was dialled.
-    pub(crate) name: Option<ServerName<'static>>,
+/// Each generation has its own: rustls resumes no session across two of them.
+pub(super) struct ServerVerifier {
+    /// Trusts the roots that stay trusted.
+    lasting: Stage,
+    /// Trusted until their overlap ends, oldest first.
+    old: Vec<OldRoot>,
+    overlap: Duration,
+    /// At index `i`: also trusts the old roots from `i` on; made when it is needed.
+    overlapping: Vec<OnceLock<Stage>>,
+    verification: Verification,
+    provider: Arc<CryptoProvider>,
+    /// Verified instead of the dialled name.
+    name: Option<ServerName<'static>>,
 }
 
-/// Trusts also the roots that are missing since then or later.
-#[derive(Debug)]
-pub(crate) struct Overlap {
-    pub(crate) missing_since: SystemTime,
-    pub(crate) verifier: Arc<WebPkiServerVerifier>,
+/// A verifier and the roots that it trusts.
+struct Stage {
+    roots: Arc<RootCertStore>,
+    verifier: Arc<dyn ServerCertVerifier>,
 }
 
 impl ServerVerifier {
-    /// The overlap ends by the clock, and need not wait for a rotation.
-    fn at(&self, now: UnixTime) -> &WebPkiServerVerifier {
+    /// `delivered` are the delivered roots of `trusted`, parsed.
+    pub(super) fn new(
+        trust: &ServerTrust,
+        delivered: Arc<RootCertStore>,
+        trusted: &TrustedRoots,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, Error> {
+        let lasting = trust.fixed_roots.clone().unwrap_or(delivered);
+        let old = trusted.old.clone();
+        let verifier = Self {
+            lasting: trust.verification.stage(lasting, provider)?,
+            overlapping: old.iter().map(|_| OnceLock::new()).collect(),
+            old,
+            overlap: trust.overlap,
+            verification: trust.verification.clone(),
+            provider: Arc::clone(provider),
+            name: trust.name.clone(),
+        };
+        // An own verifier that refuses the roots of today must refuse the material, not a handshake.
+        if !verifier.old.is_empty() {
+            verifier.with_old_from(0)?;
+        }
+        Ok(verifier)
+    }
+
+    /// By the handshake's clock: an overlap ends without a rotation.
+    fn at(&self, now: UnixTime) -> Result<&Stage, Error> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        self.overlaps
-            .iter()
-            .find(|stage| in_overlap(stage.missing_since, now, self.overlap))
-            .map_or(&self.lasting, |stage| &stage.verifier)
+        let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.overlap);
+        match self.old.iter().position(is_trusted) {
+            Some(first) => self.with_old_from(first),
+            None => Ok(&self.lasting),
+        }
+    }
+
+    fn with_old_from(&self, first: usize) -> Result<&Stage, Error> {
+        let made = &self.overlapping[first];
+        if let Some(stage) = made.get() {
+            return Ok(stage);
+        }
+        let mut roots = RootCertStore::clone(&self.lasting.roots);
+        for old in &self.old[first..] {
+            roots.add(old.root.clone())?;
+        }
+        let stage = self.verification.stage(Arc::new(roots), &self.provider)?;
+        Ok(made.get_or_init(|| stage))
     }
 }
 
+impl Verification {
+    fn stage(
+        &self,
+        roots: Arc<RootCertStore>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Stage, Error> {
+        let verifier = match self {
+            Self::Own(make) => make(Arc::clone(&roots), provider)?,
+            Self::ChainAndName | Self::Chain => {
+                WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+                    .build()
+                    .map_err(|error| Error::Other(OtherError(Arc::new(error))))?
+            }
+        };
+        Ok(Stage { roots, verifier })
+    }
+}
+
+/// Only the roots depend on the clock; the rest is the same at each stage.
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
@@ -49,9 +115,21 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Stage { roots, verifier } = self.at(now)?;
+        if let Verification::Chain = self.verification {
+            let end_entity = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            return verify_server_cert_signed_by_trust_anchor(
+                &end_entity,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )
+            .map(|()| ServerCertVerified::assertion());
+        }
         let name = self.name.as_ref().unwrap_or(dialled);
-        self.at(now)
-            .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -60,7 +138,9 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting.verify_tls12_signature(message, cert, signed)
+        self.lasting
+            .verifier
+            .verify_tls12_signature(message, cert, signed)
     }
 
     fn verify_tls13_signature(
@@ -69,24 +149,38 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting.verify_tls13_signature(message, cert, signed)
+        self.lasting
+            .verifier
+            .verify_tls13_signature(message, cert, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.lasting.supported_verify_schemes()
+        self.lasting.verifier.supported_verify_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        self.lasting.verifier.requires_raw_public_keys()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        self.lasting.verifier.root_hint_subjects()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier").finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-    use rustls::{CertificateError, RootCertStore};
+    use rustls::CertificateError;
 
     use super::*;
     use crate::TlsSettings;
     use crate::testing::{MINUTE, noon};
-    use crate::tls::anchors::Anchors;
-    use crate::tls::trust::ServerTrust;
 
     const HOST: &str = "db.test";
 
@@ -96,7 +190,7 @@ mod tests {
         leaf: CertificateDer<'static>,
     }
 
-    /// All CAs bear the same name, as one does whose key was replaced.
+    /// All CAs have the same name, like a CA whose key was replaced.
     fn server() -> Server {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "ca");
@@ -113,26 +207,25 @@ mod tests {
     }
 
     #[test]
-    fn each_old_root_falls_away_at_its_own_time() {
+    fn each_old_root_is_trusted_until_its_own_overlap_ends() {
         // C9: the roots go A+B, B+C at minute 5, D at minute 6.
         let overlap = 10 * MINUTE;
         let [a, b, c, d] = [(); 4].map(|()| server());
-        let mut anchors = None;
+        let mut trusted = None;
         for (minute, delivered) in [(0, vec![&a, &b]), (5, vec![&b, &c]), (6, vec![&d])] {
             let roots = delivered.iter().map(|server| server.root.clone()).collect();
             let now = noon() + minute * MINUTE;
-            anchors = Some(Anchors::after(anchors.as_ref(), roots, now, overlap));
+            trusted = Some(TrustedRoots::after(trusted.as_ref(), roots, now, overlap));
         }
 
         let provider = crate::tls::default_provider().unwrap();
-        let settings = TlsSettings::new().anchor_overlap(overlap);
+        let trust = TlsSettings::new().roots_overlap(overlap).read().unwrap();
         let mut delivered = RootCertStore::empty();
         delivered.add(d.root.clone()).unwrap();
-        let verifier = ServerTrust::read(settings, &provider)
-            .unwrap()
-            .verifier(Arc::new(delivered), &anchors.unwrap(), &provider)
-            .unwrap();
-        let trusted = |server: &Server, moment: SystemTime| {
+        let delivered = Arc::new(delivered);
+        let trusted = trusted.unwrap();
+        let verifier = ServerVerifier::new(&trust, delivered, &trusted, &provider).unwrap();
+        let is_trusted = |server: &Server, moment: SystemTime| {
             let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap();
             let name = ServerName::try_from(HOST).unwrap();
             let now = UnixTime::since_unix_epoch(since);
@@ -153,7 +246,7 @@ mod tests {
             (noon() + 16 * MINUTE, [false, false, false, true]),
             (noon() + 99 * MINUTE, [false, false, false, true]),
         ] {
-            let found = [&a, &b, &c, &d].map(|server| trusted(server, moment));
+            let found = [&a, &b, &c, &d].map(|server| is_trusted(server, moment));
             assert_eq!(found, expected, "{moment:?}");
         }
     }

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod pki;
-mod revocation;
 mod rotating;
 mod server;
 mod sessions;

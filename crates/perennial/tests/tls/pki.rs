@@ -1,11 +1,10 @@
-//! A CA in memory; what it issues is valid for as long as this code will live.
+//! A CA in memory; its certificates are valid until 2120.
 
 use perennial::CertMaterial;
-use perennial::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use perennial::pki_types::{CertificateDer, PrivateKeyDer};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
 
 pub(crate) struct Ca {
@@ -21,16 +20,7 @@ pub(crate) struct Identity {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
-        let issuer = CertifiedIssuer::self_signed(ca(name, 1), KeyPair::generate().unwrap());
-        Self {
-            issuer: issuer.unwrap(),
-        }
-    }
-
-    /// An intermediate with this serial number.
-    pub(crate) fn issue_ca(&self, name: &str, serial: u64) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let issuer = CertifiedIssuer::signed_by(ca(name, serial), key, &self.issuer);
+        let issuer = CertifiedIssuer::self_signed(ca(name), KeyPair::generate().unwrap());
         Self {
             issuer: issuer.unwrap(),
         }
@@ -44,7 +34,7 @@ impl Ca {
         self.issuer.pem()
     }
 
-    /// A client's certificate of this name, which comes with these roots for servers.
+    /// A client's certificate with this name, and these roots for servers.
     pub(crate) fn client<'a>(
         &self,
         name: &str,
@@ -72,45 +62,13 @@ impl Ca {
             key: key.into(),
         }
     }
-
-    /// This CA's revocation list, due to be replaced in `next_update`.
-    pub(crate) fn crl(
-        &self,
-        revoked: &[u64],
-        next_update: i32,
-    ) -> rcgen::CertificateRevocationList {
-        let revoke = |serial: &u64| RevokedCertParams {
-            serial_number: SerialNumber::from(*serial),
-            revocation_time: date_time_ymd(2021, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2021, 1, 1),
-            next_update: date_time_ymd(next_update, 1, 1),
-            crl_number: SerialNumber::from(1u64),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(revoke).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer).unwrap()
-    }
-
-    pub(crate) fn crl_der(
-        &self,
-        revoked: &[u64],
-        next_update: i32,
-    ) -> CertificateRevocationListDer<'static> {
-        self.crl(revoked, next_update).der().clone()
-    }
 }
 
-fn ca(name: &str, serial: u64) -> CertificateParams {
+fn ca(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(SerialNumber::from(serial));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
 }
 

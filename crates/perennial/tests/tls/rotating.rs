@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use perennial::rustls::ClientConfig;
 use perennial::{
-    Ask, CertMaterial, CertSource, LiveCert, LiveCertBuilder, Renewal, SHORTEST_FETCH_INTERVAL,
-    SourceError, TlsSettings,
+    CertMaterial, CertSource, FetchContext, LiveCert, LiveCertBuilder, Renewal,
+    SHORTEST_FETCH_INTERVAL, SourceError, TlsSettings,
 };
 
 /// Delivers what it was given, one after the other. Needs a paused clock.
@@ -19,7 +19,7 @@ pub(crate) struct Rotating {
 struct Next(Arc<Mutex<VecDeque<CertMaterial>>>);
 
 impl CertSource for Next {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
+    async fn fetch(&self, _context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
         let next = self.0.lock().unwrap().pop_front();
         next.ok_or_else(|| SourceError::unavailable("nothing newer"))
     }

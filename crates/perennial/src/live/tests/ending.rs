@@ -10,13 +10,13 @@ async fn dropping_the_last_handle_ends_the_task() {
         let source = ScriptedSource::new(&wall, steps);
         let live = builder(&wall).start_lazy(source.clone()).unwrap();
         let clone = live.clone();
-        let mut rotations = live.rotations();
+        let mut rotations = live.subscribe();
         until("the first fetch", || source.fetches().len() == 1).await;
         drop(live);
         assert!(
             tokio::time::timeout(
                 Duration::ZERO,
-                clone.shared.snapshots.clone().wait_for(|_| false)
+                clone.shared.published.clone().wait_for(|_| false)
             )
             .await
             .is_err()
@@ -38,30 +38,30 @@ async fn shutdown_returns_at_once_whatever_the_renewer_does() {
         let before = tokio::time::Instant::now();
         live.shutdown(MINUTE).await.unwrap();
         assert_eq!(before.elapsed(), Duration::ZERO);
-        assert!(matches!(live.renew_now().await, Renewal::Stopped));
+        assert!(matches!(live.renew().await, Err(RenewError::Stopped)));
         assert_eq!(source.fetches().len(), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn source_that_blocks_its_thread_is_told_of_and_ended_once_it_lets_go() {
-    let (let_go, blocked) = std::sync::mpsc::channel::<()>();
+async fn source_that_blocks_its_thread_is_reported_and_ends_once_it_unblocks() {
+    let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     let (began, has_begun) = oneshot::channel();
     let (blocked, began) = (Mutex::new(blocked), Mutex::new(Some(began)));
     let source = crate::source_fn(move || {
         if let Some(began) = began.lock().unwrap().take() {
             began.send(()).unwrap();
         }
-        let _let_go = blocked.lock().unwrap().recv();
-        std::future::pending()
+        let _ = blocked.lock().unwrap().recv();
+        std::future::pending::<Result<Fetched, SourceError>>()
     });
     let live = LiveCert::builder().start_lazy(source).unwrap();
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     has_begun.await.unwrap();
     let deadline = Duration::from_millis(1);
     let error = live.shutdown(deadline).await.unwrap_err();
-    assert_eq!(error.after, deadline);
-    drop(let_go);
+    assert!(matches!(error, RenewError::StillRunning { after } if after == deadline));
+    drop(unblock);
     let ended = async { while rotations.next().await.is_some() {} };
     assert!(tokio::time::timeout(MINUTE, ended).await.is_ok());
 }
@@ -71,10 +71,10 @@ async fn certificate_stays_readable_after_shutdown_until_it_expires() {
     let wall = TestClock::starting_at(noon());
     let live = started(&wall, &ScriptedSource::new(&wall, [Step::Issue(MINUTE)])).await;
     live.shutdown(MINUTE).await.unwrap();
-    assert!(live.valid().await.is_ok());
+    assert!(live.wait_valid().await.is_ok());
     tokio::time::sleep(MINUTE).await;
     assert!(matches!(
-        live.valid().await,
+        live.wait_valid().await,
         Err(Unavailable::Expired { .. })
     ));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Says what it is told to say, and notes whom it was asked about.
+/// Returns the verdict that the test sets, and records the generations that it checked.
 #[derive(Clone)]
 struct Door(Arc<Mutex<Doorkeeper>>);
 
@@ -57,13 +57,13 @@ async fn refused_candidate_is_tried_again_and_not_fetched_again() {
     assert_eq!(door.checked(), [1, 2, 2, 2]);
     let error = live.status().last_error.unwrap();
     assert!(
-        crate::with_causes(&*error)
+        crate::with_causes(&error)
             .to_string()
             .ends_with("not mapped")
     );
 
     door.set(|| Verdict::Accept);
-    until("it is let through", || {
+    until("it is published", || {
         live.current().unwrap().generation() == 2
     })
     .await;
@@ -71,10 +71,10 @@ async fn refused_candidate_is_tried_again_and_not_fetched_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gate_that_cannot_tell_lets_the_candidate_through_and_says_so() {
+async fn inconclusive_gate_lets_the_candidate_through_and_reports_it() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);
-    let door = Door::new(|| Verdict::cannot_tell("connection refused"));
+    let door = Door::new(|| Verdict::inconclusive("connection refused"));
     let live = builder(&wall)
         .gate(door.clone())
         .start(source)
@@ -86,16 +86,19 @@ async fn gate_that_cannot_tell_lets_the_candidate_through_and_says_so() {
         live.current().unwrap().generation() == 2
     })
     .await;
-    let Some(Event::GateCannotTell {
+    let Some(Event::GateInconclusive {
         generation: 2,
         cause,
     }) = events.next().await
     else {
-        panic!("the gate's failure is told first");
+        panic!("the gate's failure is reported first");
     };
     assert_eq!(cause, "the gate panicked");
     assert!(matches!(
         events.next().await,
-        Some(Event::Rotated { why: Why::Due, .. })
+        Some(Event::Rotated {
+            reason: FetchReason::Due,
+            ..
+        })
     ));
 }

@@ -1,14 +1,14 @@
 //! When a certificate is renewed, and what is published.
 
 use super::*;
-use crate::Ask;
+use crate::FetchContext;
 
 #[tokio::test(start_paused = true)]
 async fn certificate_is_renewed_in_the_band_and_generations_grow_by_one() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);
     let live = started(&wall, &source).await;
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     let mut last = rotations.next().await.unwrap();
     assert_eq!(last.generation(), 1);
     for generation in 2..=6 {
@@ -34,7 +34,7 @@ async fn bad_material_is_never_published() {
     let (leaf, _) = ca.leaf(noon(), 60 * MINUTE);
     let (_, key) = ca.leaf(noon(), 60 * MINUTE);
     let torn = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
-    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Deliver(torn)]);
+    let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Deliver(torn.into())]);
     let live = started(&wall, &source).await;
 
     until("the torn pair is refused", || {
@@ -51,9 +51,9 @@ async fn bad_material_is_never_published() {
 #[tokio::test(start_paused = true)]
 async fn unchanged_material_publishes_nothing_and_makes_no_hot_loop() {
     let wall = TestClock::starting_at(noon());
-    let source = standing_still(&wall, 60 * MINUTE);
+    let source = unchanging(&wall, 60 * MINUTE);
     let live = started(&wall, &source).await;
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     rotations.next().await.unwrap();
 
     tokio::time::sleep(59 * MINUTE).await;
@@ -77,7 +77,7 @@ async fn warnings_reach_the_status_and_publish_nothing_alone() {
     let with = |warning: &str| {
         let (chain, roots) = (vec![leaf.clone()], vec![ca.root_der()]);
         let material = CertMaterial::from_der(chain, key.clone_key(), roots).unwrap();
-        Step::Deliver(material.with_warnings(vec![warning.to_owned()]))
+        Step::Deliver(material.with_warnings(vec![warning.to_owned()]).into())
     };
     let source = ScriptedSource::new(&wall, [with("clamped"), with("ignored")]);
     let live = started(&wall, &source).await;
@@ -89,31 +89,31 @@ async fn warnings_reach_the_status_and_publish_nothing_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn source_that_says_changed_is_fetched_without_a_hot_loop() {
+async fn source_that_reports_a_change_is_fetched_without_a_hot_loop() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, []);
     let live = started(&wall, &source).await;
-    source.say_changed(1);
+    source.set_changed(1);
     until("the change is taken", || {
         live.current().unwrap().generation() == 2
     })
     .await;
-    assert_eq!(source.fetches()[1].1, Why::Changed);
+    assert_eq!(source.fetches()[1].1, FetchReason::Changed);
 
-    source.say_changed(usize::MAX);
+    source.set_changed(usize::MAX);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(source.fetches().len() <= 13, "{}", source.fetches().len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn valid_waits_for_a_fresh_certificate_after_a_suspend() {
+async fn wait_valid_waits_for_a_fresh_certificate_after_a_suspend() {
     // T8: the monotonic clock stood still for two lifetimes.
     let wall = TestClock::starting_at(noon());
     let live = started(&wall, &ScriptedSource::new(&wall, [])).await;
     tokio::time::sleep(MINUTE).await;
     wall.step_forward(20 * MINUTE);
     assert!(matches!(live.current(), Err(Unavailable::Expired { .. })));
-    let snapshot = live.valid().await.unwrap();
+    let snapshot = live.wait_valid().await.unwrap();
     assert_eq!(snapshot.generation(), 2);
     assert!(snapshot.not_after() > wall.now());
 }
@@ -124,10 +124,10 @@ async fn certificate_that_is_not_yet_valid_is_held_and_published_in_time() {
     let wall = TestClock::starting_at(noon());
     let ca = TestCa::new();
     let early = ca.issue(noon() + Duration::from_secs(20), MINUTE);
-    let source = ScriptedSource::new(&wall, [Step::Deliver(early)]);
+    let source = ScriptedSource::new(&wall, [Step::Deliver(early.into())]);
     let live = builder(&wall).start(source.clone()).await.unwrap();
     assert_eq!(wall.now(), noon() + Duration::from_secs(20));
-    assert_eq!(live.current().unwrap().usable_life().length(), MINUTE);
+    assert_eq!(live.current().unwrap().usable_lifetime().length(), MINUTE);
     assert_eq!(source.fetches().len(), 1, "held, not fetched again");
 }
 
@@ -135,36 +135,32 @@ async fn certificate_that_is_not_yet_valid_is_held_and_published_in_time() {
 async fn renewal_point_does_not_creep_with_early_looks() {
     // T2: a look that finds nothing new, ten times before the point.
     let wall = TestClock::starting_at(noon());
-    let source = standing_still(&wall, 60 * MINUTE);
+    let source = unchanging(&wall, 60 * MINUTE);
     let live = started(&wall, &source).await;
     let point = live.status().next_fetch.unwrap();
     for _ in 0..10 {
         tokio::time::sleep(2 * MINUTE).await;
-        assert!(matches!(live.renew_now().await, Renewal::Unchanged));
+        assert!(matches!(live.renew().await, Ok(Renewed::Unchanged)));
         assert_eq!(live.status().next_fetch.unwrap(), point);
     }
     until("it is due", || {
-        source.fetches().last().unwrap().1 == Why::Due
+        source.fetches().last().unwrap().1 == FetchReason::Due
     })
     .await;
     assert!(wall.now() >= point);
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_life_from_seconds_to_years_is_renewed_once_in_it() {
-    // T3: no absolute threshold, no hot loop, no life that runs out.
+async fn every_lifetime_from_seconds_to_years_is_renewed_once() {
+    // T3: no absolute threshold, no hot loop, no certificate that expires.
     const DAY: Duration = Duration::from_secs(86_400);
-    let mut lives = vec![Duration::from_secs(5), MINUTE, 60 * MINUTE];
-    // With metrics, years are millions of looks at the clock: left to the run without.
-    if crate::metrics::REFRESH.is_none() {
-        lives.extend([90 * DAY, 3_650 * DAY]);
-    }
-    for life in lives {
+    let seconds = Duration::from_secs(5);
+    for life in [seconds, MINUTE, 60 * MINUTE, 90 * DAY, 3_650 * DAY] {
         let wall = TestClock::starting_at(noon());
         let steps = (0..5).map(|_| Step::Issue(life));
         let source = ScriptedSource::new(&wall, steps);
         let live = started(&wall, &source).await;
-        let mut rotations = live.rotations();
+        let mut rotations = live.subscribe();
         let mut last = rotations.next().await.unwrap();
         for _ in 0..4 {
             let next = rotations.next().await.unwrap();
@@ -180,7 +176,7 @@ async fn every_life_from_seconds_to_years_is_renewed_once_in_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn schedule_follows_the_life_that_the_ca_really_gave() {
+async fn schedule_follows_the_lifetime_that_the_ca_granted() {
     // T4: ten minutes at first, then one, as from an issuer that is about to expire.
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), Step::Issue(MINUTE)]);
@@ -202,7 +198,7 @@ async fn schedule_follows_the_life_that_the_ca_really_gave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_names_the_issuer_that_ends_the_life() {
+async fn status_names_the_issuer_that_limits_the_lifetime() {
     // T4. The intermediate lives until the year 4096.
     let wall = TestClock::starting_at(noon());
     let status = |life| {
@@ -216,18 +212,15 @@ async fn status_names_the_issuer_that_ends_the_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_that_expired_in_a_sleep_is_recovered_by_the_first_who_asks() {
-    // T9, the core's part: the certificate is gone and the first tries fail, as while a token is
-    // had anew.
+async fn everything_that_expired_in_a_suspend_is_recovered_by_the_first_caller() {
+    // T9, the core's part: the certificate has expired and the first tries fail, as during a new
+    // login.
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE), down(), down()]);
     let live = started(&wall, &source).await;
     tokio::time::sleep(MINUTE).await;
     wall.step_forward(24 * 60 * MINUTE);
-    assert!(
-        live.valid().await.is_err(),
-        "the first try fails, and says so"
-    );
+    assert!(live.wait_valid().await.is_err(), "the first try must fail");
     until("it recovers", || live.current().is_ok()).await;
     assert_eq!(live.current().unwrap().generation(), 2);
     assert_eq!(source.fetches().len(), 4);
@@ -235,7 +228,7 @@ async fn everything_that_expired_in_a_sleep_is_recovered_by_the_first_who_asks()
 
 #[tokio::test(start_paused = true)]
 async fn two_certificates_in_one_process_do_not_touch_each_other() {
-    // C14, the core's part: one fails for ever, the other keeps its pace.
+    // C14, the core's part: one fails all the time, the other keeps its pace.
     let wall = TestClock::starting_at(noon());
     let (good, bad) = (
         ScriptedSource::new(&wall, []),
@@ -251,15 +244,15 @@ async fn two_certificates_in_one_process_do_not_touch_each_other() {
     assert_eq!(one.status().consecutive_failures, 0);
 }
 
-/// Says that it has changed 3 s after it is asked, each time anew.
+/// Resolves `changed` 3 s after each call.
 struct Slow {
     source: ScriptedSource,
     begun: Arc<Mutex<usize>>,
 }
 
 impl CertSource for Slow {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.source.fetch(ask).await
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.source.fetch(context).await
     }
 
     async fn changed(&self) {
@@ -269,7 +262,7 @@ impl CertSource for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_does_not_begin_the_wait_for_a_change_anew() {
+async fn callers_do_not_restart_the_wait_for_a_change() {
     let wall = TestClock::starting_at(noon());
     let (source, begun) = (ScriptedSource::new(&wall, []), Arc::default());
     let slow = Slow {
@@ -277,11 +270,12 @@ async fn whoever_asks_does_not_begin_the_wait_for_a_change_anew() {
         begun: Arc::clone(&begun),
     };
     let live = builder(&wall).start(slow).await.unwrap();
+    let reporter = live.reporter("pool");
     for _second in 0..5 {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(matches!(live.report_rejected(0).await, Renewal::Newer(_)));
+        assert!(matches!(reporter.refused(0).await, Ok(Renewed::Newer(_))));
     }
     assert_eq!(*begun.lock().unwrap(), 1);
     until("the change is fetched", || source.fetches().len() == 2).await;
-    assert_eq!(source.fetches()[1].1, Why::Changed);
+    assert_eq!(source.fetches()[1].1, FetchReason::Changed);
 }

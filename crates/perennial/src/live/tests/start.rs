@@ -42,7 +42,7 @@ async fn start_that_times_out_names_the_last_cause() {
     else {
         panic!("{error:?}");
     };
-    assert_eq!(after, START_TIMEOUT);
+    assert_eq!(after, Duration::from_secs(30), "the documented default");
     assert!(last.is_transient());
 }
 
@@ -58,7 +58,7 @@ async fn zero_timeout_is_refused_by_name() {
             .await
             .unwrap_err()
             .to_string()
-            .starts_with("fetch_timeout is 0ns")
+            .starts_with("invalid fetch_timeout 0ns")
     );
     let start = builder(&wall).start_timeout(Duration::ZERO).start(source);
     assert!(
@@ -66,18 +66,18 @@ async fn zero_timeout_is_refused_by_name() {
             .await
             .unwrap_err()
             .to_string()
-            .starts_with("start_timeout is 0ns")
+            .starts_with("invalid start_timeout 0ns")
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn fixed_certificate_is_there_and_never_changes() {
+async fn fixed_certificate_is_in_use_and_never_changes() {
     let wall = TestClock::starting_at(noon());
     let material = TestCa::new().issue(noon(), MINUTE);
     let live = builder(&wall).fixed(material).unwrap();
-    assert_eq!(live.valid().await.unwrap().generation(), 1);
-    assert!(matches!(live.renew_now().await, Renewal::Unchanged));
-    let mut rotations = live.rotations();
+    assert_eq!(live.wait_valid().await.unwrap().generation(), 1);
+    assert!(matches!(live.renew().await, Ok(Renewed::Unchanged)));
+    let mut rotations = live.subscribe();
     assert!(rotations.next().await.is_some());
     assert!(
         tokio::time::timeout(MINUTE, rotations.next())
@@ -101,7 +101,6 @@ async fn expired_certificate_is_refused_from_the_very_moment() {
 
 #[test]
 fn expired_certificate_is_refused_from_the_very_moment_by_the_real_clock() {
-    // It looks at the coarse clock first, which is late by up to a tick.
     let clock = Clock::default();
     let material = TestCa::new().issue(clock.now() - MINUTE, MINUTE + Duration::from_secs(2));
     let live = LiveCert::fixed(material).unwrap();
@@ -110,7 +109,7 @@ fn expired_certificate_is_refused_from_the_very_moment_by_the_real_clock() {
         let before = clock.now();
         let current = live.current();
         if before >= not_after {
-            assert!(current.is_err(), "handed out at {before:?}");
+            assert!(current.is_err(), "returned at {before:?}");
             return;
         }
         let valid = current.is_ok() || clock.now() >= not_after;
@@ -123,7 +122,7 @@ async fn panic_of_the_source_fails_start_and_does_not_end_the_renewer() {
     let wall = TestClock::starting_at(noon());
     let source = ScriptedSource::new(&wall, [Step::Panic]);
     let error = builder(&wall).start(source).await.unwrap_err();
-    assert!(matches!(&error, StartError::Failed(cause) if matches!(**cause, RenewError::Panicked)));
+    assert!(matches!(&error, StartError::Failed(cause) if matches!(cause, RenewError::Panicked)));
 
     let source = ScriptedSource::new(&wall, [Step::Issue(MINUTE), Step::Panic]);
     let live = started(&wall, &source).await;
@@ -138,24 +137,24 @@ async fn panic_of_the_source_fails_start_and_does_not_end_the_renewer() {
 #[tokio::test(start_paused = true)]
 async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
     let wall = TestClock::starting_at(noon());
-    let patient = || crate::Schedule::new().survive_outage(10 * MINUTE);
+    let patient = || crate::RenewalSchedule::new().survive_outage(10 * MINUTE);
     let source = ScriptedSource::new(&wall, [Step::Issue(10 * MINUTE)]);
     let error = builder(&wall)
-        .schedule(patient())
+        .renewal(patient())
         .start(source)
         .await
         .unwrap_err();
     let StartError::Failed(cause) = error else {
         panic!("{error:?}");
     };
-    assert!(matches!(*cause, RenewError::LifeTooShort(_)));
+    assert!(matches!(cause, RenewError::LifetimeTooShort { .. }));
 
     // A later one is better than none: it is used, and renewed early.
     let steps = [Step::Issue(60 * MINUTE), Step::Issue(10 * MINUTE)];
     let source = ScriptedSource::new(&wall, steps);
     source.then(|| Step::Issue(60 * MINUTE));
     let live = builder(&wall)
-        .schedule(patient())
+        .renewal(patient())
         .start(source.clone())
         .await
         .unwrap();
@@ -173,12 +172,12 @@ async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
     assert!(MINUTE.abs_diff(early) < Duration::from_secs(1), "{early:?}");
 }
 
-/// Fetches as it should, and panics when it is asked for changes.
+/// Fetches correctly, and panics in `changed`.
 struct PanicsOnChanged(ScriptedSource);
 
 impl CertSource for PanicsOnChanged {
-    async fn fetch(&self, ask: crate::Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.0.fetch(ask).await
+    async fn fetch(&self, context: crate::FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.0.fetch(context).await
     }
 
     async fn changed(&self) {
@@ -187,7 +186,7 @@ impl CertSource for PanicsOnChanged {
 }
 
 #[tokio::test(start_paused = true)]
-async fn source_that_panics_when_asked_for_changes_is_renewed_all_the_same() {
+async fn source_that_panics_in_changed_is_still_renewed() {
     let wall = TestClock::starting_at(noon());
     let source = PanicsOnChanged(ScriptedSource::new(&wall, []));
     let live = builder(&wall).start(source).await.unwrap();

@@ -1,0 +1,217 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{CacheKey, CertSource, FetchContext, Fetched};
+use crate::error::{SourceError, SourceErrorKind};
+use crate::snapshot::Snapshot;
+
+/// Fetches from a second source where the first is not configured.
+#[derive(Debug)]
+pub(super) struct Or<A, B> {
+    first: A,
+    second: B,
+    /// Whether the second answered last, with a certificate or with an error of its own.
+    second_answered: AtomicBool,
+    /// Whether the second delivered last.
+    second_delivered: AtomicBool,
+}
+
+impl<A, B> Or<A, B> {
+    pub(super) fn new(first: A, second: B) -> Self {
+        Self {
+            first,
+            second,
+            second_answered: AtomicBool::new(false),
+            second_delivered: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self, is_second: bool, answer: &Result<Fetched, SourceError>) {
+        self.second_answered.store(is_second, Ordering::Relaxed);
+        if answer.is_ok() {
+            self.second_delivered.store(is_second, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<A: CertSource, B: CertSource> CertSource for Or<A, B> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        let first = match self.first.fetch(context).await {
+            Err(error) if is_not_configured(&error) => error,
+            answer => {
+                self.note(false, &answer);
+                return answer;
+            }
+        };
+        let answer = self.second.fetch(context).await;
+        self.note(true, &answer);
+        match answer {
+            Err(second) if is_not_configured(&second) => {
+                Err(SourceError::not_configured(Neither { first, second }))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn changed(&self) {
+        if !self.second_answered.load(Ordering::Relaxed) {
+            return self.first.changed().await;
+        }
+        tokio::select! {
+            // The first may have been configured meanwhile, and it takes precedence.
+            () = self.first.changed() => {}
+            () = self.second.changed() => {}
+        }
+    }
+
+    /// To the source that delivered it: the renewer publishes nothing but the last delivery.
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        if self.second_delivered.load(Ordering::Relaxed) {
+            self.second.published(snapshot);
+        } else {
+            self.first.published(snapshot);
+        }
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        let keys = [self.first.cache_key(), self.second.cache_key()];
+        keys.iter().any(Option::is_some).then(|| {
+            let part = |key: &Option<CacheKey>| key.map_or(vec![], |key| key.as_bytes().to_vec());
+            let parts = keys.each_ref().map(part);
+            CacheKey::of(parts.iter().map(Vec::as_slice))
+        })
+    }
+}
+
+fn is_not_configured(error: &SourceError) -> bool {
+    error.kind() == SourceErrorKind::NotConfigured
+}
+
+#[derive(Debug)]
+struct Neither {
+    first: SourceError,
+    second: SourceError,
+}
+
+impl fmt::Display for Neither {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An error has one source; the other one is written here.
+        f.write_str("neither source is configured; first: ")?;
+        match std::error::Error::source(&self.first) {
+            Some(cause) => write!(f, "{cause}"),
+            None => write!(f, "{}", self.first),
+        }
+    }
+}
+
+impl std::error::Error for Neither {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::testing::{ask, told};
+    use super::*;
+    use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, noon};
+    use crate::{FetchReason, source_fn};
+
+    type Counted = (Arc<AtomicUsize>, crate::BoxSource);
+
+    fn counted(answer: fn() -> Result<CertMaterial, SourceError>) -> Counted {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let source = source_fn(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move { answer() }
+        });
+        (asked, source.boxed())
+    }
+
+    fn unset() -> Result<CertMaterial, SourceError> {
+        Err(SourceError::not_configured("APP_TLS is not set"))
+    }
+
+    fn issued() -> Result<CertMaterial, SourceError> {
+        Ok(TestCa::new().issue(noon(), MINUTE))
+    }
+
+    #[tokio::test]
+    async fn second_is_asked_only_where_the_first_is_not_configured() {
+        type Answer = fn() -> Result<CertMaterial, SourceError>;
+        let table: [(Answer, usize); 5] = [
+            (unset, 1),
+            (issued, 0),
+            (|| Err(SourceError::denied("no")), 0),
+            (|| Err(SourceError::invalid("half of it")), 0),
+            (|| Err(SourceError::unavailable("down")), 0),
+        ];
+        for (first, wanted) in table {
+            let (asked, second) = counted(issued);
+            let _answer = counted(first)
+                .1
+                .or(second)
+                .fetch(ask(FetchReason::Start))
+                .await;
+            assert_eq!(asked.load(Ordering::SeqCst), wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn neither_configured_is_not_configured_and_tells_of_both() {
+        let (_, third) = counted(|| Err(SourceError::not_configured("no third")));
+        let source = counted(unset).1.or(counted(unset).1).or(third);
+        let error = source.fetch(ask(FetchReason::Start)).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::NotConfigured);
+        let told = told(&error);
+        for part in ["APP_TLS is not set", "no third"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn change_is_heard_of_the_one_that_answered_and_of_those_before_it() {
+        let changing = |step: fn() -> Step| {
+            let source = ScriptedSource::new(&TestClock::starting_at(noon()), [step()]);
+            source.then(step);
+            source
+        };
+        let unset = || Step::Fail(SourceError::not_configured("APP_TLS is not set"));
+        let issued = || Step::Issue(MINUTE);
+        let heard = async |first: fn() -> Step, says: usize| {
+            let sources = [changing(first), changing(issued)];
+            let or = sources[0].clone().or(sources[1].clone());
+            or.fetch(ask(FetchReason::Start)).await.unwrap();
+            sources[says].set_changed(1);
+            tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
+        };
+        assert!(heard(issued, 0).await);
+        assert!(!heard(issued, 1).await);
+        assert!(heard(unset, 0).await);
+        assert!(heard(unset, 1).await);
+    }
+
+    #[test]
+    fn request_is_of_both_in_their_order() {
+        let of = |name: &str| {
+            let request = CacheKey::of([name.as_bytes()]);
+            source_fn(async || unset()).requesting(request)
+        };
+        let plain = || source_fn(async || unset());
+        assert_eq!(plain().or(plain()).cache_key(), None);
+        let all = [
+            of("a").or(of("b")).cache_key(),
+            of("b").or(of("a")).cache_key(),
+            of("a").or(plain()).cache_key(),
+            plain().or(of("a")).cache_key(),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(one.is_some() && !all[..i].contains(one));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::reader::off_worker;
+use super::{CacheKey, CertSource, FetchContext, FetchReason, Fetched};
+use crate::clock::Clock;
+use crate::error::SourceError;
+use crate::material::{CertMaterial, MaterialError};
+use crate::schedule::RenewalSchedule;
+use crate::snapshot::Snapshot;
+use crate::tls::{TlsPolicy, TlsSettings, default_provider};
+
+mod disk;
+use disk::Writer;
+mod format;
+pub(crate) use format::SavedCert;
+use format::SavedCertError;
+
+/// The longest time that a start waits for the file.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Keeps the published certificate in a file for the next start; see [`CertSource::saved_at`].
+pub(super) struct Saved<S> {
+    source: S,
+    path: PathBuf,
+    clock: Clock,
+    /// Whether the file was read: once, at the start.
+    was_read: AtomicBool,
+    /// Past its renewal point, for a source that is unavailable.
+    spare: Mutex<Option<SavedCert>>,
+    /// Digest of the material that is in the file, or on its way there.
+    kept: Mutex<Option<[u8; 32]>>,
+    writer: Writer,
+}
+
+impl<S: CertSource> Saved<S> {
+    pub(super) fn new(source: S, path: PathBuf) -> Self {
+        Self {
+            source,
+            clock: Clock::default(),
+            was_read: AtomicBool::new(false),
+            spare: Mutex::default(),
+            kept: Mutex::default(),
+            writer: Writer::new(path.clone()),
+            path,
+        }
+    }
+
+    /// The saved certificate, if it can be used now; one for later becomes the spare.
+    async fn saved(&self, key: CacheKey) -> Option<CertMaterial> {
+        let (path, now) = (self.path.clone(), self.clock.now());
+        let reading = off_worker(move || {
+            let Some(text) = disk::read(&path).map_err(Unfit::Unsafe)? else {
+                return Ok::<_, Unfit>(None);
+            };
+            let saved = SavedCert::parse(&text).map_err(Unfit::Format)?;
+            let use_now = is_before_renewal(&saved, key, now)?;
+            Ok(Some((saved, use_now)))
+        });
+        let read = match tokio::time::timeout(READ_TIMEOUT, reading).await {
+            Ok(Ok(read)) => read,
+            // The runtime is shutting down.
+            Ok(Err(_)) => return None,
+            Err(_) => Err(Unfit::TimedOut),
+        };
+        let (saved, use_now) = match read {
+            Ok(found) => found?,
+            Err(unfit) => {
+                let reason = &unfit as &dyn std::error::Error;
+                tracing::info!(path = %self.path.display(), reason, "saved certificate not used");
+                return None;
+            }
+        };
+        if !use_now {
+            *lock(&self.spare) = Some(saved);
+            return None;
+        }
+        tracing::info!(path = %self.path.display(), "using the saved certificate");
+        self.load(&saved)
+    }
+
+    /// The spare: past its renewal point but better than none.
+    fn spare(&self) -> Option<CertMaterial> {
+        let saved = lock(&self.spare).take()?;
+        // It may have expired since it was read.
+        is_before_renewal(&saved, saved.cache_key(), self.clock.now()).ok()?;
+        tracing::warn!(
+            path = %self.path.display(),
+            "the source is unavailable; using the saved certificate past its renewal point"
+        );
+        self.load(&saved)
+    }
+
+    fn load(&self, saved: &SavedCert) -> Option<CertMaterial> {
+        let material = saved.to_material().ok()?;
+        *lock(&self.kept) = Some(material.digest());
+        Some(material)
+    }
+
+    fn save(&self, snapshot: &Snapshot) {
+        let Some(key) = self.source.cache_key() else {
+            return self.writer.warn("the source has no cache key", None);
+        };
+        let material = snapshot.material();
+        let digest = material.digest();
+        if lock(&self.kept).replace(digest) == Some(digest) {
+            return;
+        }
+        match SavedCert::of(material, key, snapshot.obtained_at()) {
+            Some(saved) => self.writer.write(saved.render()),
+            None => self.writer.warn("the key stays in its device", None),
+        }
+    }
+}
+
+/// Why a saved certificate is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("the file is not safe to use")]
+    Unsafe(#[source] disk::Unsafe),
+    #[error("the file is not a saved certificate")]
+    Format(#[source] SavedCertError),
+    #[error("the file was not read within {READ_TIMEOUT:?}")]
+    TimedOut,
+    #[error("the source requests another certificate now")]
+    OtherRequest,
+    #[error("it was obtained in the future, by our clock")]
+    FromTheFuture,
+    #[error("no default crypto provider to check it with")]
+    NoProvider,
+    #[error("it does not pass the checks")]
+    Material(#[source] MaterialError),
+}
+
+/// Whether the renewal point lies ahead; an error if the certificate must not be used at all.
+///
+/// Makes the renewer's own checks: a start that fails in the renewer does not fetch again.
+fn is_before_renewal(saved: &SavedCert, key: CacheKey, now: SystemTime) -> Result<bool, Unfit> {
+    if saved.cache_key() != key {
+        return Err(Unfit::OtherRequest);
+    }
+    if saved.obtained_at() > now {
+        return Err(Unfit::FromTheFuture);
+    }
+    let provider = default_provider().ok_or(Unfit::NoProvider)?;
+    let tls = TlsPolicy::new(provider, TlsSettings::new()).map_err(|_| Unfit::NoProvider)?;
+    let material = Arc::new(saved.to_material().map_err(Unfit::Material)?);
+    let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
+    // By the default schedule; by another one the renewer may fetch a newer certificate at once.
+    let schedule = RenewalSchedule::new();
+    let point = schedule.renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256());
+    Ok(point.is_ok_and(|point| now < point))
+}
+
+impl<S: CertSource> CertSource for Saved<S> {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        if context.reason == FetchReason::Start
+            && let Some(key) = self.source.cache_key()
+            && !self.was_read.swap(true, Ordering::Relaxed)
+            && let Some(material) = self.saved(key).await
+        {
+            return Ok(material.into());
+        }
+        match self.source.fetch(context).await {
+            Err(error) if error.is_transient() && context.current.is_none() => {
+                self.spare().map(Fetched::from).ok_or(error)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn changed(&self) {
+        self.source.changed().await;
+    }
+
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        self.source.published(snapshot);
+        self.save(snapshot);
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        self.source.cache_key()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
