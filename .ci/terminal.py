@@ -1,9 +1,9 @@
-"""Runs the demo's live view on a terminal, presses its keys, and checks the result.
+"""Runs the demo's live view on a terminal, presses its keys, and checks how it leaves the terminal.
 
     .ci/terminal.py COMMAND...
 
-Fails unless each key has its effect, three keys caused one rotation each, the command ends with 0, and the
-terminal is restored.
+Fails unless each key has its effect, three of them cause one rotation each, the command exits with 0, and the
+terminal has its former settings.
 """
 
 import fcntl
@@ -18,8 +18,8 @@ import sys
 import termios
 import time
 
-# Each key is pressed after the word of the previous one was drawn. The screen is so large that no text is drawn over
-# another, so each word arrives whole.
+# Each key, and the word that the view draws for it before the next key is pressed. The screen is so large that the
+# view never overwrites part of a word.
 KEYS = [
     ("r", b"demand:"),
     ("v", b"revoked;"),
@@ -35,8 +35,8 @@ KEYS = [
     ("q", b"\x1b[?1049l"),
 ]
 SIZE = (60, 200)
-ALTERNATE_SCREEN = b"\x1b[?1049h"
-# Limits in seconds: for the effect of a key, and for the start, which may include a build.
+TAKEN = b"\x1b[?1049h"
+# Seconds for the effect of a key, and for the start, which may include a build.
 DEADLINE, START = 120, 900
 
 
@@ -51,13 +51,13 @@ class Terminal:
         )
 
     def wait_for(self, word, deadline=DEADLINE):
-        """Reads until `word` arrives, and discards everything up to it."""
+        """Reads until `word` has been drawn, and drops everything up to it."""
         end = time.monotonic() + deadline
         while word not in self.seen:
             if time.monotonic() > end or (self.child.poll() is not None and not self.read()):
                 if self.child.poll() is None:
                     os.killpg(self.child.pid, signal.SIGTERM)
-                sys.exit(f"{word} was not drawn; the last output was {self.seen[-2000:]}")
+                sys.exit(f"{word} was never drawn; the last was {self.seen[-2000:]}")
             self.read()
         self.seen = self.seen.partition(word)[2]
 
@@ -69,15 +69,15 @@ class Terminal:
 
 
 terminal = Terminal(sys.argv[1:])
-terminal.wait_for(ALTERNATE_SCREEN, START)
+terminal.wait_for(TAKEN, START)
 for key, word in KEYS:
     os.write(terminal.keyboard, key.encode())
     terminal.wait_for(word)
 code = terminal.child.wait(DEADLINE)
 while terminal.read():
     pass
-output = terminal.seen.decode(errors="replace").replace("\r", "")
-print(output)
-assert termios.tcgetattr(terminal.line) == terminal.before, "the terminal was not restored"
-assert code == 0, f"the command ended with {code}"
-assert re.search(r"^3 rotations", output, re.M), "not exactly one rotation each for renew, revoke and new CA"
+summary = terminal.seen.decode(errors="replace").replace("\r", "")
+print(summary)
+assert termios.tcgetattr(terminal.line) == terminal.before, "the terminal's settings have changed"
+assert code == 0, f"the exit code is {code}"
+assert re.search(r"^3 rotations", summary, re.M), "renew, revoke and the new CA must cause one rotation each"

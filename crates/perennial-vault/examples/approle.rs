@@ -1,8 +1,8 @@
 //! A certificate by AppRole, with the secret_id in a response-wrapping token.
 //!
-//! The deployment hands it over so:
-//! `bao write -f -wrap-ttl=5m -field=wrapping_token auth/approle/role/app/secret-id`. A secret_id as
-//! it is goes into `Auth::approle`.
+//! The deployment makes the token with
+//! `bao write -f -wrap-ttl=5m -field=wrapping_token auth/approle/role/app/secret-id`. For a plain
+//! secret_id use `Auth::approle`.
 //!
 //! `VAULT_ADDR=https://vault.example:8200 VAULT_CACERT=ca.crt \
 //! cargo run --example approle -- ROLE_ID WRAPPING_TOKEN_FILE`
@@ -10,7 +10,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::LiveCert;
-use perennial_vault::{Auth, Secret, VaultPki};
+use perennial_vault::{Auth, Secret, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,9 +18,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [role_id, file] = arguments.as_slice() else {
         return Err("usage: approle ROLE_ID WRAPPING_TOKEN_FILE".into());
     };
-    let source = VaultPki::from_env()?
+    let vault = Vault::from_env()?
         .auth(Auth::approle_wrapped(role_id, Secret::file(file)))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .build()?;

@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::LiveCert;
-use perennial_vault::{Auth, Secret, VaultPki};
+use perennial_vault::{Auth, Secret, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,9 +14,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [file] = arguments.as_slice() else {
         return Err("usage: jwt JWT_FILE".into());
     };
-    let source = VaultPki::from_env()?
+    let vault = Vault::from_env()?
         .auth(Auth::jwt("app", Secret::file(file)))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .build()?;

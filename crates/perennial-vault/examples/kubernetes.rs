@@ -1,7 +1,7 @@
 //! A certificate with the service account token of a pod.
 //!
-//! The file is the projected token, which Kubernetes replaces every hour or so. `Auth::kubernetes`
-//! takes the one that every pod has.
+//! The file is the projected token, which Kubernetes replaces about every hour. `Auth::kubernetes`
+//! uses the one that every pod has.
 //!
 //! `VAULT_ADDR=https://vault.example:8200 VAULT_CACERT=ca.crt \
 //! cargo run --example kubernetes -- TOKEN_FILE`
@@ -9,7 +9,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::LiveCert;
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,9 +17,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [file] = arguments.as_slice() else {
         return Err("usage: kubernetes TOKEN_FILE".into());
     };
-    let source = VaultPki::from_env()?
+    let vault = Vault::from_env()?
         .auth(Auth::kubernetes_at("app", file))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .build()?;

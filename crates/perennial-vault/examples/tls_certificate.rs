@@ -1,7 +1,7 @@
-//! A certificate by a certificate: one to begin with, then the one that is live.
+//! A certificate by a certificate: a first one, then the live one.
 //!
-//! The role at `auth/cert` must trust both CAs: that of the certificate to begin with, and that of the
-//! certificates which are issued.
+//! The role at `auth/cert` must trust both CAs: the one of the first certificate, and the one that
+//! issues the live certificates.
 //!
 //! `VAULT_ADDR=https://vault.example:8200 VAULT_CACERT=ca.crt \
 //! cargo run --example tls_certificate -- CHAIN KEY`
@@ -9,7 +9,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::LiveCert;
-use perennial_vault::{Auth, Secret, VaultPki};
+use perennial_vault::{Auth, Secret, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,13 +17,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [chain, key] = arguments.as_slice() else {
         return Err("usage: tls_certificate CHAIN KEY".into());
     };
-    let source = VaultPki::from_env()?
+    let vault = Vault::from_env()?
         .auth(Auth::tls_certificate(
             "app",
             Secret::file(chain),
             Secret::file(key),
         ))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .build()?;

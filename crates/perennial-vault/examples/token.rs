@@ -1,7 +1,7 @@
-//! A certificate with a token that something else keeps in a file, such as an agent.
+//! A certificate with a token that another program, such as an agent, keeps in a file.
 //!
 //! The file is read before each fetch. A token as text is `Auth::token("...")`; with `VAULT_TOKEN`
-//! set, `VaultPki::from_env()` takes that, and no `auth` is needed.
+//! set, `Vault::from_env()` uses it, and no `auth` is needed.
 //!
 //! `VAULT_ADDR=https://vault.example:8200 VAULT_CACERT=ca.crt \
 //! cargo run --example token -- TOKEN_FILE`
@@ -9,7 +9,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::LiveCert;
-use perennial_vault::{Auth, Secret, VaultPki};
+use perennial_vault::{Auth, Secret, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,9 +17,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [file] = arguments.as_slice() else {
         return Err("usage: token TOKEN_FILE".into());
     };
-    let source = VaultPki::from_env()?
+    let vault = Vault::from_env()?
         .auth(Auth::token(Secret::file(file)))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .build()?;

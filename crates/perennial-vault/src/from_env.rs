@@ -1,69 +1,66 @@
-//! The usual variables, as far as they are safe.
+//! The usual environment variables, as far as they are safe.
 
 use std::error::Error;
 use std::ffi::OsString;
 
-use crate::auth::Auth;
-use crate::builder::{self, BuildError, VaultPkiBuilder};
-use crate::pki::VaultPki;
+use crate::client::{Vault, VaultBuilder};
+use crate::error::{Problem, VaultError};
+use crate::login::Auth;
+use crate::settings;
 
-/// What would change where a token goes, or what is trusted, and is not taken.
-const NOT_TAKEN: [(&str, &str); 7] = [
+/// Variables that would change where a token is sent or what is trusted, and why each is refused.
+const REFUSED: [(&str, &str); 7] = [
     (
         "SKIP_VERIFY",
-        "a certificate is always verified: name its CA in CACERT",
+        "certificates are always verified: set CACERT to the CA's file",
     ),
-    ("CAPATH", "only a file is taken: name it in CACERT"),
-    ("CACERT_BYTES", "only a file is taken: name it in CACERT"),
+    ("CAPATH", "folders are not supported: set CACERT to a file"),
+    ("CACERT_BYTES", "only a file is supported: set CACERT"),
     (
         "TLS_SERVER_NAME",
-        "the certificate must bear the name in ADDR",
+        "the certificate must be for the name in ADDR",
     ),
     (
         "AGENT_ADDR",
-        "no agent is asked: name it in ADDR if it shall be",
+        "agents are not used: to use one, set ADDR to it",
     ),
     (
         "PROXY_ADDR",
-        "no proxy is used: name it in ADDR if it shall be",
+        "proxies are not used: to use one, set ADDR to it",
     ),
-    ("HTTP_PROXY", "no proxy is used"),
+    ("HTTP_PROXY", "proxies are not used"),
 ];
 
-impl VaultPki {
-    /// Starts with what the usual variables say; the rest is set on the builder.
+impl Vault {
+    /// Starts with the usual environment variables; the other settings follow on the builder.
     ///
-    /// | variable | is |
+    /// | variable | setting |
     /// |---|---|
     /// | `ADDR` | the address; must be set |
     /// | `CACERT` | a file with the CA of Vault's own certificate, in PEM |
     /// | `NAMESPACE` | the namespace |
     /// | `TOKEN` | the token, as [`Auth::token`] |
     ///
-    /// Each begins with `BAO_` or, where that is unset or empty, with `VAULT_`. Variables that
-    /// would change where a token goes or what is trusted are refused rather than ignored:
-    /// `SKIP_VERIFY` (unless it says `false` or `0`), `CAPATH`, `CACERT_BYTES`, `TLS_SERVER_NAME`,
-    /// `AGENT_ADDR`, `PROXY_ADDR` and `HTTP_PROXY`. No other is read, plain `HTTPS_PROXY` included.
+    /// Each begins with `BAO_` or, where that is unset or empty, with `VAULT_`. Variables that would
+    /// change where a token is sent or what is trusted are refused rather than ignored:
+    /// `SKIP_VERIFY` (unless it is `false` or `0`), `CAPATH`, `CACERT_BYTES`, `TLS_SERVER_NAME`,
+    /// `AGENT_ADDR`, `PROXY_ADDR` and `HTTP_PROXY`. No other variable is read, including plain
+    /// `HTTPS_PROXY`.
     ///
     /// # Errors
-    /// [`BuildError::Variable`], with the variable's name.
+    /// [`VaultError`], whose text names the variable.
     ///
     /// # Example
     /// ```no_run
-    /// use perennial_vault::{Auth, VaultPki};
+    /// use perennial_vault::{Auth, Vault};
     ///
-    /// # fn example() -> Result<(), perennial_vault::BuildError> {
-    /// let source = VaultPki::from_env()?
-    ///     .auth(Auth::kubernetes("app"))
-    ///     .mount("pki_int")
-    ///     .role("app")
-    ///     .common_name("app")
-    ///     .build()?;
+    /// # fn example() -> Result<(), perennial_vault::VaultError> {
+    /// let vault = Vault::from_env()?.auth(Auth::kubernetes("app")).build()?;
+    /// let source = vault.pki("pki_int").role("app").common_name("app").build()?;
     /// # Ok(()) }
     /// ```
-    pub fn from_env() -> Result<VaultPkiBuilder, BuildError> {
-        // The caller asks for it by this method's name.
-        from(|name| std::env::var_os(name))
+    pub fn from_env() -> Result<VaultBuilder, VaultError> {
+        Ok(from(|name| std::env::var_os(name))?)
     }
 }
 
@@ -74,44 +71,33 @@ struct Variable {
 
 impl Variable {
     /// `None` if it is unset or empty under both names.
-    fn find(
-        of: impl Fn(&str) -> Option<OsString>,
-        suffix: &str,
-    ) -> Result<Option<Self>, BuildError> {
+    fn find(of: impl Fn(&str) -> Option<OsString>, suffix: &str) -> Result<Option<Self>, Problem> {
         for prefix in ["BAO_", "VAULT_"] {
             let name = format!("{prefix}{suffix}");
             let Some(value) = of(&name).filter(|value| !value.is_empty()) else {
                 continue;
             };
+            // The value may be a token, so the error does not show it.
             return match value.into_string() {
                 Ok(text) => Ok(Some(Self { name, text })),
-                Err(_not_shown) => Err(refused(name, "it is not UTF-8")),
+                Err(_) => Err(refused(name, "it is not UTF-8")),
             };
         }
         Ok(None)
     }
-
-    fn refused(self, why: impl Into<Box<dyn Error + Send + Sync>>) -> BuildError {
-        refused(self.name, why)
-    }
 }
 
-fn refused(name: String, cause: impl Into<Box<dyn Error + Send + Sync>>) -> BuildError {
-    BuildError::Variable {
-        name,
-        cause: cause.into(),
-    }
+fn refused(name: String, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Problem {
+    Problem::Variable(name, cause.into())
 }
 
-fn from(of: impl Fn(&str) -> Option<OsString>) -> Result<VaultPkiBuilder, BuildError> {
-    for (suffix, why) in NOT_TAKEN {
+fn from(of: impl Fn(&str) -> Option<OsString>) -> Result<VaultBuilder, Problem> {
+    for (suffix, why) in REFUSED {
         if let Some(variable) = Variable::find(&of, suffix)? {
-            let says_no = matches!(
-                variable.text.as_str(),
-                "0" | "f" | "F" | "false" | "FALSE" | "False"
-            );
-            if suffix != "SKIP_VERIFY" || !says_no {
-                return Err(variable.refused(why));
+            let is_off = ["0", "f", "false"];
+            let is_off = is_off.contains(&variable.text.to_ascii_lowercase().as_str());
+            if suffix != "SKIP_VERIFY" || !is_off {
+                return Err(refused(variable.name, why));
             }
         }
     }
@@ -119,34 +105,27 @@ fn from(of: impl Fn(&str) -> Option<OsString>) -> Result<VaultPkiBuilder, BuildE
         let name = "BAO_ADDR or VAULT_ADDR".to_owned();
         return Err(refused(name, "it is not set"));
     };
-    if let Err(error) = builder::address(&address.text) {
-        return Err(address.refused(error));
-    }
-    let mut settings = VaultPki::builder(address.text);
+    // Each value is checked here, so that the error names its variable.
+    settings::address(&address.text).map_err(|error| refused(address.name, error))?;
+    let mut builder = Vault::builder(address.text);
     if let Some(file) = Variable::find(&of, "CACERT")? {
         let pem = match std::fs::read(&file.text) {
             Ok(pem) => pem,
-            Err(error) => return Err(file.refused(error)),
+            Err(error) => return Err(refused(file.name, error)),
         };
-        if let Err(error) = builder::trusted("ca_pem", &pem) {
-            return Err(file.refused(error));
-        }
-        settings = settings.ca_pem(pem);
+        settings::roots("ca_pem", &pem).map_err(|error| refused(file.name, error))?;
+        builder = builder.ca_pem(pem);
     }
     if let Some(namespace) = Variable::find(&of, "NAMESPACE")? {
-        if let Err(error) = builder::namespace(&namespace.text) {
-            return Err(namespace.refused(error));
-        }
-        settings = settings.namespace(namespace.text);
+        settings::namespace(&namespace.text).map_err(|error| refused(namespace.name, error))?;
+        builder = builder.namespace(namespace.text);
     }
     if let Some(token) = Variable::find(&of, "TOKEN")? {
         let auth = Auth::token(&token.text);
-        if let Err(error) = auth.clone().checked() {
-            return Err(token.refused(error));
-        }
-        settings = settings.auth(auth);
+        let auth = auth.checked().map_err(|error| refused(token.name, error))?;
+        builder = builder.auth(auth);
     }
-    Ok(settings)
+    Ok(builder)
 }
 
 #[cfg(test)]
@@ -158,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    fn with(variables: &[(&str, &str)]) -> Result<VaultPkiBuilder, BuildError> {
+    fn with(variables: &[(&str, &str)]) -> Result<VaultBuilder, Problem> {
         let variables: HashMap<&str, &str> = variables.iter().copied().collect();
         from(|name| variables.get(name).map(OsString::from))
     }
@@ -190,7 +169,7 @@ mod tests {
                 &[address, ("VAULT_CACERT_BYTES", "x")],
                 "VAULT_CACERT_BYTES",
             ),
-            // What counts is the one that is looked at first.
+            // The first name counts.
             (
                 &[
                     address,
@@ -202,7 +181,7 @@ mod tests {
         ];
         for (variables, name) in table {
             let Err(error) = with(variables) else {
-                panic!("{variables:?} is taken");
+                panic!("{variables:?} is accepted");
             };
             let text = with_causes(&error).to_string();
             assert!(text.contains(name), "{name}: {text}");
@@ -211,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn safe_variables_make_a_source_and_bao_goes_first() {
+    fn safe_variables_are_used_and_bao_comes_first() {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::default();
@@ -227,12 +206,9 @@ mod tests {
             ("VAULT_TOKEN", "s.token"),
             ("VAULT_SKIP_VERIFY", "false"),
         ]);
-        let builder = built
-            .expect("safe")
-            .mount("pki")
-            .role("app")
-            .common_name("app");
-        let shown = format!("{:?}", builder.build().expect("complete"));
+        let vault = built.expect("safe").build().expect("complete");
+        let source = vault.pki("pki").role("app").common_name("app");
+        let shown = format!("{:?}", source.build().expect("complete"));
         assert!(shown.contains("https://vault.example:8200"), "{shown}");
         assert!(shown.contains("team1"), "{shown}");
     }

@@ -1,142 +1,145 @@
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use perennial::{Ask, CertMaterial, CertSource, Fingerprint, Snapshot, SourceError, Why};
+use perennial::{
+    CacheKey, CertMaterial, CertSource, FetchContext, FetchReason, Fetched, Snapshot, SourceError,
+};
 use rcgen::CertificateParams;
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 
-use crate::access::Access;
-use crate::answer::{self, Answer, Asked, LastAboveLeaf, ServerRoots, Taken};
-use crate::builder::VaultPkiBuilder;
-use crate::error::{Failure, Step, VaultError};
-use crate::issuers::Issuers;
-use crate::key::NewKey;
-use crate::outcome::Verdict;
-use crate::request::{CertRequest, KeyFrom};
+use crate::client::Vault;
+use crate::error::{Failure, Problem, VaultError};
+use crate::http::{Reply, Round, presentable};
+use crate::issue::{CertRequest, Expected, IssueReply, KeyOrigin, KeyType, NewKey, wall_clock};
+use crate::issuers::{CertRoots, Issuers};
+use crate::login::{LoginBudget, Token};
 use crate::revocation::Revocations;
-use crate::skew;
-use crate::token::{Login, Token};
-use crate::transport::{Reply, Round, presentable};
+use crate::settings;
+use crate::verdict::{Operation, Verdict};
 
-/// What is left of a CA is asked for but for this: the answer takes its time.
+/// A `ttl` for a CA that is about to expire is shorter than its remaining lifetime by this much: the
+/// request takes time.
 const CA_MARGIN: Duration = Duration::from_secs(5);
+
+/// How many deliveries may wait for their publication; older ones are never revoked.
+const MOST_PENDING: usize = 2;
 
 /// The PKI secrets engine of Vault or OpenBao, as a certificate source.
 ///
-/// Each fetch makes a new key and has a role sign a request for it. The crate's front page
-/// has an example.
+/// Each fetch generates a key and has a role sign a request for it. [`Vault`] has an example.
 ///
 /// A fetch fails with a [`SourceError`] whose cause is a [`VaultError`]: *denied* where role,
-/// policy, credential or CA refuse, *invalid* where the answer or the server's certificate
-/// cannot be used, *unavailable* where waiting alone can cure it: server unreachable, sealed,
-/// without a leader, or throttling (its `Retry-After` is kept).
+/// policy, credential or CA refuse; *invalid* where the answer or the server's certificate is
+/// unusable; *unavailable* where waiting alone can cure it: the server is unreachable, sealed,
+/// without a leader, or throttles requests (its `Retry-After` is kept).
 ///
-/// What Vault warns of (a shortened life, names that a role ignores), a CA that ends before the
-/// certificate would, and clocks that differ too much are logged once, and stand in
+/// Vault's warnings (a shortened lifetime, names that a role ignores), a CA that expires before the
+/// certificate would, and clocks that differ too much are logged once, and shown in
 /// [`CertStatus::warnings`](perennial::CertStatus::warnings).
 pub struct VaultPki {
-    pub(crate) access: Access,
-    pub(crate) request: CertRequest,
-    /// The names of `request`, ready for a signing request.
-    pub(crate) params: CertificateParams,
-    pub(crate) roots: Roots,
-    pub(crate) revocations: Option<Revocations>,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) warnings: Warnings,
-    pub(crate) last: LastAboveLeaf,
+    vault: Vault,
+    request: CertRequest,
+    /// The names of `request`, in the form of a signing request.
+    params: CertificateParams,
+    server_roots: ServerRoots,
+    revocations: Option<Revocations>,
+    warnings: Warnings,
+    deliveries: Mutex<Deliveries>,
+}
+
+/// The certificates that wait for their publication, and the one in use.
+#[derive(Default)]
+struct Deliveries {
+    pending: VecDeque<Delivery>,
+    in_use: Option<[u8; 32]>,
+}
+
+struct Delivery {
+    leaf_sha256: [u8; 32],
+    roots: CertRoots,
+    revocation: Option<u64>,
 }
 
 /// Where the trust roots for servers come from.
-pub(crate) enum Roots {
+enum ServerRoots {
     Fixed(Vec<CertificateDer<'static>>),
-    Followed(Box<Issuers>),
+    Followed(Issuers),
+}
+
+impl Vault {
+    /// Starts a certificate source at the path where a PKI engine is mounted, such as `pki_int`.
+    ///
+    /// Call it again for another certificate; the token must be valid for each of the roles.
+    pub fn pki(&self, mount: impl Into<String>) -> VaultPkiBuilder {
+        VaultPkiBuilder {
+            vault: self.for_source(),
+            request: CertRequest {
+                mount: mount.into(),
+                ..CertRequest::default()
+            },
+            key_type: None,
+            issue: false,
+            server_roots_pem: None,
+            revoke: false,
+        }
+    }
 }
 
 impl VaultPki {
-    /// Starts with the address: `https://host:8200`, with a path if a proxy adds one.
+    /// Revokes the certificates, if [`revoke_superseded`](VaultPkiBuilder::revoke_superseded) is set.
     ///
-    /// Plain `http` is taken only for this machine itself (`localhost`, `127.0.0.1`, `[::1]`).
-    pub fn builder(address: impl Into<String>) -> VaultPkiBuilder {
-        VaultPkiBuilder::new(address.into())
-    }
-
-    /// Starts another source that asks the same Vault over the same connections, with the same token.
-    ///
-    /// For a program with several certificates: it logs in once for all of them. To be called before
-    /// this one is handed to a [`LiveCert`](perennial::LiveCert). Mount, role, names, and all else
-    /// that belongs to a certificate, as key type, roots and revocation, begin at their defaults; `auth`, addresses, `ca_pem`, namespace,
-    /// timeouts and provider cannot be. The token must be good for each of the roles. Not with
-    /// [`Auth::tls_certificate`](crate::Auth::tls_certificate), where each certificate logs in for itself.
-    ///
-    /// Whichever source needs a token first logs in for all. One that is shut down in the midst of
-    /// that gives the login up: a credential that is good for a single login may be spent by it.
-    ///
-    /// # Example
-    /// ```
-    /// # fn main() -> Result<(), perennial_vault::BuildError> {
-    /// use perennial_vault::{Auth, VaultPki};
-    ///
-    /// let app = VaultPki::builder("https://vault.example:8200")
-    ///     .auth(Auth::token("from a safe place"))
-    ///     .mount("pki_int")
-    ///     .role("app")
-    ///     .common_name("app")
-    ///     .build()?;
-    /// let jobs = app.another().mount("pki_int").role("jobs").common_name("jobs").build()?;
-    /// # Ok(()) }
-    /// ```
-    pub fn another(&self) -> VaultPkiBuilder {
-        VaultPkiBuilder::sharing(self.access.clone())
-    }
-
-    /// What revokes the certificates, if [that is set](VaultPkiBuilder::revoke_superseded).
-    ///
-    /// To be taken before the source is handed to a [`LiveCert`](perennial::LiveCert).
+    /// Call it before the source is moved into a [`LiveCert`](perennial::LiveCert).
     pub fn revocations(&self) -> Option<Revocations> {
         self.revocations.clone()
     }
 
-    /// One certificate, with at most one login on the way.
-    async fn ask(&self, current: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
-        let key = match self.request.key_from {
-            KeyFrom::Vault => None,
-            KeyFrom::Here(kind) => {
-                let made = NewKey::make(kind, &self.params).await;
-                Some(made.map_err(|e| Failure::unusable(VaultError::Request(e)))?)
+    /// Requests one certificate, with one login at most.
+    async fn certificate(&self, live: Option<&Snapshot>) -> Result<CertMaterial, Failure> {
+        let key = match self.request.key_origin {
+            KeyOrigin::Vault => None,
+            KeyOrigin::Here(kind) => {
+                let generated = NewKey::generate(kind, &self.params).await;
+                let refuse = |error| Failure::unusable(Problem::Request(Operation::Sign, error));
+                Some(generated.map_err(refuse)?)
             }
         };
-        let key = key.as_ref();
-        let round = &mut self.access.transport.round();
-        let (token, login) = self.access.tokens.ready(round, current).await?;
-        match self.certificate(round, key, &token).await {
-            Err(failure) if failure.verdict == Verdict::TokenRefused && login == Login::Left => {
-                tracing::debug!("vault refuses the token, logging in again");
-                let token = self.access.tokens.another(round, current).await?;
-                self.certificate(round, key, &token).await
+        let (tokens, key) = (&self.vault.tokens, key.as_ref());
+        let round = &mut self.vault.transport.round();
+        let (token, login) = tokens.ready(round, live).await?;
+        match self.certificate_with(&token, round, key).await {
+            Err(failure)
+                if failure.verdict == Verdict::TokenRefused && login == LoginBudget::Available =>
+            {
+                tracing::debug!("vault refused the token; logging in again");
+                let token = tokens.replacement(round, live).await?;
+                self.certificate_with(&token, round, key).await
             }
             outcome => outcome,
         }
     }
 
-    /// Asks with this token; once more, for less, where the CA ends before the certificate would.
-    async fn certificate(
+    /// Requests with this token, and once more where the CA expires before the certificate would.
+    async fn certificate_with(
         &self,
+        token: &Token,
         round: &mut Round<'_>,
         key: Option<&NewKey>,
-        token: &Token,
     ) -> Result<CertMaterial, Failure> {
-        let asked = self.request.ttl;
-        let failure = match self.send(round, key, asked, token).await {
-            Ok(reply) => return self.material(key, &reply, asked, None),
+        let ttl = self.request.ttl;
+        let failure = match self.send(round, key, ttl, token).await {
+            Ok(reply) => return self.material(key, &reply, ttl, None),
             Err(failure) => failure,
         };
         match failure.verdict {
-            Verdict::BeyondCa { ends, left } if left > CA_MARGIN => {
-                let less = Some(left - CA_MARGIN);
-                let reply = self.send(round, key, less, token).await?;
-                self.material(key, &reply, less, Some(ends_first(ends)))
+            Verdict::BeyondCa { expires, remaining } if remaining > CA_MARGIN => {
+                let ttl = Some(remaining - CA_MARGIN);
+                let reply = self.send(round, key, ttl, token).await?;
+                self.material(key, &reply, ttl, Some(shortened(expires)))
             }
             _ => Err(failure),
         }
@@ -149,19 +152,13 @@ impl VaultPki {
         ttl: Option<Duration>,
         token: &Token,
     ) -> Result<Reply, Failure> {
-        let outcome = match key {
-            Some(key) => {
-                let endpoint = self.request.sign(&key.request, ttl);
-                round.send(Step::Sign, &endpoint, Some(token)).await
-            }
-            None => {
-                let endpoint = self.request.issue(ttl);
-                round.send(Step::Issue, &endpoint, Some(token)).await
-            }
+        let request = match key {
+            Some(key) => self.request.sign(&key.request, ttl)?,
+            None => self.request.issue(ttl)?,
         };
-        match outcome {
+        match round.send(&request, Some(token.expose())).await {
             Ok(reply) => Ok(reply),
-            Err(failure) => Err(self.access.tokens.refused(token, failure).await),
+            Err(failure) => Err(self.vault.tokens.refused(token, failure).await),
         }
     }
 
@@ -170,98 +167,105 @@ impl VaultPki {
         key: Option<&NewKey>,
         reply: &Reply,
         ttl: Option<Duration>,
-        told: Option<String>,
+        ca_warning: Option<String>,
     ) -> Result<CertMaterial, Failure> {
-        let step = if key.is_some() {
-            Step::Sign
-        } else {
-            Step::Issue
+        let operation = match key {
+            Some(_) => Operation::Sign,
+            None => Operation::Issue,
         };
-        let answer: Answer = reply.json(step)?;
-        let issued = answer.data.ok_or_else(|| {
-            let problem = "it holds no data";
-            Failure::unusable(VaultError::Unusable { step, problem })
-        })?;
-        let followed = match &self.roots {
-            Roots::Fixed(_) => Vec::new(),
-            Roots::Followed(issuers) => issuers.roots(),
+        let answer: IssueReply = reply.json(operation)?;
+        let key = match key {
+            Some(key) => key.key.clone_key(),
+            None => answer
+                .key(operation)
+                .map_err(Failure::unusable)?
+                .clone_key(),
         };
-        let asked = Asked {
+        let expected = Expected {
+            operation,
             request: &self.request,
             ttl,
-            server_roots: match &self.roots {
-                Roots::Fixed(roots) => ServerRoots::Fixed(roots),
-                Roots::Followed(_) => ServerRoots::Followed(&followed),
-            },
-            last: &self.last,
             server_now: reply.date(),
-            now: skew::now(),
+            now: wall_clock(),
         };
-        let unusable = |error: VaultError| Failure::unusable(error.about(step));
-        let made_by_vault;
-        let key = match key {
-            Some(key) => &key.key,
-            None => {
-                made_by_vault = issued.key().map_err(unusable)?;
-                &made_by_vault
-            }
+        let accepted = answer.accept(&expected).map_err(Failure::unusable)?;
+        let roots = match &self.server_roots {
+            ServerRoots::Fixed(roots) => roots.clone(),
+            ServerRoots::Followed(issuers) => issuers.roots_with(&accepted.roots),
         };
-        let Taken {
-            material,
-            above_leaf,
-            warning,
-        } = answer::take(&issued, key, &asked).map_err(unusable)?;
-        let mut warnings = presentable(&answer.warnings.unwrap_or_default());
-        warnings.extend(told);
-        warnings.extend(warning.map(str::to_owned));
-        self.warnings.report(&warnings);
-        let material = material.with_warnings(warnings);
-        let guard = self.revocations.as_ref().and_then(|revocations| {
-            let leaf = material.chain().first()?;
-            Some(revocations.guard(leaf, answer::not_after(leaf)?))
-        });
-        if let Roots::Followed(issuers) = &self.roots {
-            issuers.delivered(&material, key, above_leaf, guard.clone());
+        if roots.is_empty() {
+            return Err(Failure::unusable(Problem::NoRoots));
         }
-        Ok(match guard {
-            Some(guard) => material.with_guard(guard),
-            None => material,
-        })
+        let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
+        let mut material = CertMaterial::from_der(accepted.chain, key, roots)
+            .map_err(|error| Failure::unusable(Problem::Material(error)))?;
+        // The roots in the answer came as the leaf's own issuers.
+        if matches!(self.server_roots, ServerRoots::Followed(_)) && !accepted.roots.is_empty() {
+            material = material.roots_issue_leaf();
+        }
+        let roots = CertRoots {
+            own: accepted.roots,
+            delivered: material.roots().to_vec(),
+        };
+        let mut revocation = None;
+        if let Some(revocations) = &self.revocations {
+            let (id, guard) = revocations.delivered(accepted.pem, accepted.not_after);
+            material = material.with_guard(guard);
+            revocation = Some(id);
+        }
+        self.delivered(Delivery {
+            leaf_sha256: leaf_sha256.into(),
+            roots,
+            revocation,
+        });
+        let mut warnings = presentable(&answer.warnings.unwrap_or_default());
+        warnings.extend(ca_warning);
+        warnings.extend(accepted.warning.map(str::to_owned));
+        self.warnings.report(&warnings);
+        Ok(material.with_warnings(warnings))
+    }
+
+    fn delivered(&self, delivery: Delivery) {
+        let pending = &mut self.deliveries().pending;
+        if pending.len() == MOST_PENDING {
+            pending.pop_front();
+        }
+        pending.push_back(delivery);
+    }
+
+    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
+        let deliveries = self.deliveries.lock();
+        deliveries.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn ends_first(ca_ends: SystemTime) -> String {
+fn shortened(ca_expires: SystemTime) -> String {
     format!(
-        "the CA expires at {}, so the certificate lives less long than asked: renew the CA",
-        httpdate::fmt_http_date(ca_ends)
+        "the CA expires at {}, so the certificate has a shorter lifetime than requested: renew the CA",
+        httpdate::fmt_http_date(ca_expires)
     )
 }
 
 impl CertSource for VaultPki {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        let Roots::Followed(issuers) = &self.roots else {
-            return self.ask(ask.current).await.map_err(SourceError::from);
-        };
-        if ask.why == Why::Changed
-            && let Some(material) = issuers.again(ask.current)
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        if let ServerRoots::Followed(issuers) = &self.server_roots
+            && context.reason == FetchReason::Changed
+            && context.current.is_some()
+            && let Some(roots) = issuers.take_other_roots()
         {
-            return Ok(material);
+            return Ok(Fetched::Roots(roots));
         }
-        issuers.asking();
-        self.ask(ask.current).await.map_err(SourceError::from)
+        Ok(self.certificate(context.current).await?.into())
     }
 
     /// Ready once the file of a refused credential holds another one, or once the mount's issuers
-    /// lead to other roots. Meanwhile it renews the token, and revokes what nobody uses any more.
+    /// lead to other roots. Until then it renews the token and revokes unused certificates.
     async fn changed(&self) {
         let issuers = async {
-            match &self.roots {
-                Roots::Fixed(_) => pending().await,
-                Roots::Followed(issuers) => {
-                    let mount = &self.request.mount;
-                    issuers
-                        .changed(&self.access.transport, &self.access.tokens, mount)
-                        .await;
+            match &self.server_roots {
+                ServerRoots::Fixed(_) => pending().await,
+                ServerRoots::Followed(issuers) => {
+                    issuers.changed(&self.vault, &self.request.mount).await;
                 }
             }
         };
@@ -272,29 +276,194 @@ impl CertSource for VaultPki {
             }
         };
         tokio::select! {
-            () = self.access.tokens.upkeep(&self.access.transport) => {}
+            () = self.vault.tokens.maintain(&self.vault.transport) => {}
             () = issuers => {}
             () = revoking => {}
         }
     }
 
-    fn request(&self) -> Option<Fingerprint> {
-        Some(self.fingerprint)
+    /// Follows the issuers for this certificate, and arms its revocation.
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        let leaf_sha256 = snapshot.leaf_sha256();
+        let mut deliveries = self.deliveries();
+        if deliveries.in_use.replace(*leaf_sha256) == Some(*leaf_sha256) {
+            return;
+        }
+        let pending = &mut deliveries.pending;
+        let at = pending
+            .iter()
+            .position(|one| one.leaf_sha256 == *leaf_sha256);
+        let delivery = at.and_then(|at| pending.drain(..=at).next_back());
+        if let (Some(revocations), Some(delivery)) = (&self.revocations, &delivery)
+            && let Some(id) = delivery.revocation
+        {
+            revocations.published(id);
+        }
+        if let ServerRoots::Followed(issuers) = &self.server_roots {
+            issuers.published(delivery.map(|delivery| delivery.roots));
+        }
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        let transport = &self.vault.transport;
+        let address = transport.first_address().as_str();
+        Some(self.request.cache_key(address, transport.namespace()))
     }
 }
 
 impl fmt::Debug for VaultPki {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultPki")
-            .field("transport", &self.access.transport)
+            .field("vault", &self.vault)
             .field("request", &self.request)
             .finish_non_exhaustive()
     }
 }
 
-/// The warnings, told when they change and not with each renewal.
+/// Settings of a [`VaultPki`].
+///
+/// # Defaults
+/// The role's own `ttl` and issuer; `sign`, with a key of [`KeyType::EcP256`]; server roots those of
+/// the mount's issuers; no revocation. [`role`](Self::role) and at least one name have no default
+/// and must be set.
+#[must_use]
+pub struct VaultPkiBuilder {
+    vault: Vault,
+    request: CertRequest,
+    key_type: Option<KeyType>,
+    issue: bool,
+    server_roots_pem: Option<Vec<u8>>,
+    revoke: bool,
+}
+
+impl VaultPkiBuilder {
+    /// The PKI engine's role, which decides what may be requested.
+    pub fn role(mut self, name: impl Into<String>) -> Self {
+        self.request.role = name.into();
+        self
+    }
+
+    /// The name or id of the mount's issuer that must issue; without it, the role's.
+    ///
+    /// The request's path is then `MOUNT/issuer/ISSUER/sign/ROLE`, which the token's policy must
+    /// allow.
+    pub fn issuer(mut self, reference: impl Into<String>) -> Self {
+        self.request.issuer = Some(reference.into());
+        self
+    }
+
+    /// The type of the key that is generated for each certificate; the role must allow it.
+    pub fn key_type(mut self, kind: KeyType) -> Self {
+        self.key_type = Some(kind);
+        self
+    }
+
+    /// Has Vault generate the key: `issue` instead of `sign`, where nothing else is allowed.
+    ///
+    /// The key has the role's type. Vault sends it over TLS.
+    pub fn issue(mut self) -> Self {
+        self.issue = true;
+        self
+    }
+
+    /// The subject's common name; a role adds it to the DNS names if it is one.
+    pub fn common_name(mut self, name: impl Into<String>) -> Self {
+        self.request.common_name = Some(name.into());
+        self
+    }
+
+    /// Adds a DNS name.
+    pub fn dns_name(mut self, name: impl Into<String>) -> Self {
+        self.request.dns.push(name.into());
+        self
+    }
+
+    /// Adds an IP address.
+    pub fn ip(mut self, address: impl Into<IpAddr>) -> Self {
+        self.request.ip.push(address.into());
+        self
+    }
+
+    /// Adds a URI, such as a SPIFFE ID.
+    pub fn uri(mut self, uri: impl Into<String>) -> Self {
+        self.request.uri.push(uri.into());
+        self
+    }
+
+    /// The certificate's lifetime in whole seconds; the role may shorten it.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.request.ttl = Some(ttl);
+        self
+    }
+
+    /// The roots for verifying servers, where they are not those of the mount's issuers.
+    ///
+    /// Needed where these lead to no root, as with an intermediate that was imported without its
+    /// root.
+    ///
+    /// # Defaults
+    /// The self-signed certificates that the mount's issuers lead to which may issue. They are read
+    /// after each renewal and every 10 minutes, for which the token must be allowed to read
+    /// `MOUNT/issuer/+`. Otherwise they are those of the answer's `ca_chain`.
+    pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.server_roots_pem = Some(pem.as_ref().to_vec());
+        self
+    }
+
+    /// Revokes each certificate once a newer one is in use and no snapshot of the old one is held.
+    ///
+    /// The pool's connections hold theirs; a connection that was made with a config taken out of a
+    /// snapshot does not. Vault need not store the certificate, which is sent whole. The token must
+    /// be allowed to update `MOUNT/revoke`. Only [`Revocations::finish`] revokes the last one.
+    pub fn revoke_superseded(mut self) -> Self {
+        self.revoke = true;
+        self
+    }
+
+    /// Checks the settings; connects to no server.
+    ///
+    /// # Errors
+    /// [`VaultError`], whose text names the setting: the mount, `role` or every name is not set, or
+    /// a value is not accepted, with what is expected.
+    pub fn build(self) -> Result<VaultPki, VaultError> {
+        Ok(self.checked()?)
+    }
+
+    fn checked(self) -> Result<VaultPki, Problem> {
+        let request = CertRequest {
+            key_origin: KeyOrigin::checked(self.key_type, self.issue)?,
+            ..self.request
+        };
+        let request = request.checked()?;
+        let server_roots = match self.server_roots_pem.as_deref() {
+            Some(pem) => ServerRoots::Fixed(settings::roots("server_roots_pem", pem)?.1),
+            None => ServerRoots::Followed(Issuers::default()),
+        };
+        let revocations = || Revocations::new(self.vault.clone(), request.mount.clone());
+        Ok(VaultPki {
+            params: request.params()?,
+            server_roots,
+            revocations: self.revoke.then(revocations),
+            request,
+            vault: self.vault,
+            warnings: Warnings::default(),
+            deliveries: Mutex::default(),
+        })
+    }
+}
+
+impl fmt::Debug for VaultPkiBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultPkiBuilder")
+            .field("vault", &self.vault)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The warnings, logged when they change and not with each renewal.
 #[derive(Default)]
-pub(crate) struct Warnings(Mutex<Vec<String>>);
+struct Warnings(Mutex<Vec<String>>);
 
 impl Warnings {
     fn report(&self, warnings: &[String]) {
@@ -303,7 +472,7 @@ impl Warnings {
             return;
         }
         if !warnings.is_empty() {
-            tracing::warn!(?warnings, "vault gave the certificate with warnings");
+            tracing::warn!(?warnings, "vault issued the certificate with warnings");
         }
         *last = warnings.to_vec();
     }
@@ -317,7 +486,6 @@ pub use fuzzing::Reader;
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -336,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_told_once_per_change() {
+    fn warnings_are_logged_once_per_change() {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -5,34 +5,32 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use base64ct::{Base64, Encoding};
 use perennial::with_causes;
-use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::access::Access;
-use crate::auth::Call;
-use crate::error::{Failure, Step, VaultError};
-use crate::outcome::Verdict;
-use crate::skew;
-use crate::token::{Login, Token};
-use crate::transport::Round;
+use crate::client::Vault;
+use crate::error::{Failure, Problem, VaultError};
+use crate::http::{Request, Round};
+use crate::issue::wall_clock;
+use crate::login::{LoginBudget, Token};
+use crate::verdict::{Operation, Verdict};
 
-/// How long after a revocation that failed the next one is tried.
-pub const REVOCATION_RETRY: Duration = Duration::from_secs(30);
+/// The shortest time between two attempts to revoke a certificate.
+const RETRY: Duration = Duration::from_secs(30);
 
-/// Revokes what one [`VaultPki`](crate::VaultPki) was issued; all clones are the same.
+/// Revokes the certificates of one [`VaultPki`](crate::VaultPki); all clones are the same.
 ///
-/// The renewer revokes a certificate while it is idle, once a newer one is in use and no snapshot
-/// of it is held. One that has expired meanwhile needs no revocation.
+/// The renewer revokes a certificate between fetches, once a newer one is in use and no snapshot of
+/// the old one is held. A failed revocation is retried after 30 s. A certificate that was never
+/// published, or that has expired, is not revoked.
 #[derive(Clone)]
 pub struct Revocations {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    access: Access,
+    vault: Vault,
     mount: String,
     issued: Mutex<Issued>,
     released: Notify,
@@ -41,37 +39,52 @@ struct Shared {
 #[derive(Default)]
 struct Issued {
     next_id: u64,
-    /// Neither revoked nor seen to have expired.
-    left: BTreeMap<u64, Certificate>,
+    /// In the order of their delivery.
+    certificates: BTreeMap<u64, IssuedCert>,
 }
 
 #[derive(Clone)]
-struct Certificate {
+struct IssuedCert {
     pem: String,
     not_after: SystemTime,
-    /// Since nobody uses it any more: when it is revoked, or tried again.
-    due: Option<Instant>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Delivered; it may still fail the renewer's checks.
+    Pending,
+    InUse,
+    /// No snapshot of it is left: when it is revoked, or the next attempt is due.
+    Released(Instant),
 }
 
 /// Held by every snapshot of a certificate.
-struct InUse {
+struct UseGuard {
     id: u64,
     shared: Arc<Shared>,
 }
 
-impl Drop for InUse {
+impl Drop for UseGuard {
     fn drop(&mut self) {
-        if let Some(certificate) = self.shared.issued().left.get_mut(&self.id) {
-            certificate.due = Some(Instant::now());
+        let mut issued = self.shared.issued();
+        match issued.certificates.get_mut(&self.id) {
+            Some(certificate) if certificate.state == State::InUse => {
+                certificate.state = State::Released(Instant::now());
+            }
+            _ => {
+                issued.certificates.remove(&self.id);
+            }
         }
+        drop(issued);
         self.shared.released.notify_one();
     }
 }
 
 impl Revocations {
-    pub(crate) fn new(access: Access, mount: String) -> Self {
+    pub(crate) fn new(vault: Vault, mount: String) -> Self {
         let shared = Shared {
-            access,
+            vault,
             mount,
             issued: Mutex::default(),
             released: Notify::new(),
@@ -81,42 +94,48 @@ impl Revocations {
         }
     }
 
-    /// What says by its drop that nobody uses this certificate any more.
-    pub(crate) fn guard(
+    /// Remembers a certificate that is being delivered, under an id.
+    ///
+    /// The drop of the guard releases it.
+    pub(crate) fn delivered(
         &self,
-        leaf: &CertificateDer<'_>,
+        pem: String,
         not_after: SystemTime,
-    ) -> Arc<dyn Any + Send + Sync> {
+    ) -> (u64, Arc<dyn Any + Send + Sync>) {
         let mut issued = self.shared.issued();
         let id = issued.next_id;
         issued.next_id += 1;
-        issued.left.insert(
-            id,
-            Certificate {
-                pem: pem(leaf),
-                not_after,
-                due: None,
-            },
-        );
-        Arc::new(InUse {
-            id,
-            shared: Arc::clone(&self.shared),
-        })
+        let certificate = IssuedCert {
+            pem,
+            not_after,
+            state: State::Pending,
+        };
+        issued.certificates.insert(id, certificate);
+        let shared = Arc::clone(&self.shared);
+        (id, Arc::new(UseGuard { id, shared }))
     }
 
-    /// Revokes what is released, for ever.
+    /// From now on, this certificate is revoked once it is released.
+    pub(crate) fn published(&self, id: u64) {
+        if let Some(certificate) = self.shared.issued().certificates.get_mut(&id)
+            && certificate.state == State::Pending
+        {
+            certificate.state = State::InUse;
+        }
+    }
+
+    /// Revokes released certificates, for ever.
     ///
     /// # Cancel safety
-    /// A revocation that is cancelled is made again, which does no harm.
+    /// A cancelled revocation is repeated, which does no harm.
     pub(crate) async fn keep_revoking(&self) -> Infallible {
         loop {
-            let released = self
-                .shared
-                .unexpired(|certificate| certificate.due.is_some());
-            let dues = released
-                .into_iter()
-                .filter_map(|one| Some((one.1.due?, one)));
-            let Some((due, (id, certificate))) = dues.min_by_key(|(due, _)| *due) else {
+            let certificates = self.shared.unexpired().into_iter();
+            let released = certificates.filter_map(|(id, certificate)| match certificate.state {
+                State::Released(due) => Some((due, id, certificate)),
+                State::Pending | State::InUse => None,
+            });
+            let Some((due, id, certificate)) = released.min_by_key(|(due, ..)| *due) else {
                 self.shared.released.notified().await;
                 continue;
             };
@@ -124,102 +143,113 @@ impl Revocations {
                 () = tokio::time::sleep_until(due) => {}
                 () = self.shared.released.notified() => continue,
             }
-            // Before the request: one that is cancelled counts too.
-            self.shared.put_off(id);
-            let Some(token) = self.shared.access.tokens.kept().await else {
+            // Postponed before the request, which may be cancelled.
+            self.shared.postpone(id);
+            let Some(token) = self.shared.vault.tokens.current().await else {
                 continue;
             };
-            let round = &mut self.shared.access.transport.round();
+            let round = &mut self.shared.vault.transport.round();
             if let Err(failure) = self.shared.revoke(round, id, &certificate, &token).await {
-                let error = with_causes(&*failure.cause).to_string();
-                tracing::warn!(error, "a certificate that nobody uses is not revoked yet");
+                let error = with_causes(&*failure.problem).to_string();
+                tracing::warn!(
+                    error,
+                    "failed to revoke an unused certificate; retrying later"
+                );
             }
         }
     }
 
-    /// Revokes everything that is left, the certificate in use included: the end of a program.
+    /// Revokes all published certificates, including the one in use: for the end of a program.
     ///
-    /// To be called when the pool is closed and the [`LiveCert`](perennial::LiveCert) has been shut
-    /// down. Not for a certificate that [is saved](perennial::CertSource::saved_at) for the next
-    /// start, which could not use it. Logs in again if the token has ended.
+    /// Call it when the pool is closed and the [`LiveCert`](perennial::LiveCert) has been shut down.
+    /// Do not call it where the certificate [is saved](perennial::CertSource::saved_at) for the next
+    /// start, which could not use it. Logs in again if the token has expired.
     ///
     /// # Errors
-    /// [`NotRevoked`]: the deadline has come or Vault refuses, with what is left.
+    /// [`VaultError`], with the number of certificates that are not revoked: the deadline was
+    /// reached, or Vault refused.
     ///
     /// # Cancel safety
-    /// Cancelled, it may have revoked some; calling it again goes on.
-    pub async fn finish(&self, deadline: Duration) -> Result<(), NotRevoked> {
+    /// If cancelled, some certificates may be revoked; another call continues.
+    pub async fn finish(&self, deadline: Duration) -> Result<(), VaultError> {
         let mut cause = None;
         let shared = &self.shared;
         let all = async {
-            let round = &mut shared.access.transport.round();
-            let (mut token, mut login) = shared.access.tokens.ready(round, None).await?;
-            for (id, certificate) in shared.unexpired(|_| true) {
-                // An address that is gone for one is tried again for the next.
-                let round = &mut shared.access.transport.round();
+            let tokens = &shared.vault.tokens;
+            let round = &mut shared.vault.transport.round();
+            let (mut token, mut login) = tokens.ready(round, None).await?;
+            for (id, certificate) in shared.armed() {
+                // Each certificate tries every address, also one that failed for another.
+                let round = &mut shared.vault.transport.round();
                 let mut outcome = shared.revoke(round, id, &certificate, &token).await;
-                let is_over = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
-                // Somebody has ended the token: once, another login.
-                if login == Login::Left && outcome.as_ref().is_err_and(is_over) {
-                    login = Login::Spent;
-                    token = shared.access.tokens.another(round, None).await?;
+                let is_token = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
+                if login == LoginBudget::Available && outcome.as_ref().is_err_and(is_token) {
+                    login = LoginBudget::Used;
+                    token = tokens.replacement(round, None).await?;
                     outcome = shared.revoke(round, id, &certificate, &token).await;
                 }
-                // One that Vault does not revoke holds up no other.
+                // A certificate that Vault does not revoke must not delay the others.
                 if let Err(failure) = outcome {
-                    cause.get_or_insert(failure.cause);
+                    cause.get_or_insert(failure);
                 }
             }
             Ok::<(), Failure>(())
         };
         if let Ok(Err(failure)) = tokio::time::timeout(deadline, all).await {
-            cause = Some(failure.cause);
+            cause = Some(failure);
         }
-        match shared.unexpired(|_| true).len() {
-            0 => Ok(()),
-            count => Err(NotRevoked { count, cause }),
+        match (shared.armed().len(), cause) {
+            (0, _) => Ok(()),
+            (count, Some(cause)) => Err(Failure {
+                problem: Arc::new(Problem::NotRevoked(count, Some(cause.problem))),
+                ..cause
+            }
+            .into()),
+            (count, None) => Err(Failure::transient(Problem::NotRevoked(count, None)).into()),
         }
     }
 }
 
 impl Shared {
-    /// Those that this is true of; forgets what has expired.
-    fn unexpired(&self, which: impl Fn(&Certificate) -> bool) -> Vec<(u64, Certificate)> {
-        let now = skew::now();
-        let mut issued = self.issued();
-        issued
-            .left
-            .retain(|_, certificate| certificate.not_after > now);
-        let chosen = issued
-            .left
-            .iter()
-            .filter(|(_, certificate)| which(certificate));
-        chosen
-            .map(|(id, certificate)| (*id, certificate.clone()))
+    /// Forgets expired certificates, and returns the others.
+    fn unexpired(&self) -> Vec<(u64, IssuedCert)> {
+        let now = wall_clock();
+        let certificates = &mut self.issued().certificates;
+        certificates.retain(|_, certificate| certificate.not_after > now);
+        let all = certificates.iter();
+        all.map(|(id, certificate)| (*id, certificate.clone()))
             .collect()
     }
 
-    fn put_off(&self, id: u64) {
-        if let Some(certificate) = self.issued().left.get_mut(&id) {
-            certificate.due = Some(Instant::now() + REVOCATION_RETRY);
+    /// The unexpired certificates that were published.
+    fn armed(&self) -> Vec<(u64, IssuedCert)> {
+        let mut certificates = self.unexpired();
+        certificates.retain(|(_, certificate)| certificate.state != State::Pending);
+        certificates
+    }
+
+    fn postpone(&self, id: u64) {
+        if let Some(certificate) = self.issued().certificates.get_mut(&id) {
+            certificate.state = State::Released(Instant::now() + RETRY);
         }
     }
 
+    /// By its PEM and not by its serial number, so that Vault need not store it.
     async fn revoke(
         &self,
         round: &mut Round<'_>,
         id: u64,
-        certificate: &Certificate,
+        certificate: &IssuedCert,
         token: &Token,
     ) -> Result<(), Failure> {
         let path = format!("{}/revoke", self.mount);
-        let call = Call::new(path, &[("certificate", &certificate.pem)]);
-        let sent = round.send(Step::Revoke, &call, Some(token)).await;
-        if let Err(failure) = sent {
-            return Err(self.access.tokens.refused(token, failure).await);
+        let fields = [("certificate", certificate.pem.as_str())];
+        let request = Request::post(Operation::Revoke, path, &fields);
+        if let Err(failure) = round.send(&request, Some(token.expose())).await {
+            return Err(self.vault.tokens.refused(token, failure).await);
         }
-        self.issued().left.remove(&id);
-        tracing::debug!("revoked a certificate that nobody uses any more");
+        self.issued().certificates.remove(&id);
+        tracing::debug!("revoked an unused certificate");
         Ok(())
     }
 
@@ -231,24 +261,7 @@ impl Shared {
 impl fmt::Debug for Revocations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Revocations")
-            .field("left", &self.shared.issued().left.len())
+            .field("unrevoked", &self.shared.issued().certificates.len())
             .finish_non_exhaustive()
     }
-}
-
-/// What [`Revocations::finish`] could not revoke in time.
-#[derive(Debug, thiserror::Error)]
-#[error("{count} unexpired certificates are not revoked")]
-#[non_exhaustive]
-pub struct NotRevoked {
-    /// How many.
-    pub count: usize,
-    /// Why not; nothing where only the deadline has come.
-    #[source]
-    pub cause: Option<Box<VaultError>>,
-}
-
-fn pem(der: &CertificateDer<'_>) -> String {
-    let text = Base64::encode_string(der);
-    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }

@@ -1,4 +1,4 @@
-//! Each way to log in, at a real OpenBao, which says in its audit log who came.
+//! Each login method at a real OpenBao, whose audit log shows the logins.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,29 +20,29 @@ mod signed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{CertSource, LiveCert, Renewal, SourceErrorKind};
+use perennial::{CertSource, LiveCert, Renewed, SourceErrorKind};
 use perennial_testbed::OpenBao;
 use perennial_vault::{Auth, Secret, VaultPki};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use once::{fetch, told};
-use real::{POLICY, builder, enable, kubernetes, post};
+use once::{fetch, full_text};
+use real::{POLICY, enable, kubernetes, pki, post, vault};
 use signed::Platform;
 
 fn source(bao: &OpenBao, auth: Auth) -> VaultPki {
-    builder(bao, auth).build().unwrap()
+    pki(bao, vault(bao, auth)).build().unwrap()
 }
 
-/// Fetches twice; a token is kept, so this logs in once at most.
-async fn is_taken(bao: &OpenBao, auth: Auth) -> usize {
+/// Fetches twice, and returns the number of logins: at most one, since a token is kept.
+async fn logins(bao: &OpenBao, auth: Auth) -> usize {
     let before = asked(bao, "auth/").len();
     let name = format!("{auth:?}");
     let source = Arc::new(source(bao, auth));
-    for _fetch in 0..2 {
+    for _ in 0..2 {
         if let Err(error) = fetch(&source).await {
-            panic!("{name}: {}", told(&error));
+            panic!("{name}: {}", full_text(&error));
         }
     }
     asked(bao, "auth/").len() - before
@@ -78,7 +78,7 @@ async fn wrapped(bao: &OpenBao) -> String {
     bao.api_wrapped("POST", path, json!({})).await.unwrap()
 }
 
-/// A serial number as certificates show it, of one as the audit log has it.
+/// A serial number in the form of certificates, from the decimal form of the audit log.
 fn hex(decimal: &str) -> String {
     let mut bytes = [0_u8; 20];
     for digit in decimal.bytes() {
@@ -90,7 +90,7 @@ fn hex(decimal: &str) -> String {
         }
     }
     let shown: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Leading zeroes are not part of it.
+    // Leading zeroes are not shown.
     let shown = shown.join(":");
     shown.trim_start_matches("00:").to_owned()
 }
@@ -113,7 +113,7 @@ async fn token_approle_and_userpass_log_in_from_text_and_files() {
     let token = bao.app_token().await.unwrap();
     let in_a_file = file(&folder, "token", &format!("{token}\n"));
     for auth in [Auth::token(&token), Auth::token(in_a_file)] {
-        assert_eq!(is_taken(bao, auth).await, 0);
+        assert_eq!(logins(bao, auth).await, 0);
     }
     let plain = secret_id(bao).await;
     let in_a_file = file(&folder, "secret-id", &format!("{plain}\n"));
@@ -127,21 +127,21 @@ async fn token_approle_and_userpass_log_in_from_text_and_files() {
         Auth::userpass("ann", "pass word"),
         Auth::userpass("ann", file(&folder, "password", "pass word\n")),
     ] {
-        assert_eq!(is_taken(bao, auth).await, 1);
+        assert_eq!(logins(bao, auth).await, 1);
     }
 
-    // Five wrong passwords lock the user for everybody.
+    // Five wrong passwords lock the user for every client.
     let wrong = Arc::new(source(bao, Auth::userpass("ann", "wrong")));
-    for _fetch in 0..8 {
+    for _ in 0..8 {
         let error = fetch(&wrong).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        assert!(told(&error).contains("invalid username or password"));
+        assert!(full_text(&error).contains("invalid username or password"));
     }
-    assert_eq!(is_taken(bao, Auth::userpass("ann", "pass word")).await, 1);
+    assert_eq!(logins(bao, Auth::userpass("ann", "pass word")).await, 1);
 }
 
 #[tokio::test]
-async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
+async fn wrapping_token_that_was_used_before_is_reported_as_an_interception() {
     let bao = &OpenBao::alone().await.unwrap();
     let token = wrapped(bao).await;
     let auth = Auth::approle_wrapped(&bao.approle().role_id, &token);
@@ -149,10 +149,10 @@ async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
 
     let second = Arc::new(source(bao, auth));
     let before = asked(bao, "sys/wrapping/").len();
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         let error = fetch(&second).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        let text = told(&error);
+        let text = full_text(&error);
         assert!(text.contains("was intercepted"), "{text}");
         assert!(text.contains("wrapping token is not valid"), "{text}");
         assert!(!text.contains(&token));
@@ -161,29 +161,29 @@ async fn wrapping_token_that_somebody_used_is_told_as_an_interception() {
 }
 
 #[tokio::test]
-async fn wrapping_token_that_somebody_else_made_is_never_unwrapped() {
+async fn wrapping_token_that_another_client_made_is_never_unwrapped() {
     let bao = &OpenBao::alone().await.unwrap();
     let role_id = &bao.approle().role_id;
-    // As whoever has intercepted the first one would do.
+    // As an attacker would do who has intercepted the first one.
     let what = json!({ "secret_id": secret_id(bao).await });
     let path = "sys/wrapping/wrap";
     let forged = bao.api_wrapped("POST", path, what).await.unwrap();
     let source_of = |token: &str| Arc::new(source(bao, Auth::approle_wrapped(role_id, token)));
     let second = source_of(&forged);
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         let error = fetch(&second).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        let text = told(&error);
+        let text = full_text(&error);
         assert!(text.contains(r#"made by "sys/wrapping/wrap""#), "{text}");
         assert!(!text.contains(&forged));
     }
     assert_eq!(asked(bao, "sys/wrapping/unwrap").len(), 0);
     assert_eq!(asked(bao, "auth/approle/login").len(), 0);
-    // It is still whole: the evidence is not destroyed.
+    // It is still valid: the evidence is not destroyed.
     let look = json!({ "token": forged });
     post(bao, "sys/wrapping/lookup", look).await;
 
-    // A token that was wrapped anew, as a deployment may do, keeps the path that made it.
+    // A token that was wrapped again, as a deployment may do, keeps the path that made it.
     let old = json!({ "token": wrapped(bao).await });
     let path = "sys/wrapping/rewrap";
     let anew = bao.api("POST", path, old).await.unwrap();
@@ -191,9 +191,9 @@ async fn wrapping_token_that_somebody_else_made_is_never_unwrapped() {
     fetch(&source_of(anew)).await.unwrap();
 }
 
-/// In a namespace, paths are relative to it, those that a wrapping token was made by included.
+/// In a namespace, paths are relative to it, including the path that made a wrapping token.
 #[tokio::test]
-async fn wrapped_secret_id_of_a_namespace_is_taken() {
+async fn wrapped_secret_id_of_a_namespace_is_accepted() {
     let bao = &OpenBao::alone().await.unwrap();
     post(bao, "sys/namespaces/team1", json!({})).await;
     let inside = |path: &str| format!("team1/{path}");
@@ -207,17 +207,18 @@ async fn wrapped_secret_id_of_a_namespace_is_taken() {
     let path = inside(&format!("{role}/secret-id"));
     let token = bao.api_wrapped("POST", &path, json!({})).await.unwrap();
     let auth = Auth::approle_wrapped(role_id.as_str().unwrap(), token);
-    let source = builder(bao, auth).namespace("team1").build().unwrap();
-    // It logs in; the namespace has no PKI for it to use.
+    let source = pki(bao, vault(bao, auth).namespace("team1"));
+    let source = source.build().unwrap();
+    // It logs in, but the namespace has no PKI engine.
     let error = fetch(&Arc::new(source)).await.unwrap_err();
     assert!(
-        told(&error).contains("the signing request"),
+        full_text(&error).contains("signing request failed with status"),
         "{}",
-        told(&error)
+        full_text(&error)
     );
 }
 
-/// OpenBao's own clock runs: a short lease, and the end of all its leases a second behind it.
+/// With OpenBao's own clock: a short lease, and a longest lease that is a second longer.
 #[tokio::test]
 async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -227,7 +228,7 @@ async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
     let auth = Auth::approle(&credential.role_id, &credential.secret_id);
     let source = Arc::new(source(bao, auth));
     fetch(&source).await.unwrap();
-    let upkeep = tokio::spawn({
+    let maintenance = tokio::spawn({
         let source = Arc::clone(&source);
         async move { source.changed().await }
     });
@@ -239,7 +240,7 @@ async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    upkeep.abort();
+    maintenance.abort();
     let granted = renewed["response"]["auth"]["token_ttl"].as_u64();
     assert!(granted.is_some_and(|ttl| ttl < 12), "{renewed}");
     fetch(&source).await.unwrap();
@@ -247,7 +248,7 @@ async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
 }
 
 #[tokio::test]
-async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
+async fn jwt_logs_in_and_another_one_in_its_file_is_used() {
     let bao = &OpenBao::alone().await.unwrap();
     let platform = Platform::new();
     enable(bao, "jwt").await;
@@ -260,25 +261,25 @@ async fn jwt_logs_in_and_the_next_one_in_its_file_is_used() {
     post(bao, "auth/jwt/role/app", role).await;
 
     let good = platform.token(json!({ "sub": "app", "aud": "vault" }));
-    assert_eq!(is_taken(bao, Auth::jwt("app", &good)).await, 1);
+    assert_eq!(logins(bao, Auth::jwt("app", &good)).await, 1);
 
     let folder = tempfile::tempdir().unwrap();
     let other = platform.token(json!({ "sub": "app", "aud": "elsewhere" }));
     let auth = Auth::jwt("app", file(&folder, "jwt", &other));
     let source = Arc::new(source(bao, auth));
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        assert!(!told(&error).contains(&other));
+        assert!(!full_text(&error).contains(&other));
     }
     file(&folder, "jwt", &good);
-    let noticed = tokio::time::timeout(Duration::from_secs(30), source.changed());
-    noticed.await.unwrap();
+    let found = tokio::time::timeout(Duration::from_secs(30), source.changed());
+    found.await.unwrap();
     fetch(&source).await.unwrap();
 }
 
 #[tokio::test]
-async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
+async fn kubernetes_logs_in_with_the_current_projected_token() {
     let bao = &OpenBao::alone().await.unwrap();
     let api = kubernetes(bao).await;
     let folder = tempfile::tempdir().unwrap();
@@ -308,7 +309,7 @@ async fn kubernetes_logs_in_with_the_projected_token_of_the_moment() {
 }
 
 #[tokio::test]
-async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
+async fn first_certificate_logs_in_and_then_the_live_one() {
     let bao = &OpenBao::alone().await.unwrap();
     enable(bao, "cert").await;
     let role = json!({
@@ -330,10 +331,10 @@ async fn certificate_logs_in_with_the_first_one_and_then_with_the_live_one() {
     );
     let live = LiveCert::start(source(bao, auth)).await.unwrap();
     let first = live.current().unwrap().serial().to_string();
-    // From now on nothing but the live certificate can log in.
+    // From now on only the live certificate can log in.
     folder.close().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !matches!(live.renew_now().await, Renewal::Newer(_)) {
+    while !matches!(live.renew().await, Ok(Renewed::Newer(_))) {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -1,36 +1,36 @@
-//! S9: the bad days of a real cluster of three nodes, with stored certificates and without.
+//! S9: faults of a real cluster of three nodes, with and without stored certificates.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
-use perennial::{CertState, LiveCert, Renewal};
+use perennial::{CertState, LiveCert, RenewError, Renewed};
 use perennial_testbed::{Elections, OpenBaoCluster};
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 use tokio::task::JoinHandle;
 
 /// Longer than any fault here may keep a renewal from succeeding.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(40);
 
 async fn live(cluster: &OpenBaoCluster, role: &str) -> LiveCert {
     let node = &cluster.nodes()[0];
     let approle = node.approle();
     let addresses = cluster.addresses();
-    let builder = VaultPki::builder(&addresses[0])
+    let vault = Vault::builder(&addresses[0])
         .address(&addresses[1])
         .address(&addresses[2])
         .ca_pem(node.ca_pem())
         .auth(Auth::approle(&approle.role_id, approle.secret_id.clone()))
-        .mount(node.mount())
-        .role(role)
-        .common_name("app")
-        .ttl(LIFE)
-        .request_timeout(Duration::from_secs(2));
-    LiveCert::start(builder.build().unwrap()).await.unwrap()
+        .request_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    let source = vault.pki(node.mount()).role(role).common_name("app");
+    let source = source.ttl(LIFETIME).build().unwrap();
+    LiveCert::start(source).await.unwrap()
 }
 
-/// Looks at it until it is aborted, and panics once it has expired.
+/// Watches the status until it is aborted, and panics if the certificate expires.
 fn never_expires(live: &LiveCert) -> JoinHandle<()> {
     let live = live.clone();
     tokio::spawn(async move {
@@ -44,7 +44,7 @@ fn never_expires(live: &LiveCert) -> JoinHandle<()> {
 
 async fn renewed(live: &LiveCert, despite: &str) {
     let renewing = async {
-        while !matches!(live.renew_now().await, Renewal::Newer(_)) {
+        while !matches!(live.renew().await, Ok(Renewed::Newer(_))) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -58,7 +58,7 @@ async fn both_renewed(unstored: &LiveCert, stored: &LiveCert, despite: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_certificate_expires_on_a_clusters_bad_day() {
+async fn no_certificate_expires_while_a_cluster_fails() {
     let cluster = OpenBaoCluster::start(Elections::Quick).await.unwrap();
     let nodes = cluster.nodes();
     let unstored = live(&cluster, nodes[0].client_role()).await;
@@ -85,7 +85,7 @@ async fn no_certificate_expires_on_a_clusters_bad_day() {
     nodes[leader].unseal().await.unwrap();
     both_renewed(&unstored, &stored, "a leader that was sealed and is back").await;
 
-    // One node is left: it issues what it need not write, and the rest waits for another.
+    // One node is left: it issues only certificates that it need not store.
     let leader = cluster.whole().await.unwrap();
     let lost = [leader, (leader + 1) % nodes.len()];
     for place in lost {
@@ -94,10 +94,12 @@ async fn no_certificate_expires_on_a_clusters_bad_day() {
     renewed(&unstored, "a lost quorum").await;
     let failed = async {
         loop {
-            match stored.renew_now().await {
-                Renewal::Failed(error) => break error,
-                Renewal::Limited => tokio::time::sleep(Duration::from_millis(50)).await,
-                other => panic!("stored without a quorum: {other:?}"),
+            match stored.renew().await {
+                Err(RenewError::Limited { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => break error,
+                Ok(renewed) => panic!("stored without a quorum: {renewed:?}"),
             }
         }
     };
@@ -112,6 +114,6 @@ async fn no_certificate_expires_on_a_clusters_bad_day() {
         assert!(!watch.is_finished(), "a certificate has expired");
         watch.abort();
     }
-    // By the servers' own count: the first ones, and one each for six occasions.
+    // As the servers count: the first certificates, and one of each for six occasions.
     assert!(cluster.issued().await.unwrap() >= 14);
 }

@@ -1,4 +1,4 @@
-//! The examples, run as a reader runs them, at a real OpenBao which says who logged in.
+//! The examples, run as a reader runs them, with a real OpenBao.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ use serde_json::json;
 use real::{enable, kubernetes, post};
 use signed::Platform;
 
-/// Runs one, and gives what it printed: the certificate that it got.
+/// Runs one, and returns its output: the certificate that it received.
 async fn run(bao: &OpenBao, ca: &Path, name: &str, arguments: &[&str]) -> String {
     let output = tokio::process::Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--locked", "-p", "perennial-vault"])
@@ -31,14 +31,14 @@ async fn run(bao: &OpenBao, ca: &Path, name: &str, arguments: &[&str]) -> String
         .output()
         .await
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {told}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test]
 #[ignore = "runs cargo: .ci/run examples"]
-async fn each_example_logs_in_and_gets_its_certificate() {
+async fn each_example_logs_in_and_receives_a_certificate() {
     let bao = &OpenBao::alone().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -71,7 +71,7 @@ async fn each_example_logs_in_and_gets_its_certificate() {
     post(bao, "auth/cert/certs/app", role).await;
     let issue = format!("{}/issue/{}", bao.mount(), bao.client_role());
     let ask = json!({ "common_name": "app-1", "format": "pem_bundle" });
-    // Key and chain in one text: it serves as both files.
+    // Key and chain in one file, which is used as both.
     let issued = post(bao, &issue, ask).await;
     let pair = file("pair", issued["data"]["certificate"].as_str().unwrap());
 

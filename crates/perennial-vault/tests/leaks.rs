@@ -1,6 +1,6 @@
-//! H1 at a real OpenBao: each secret that a login sends or brings is looked for wherever words go.
+//! H1 at a real OpenBao: no secret of a login appears in any log, error, metric or `Debug`.
 //!
-//! In a process of its own: the log of a process can be taken only once.
+//! In a process of its own, since a process has one log.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -32,8 +32,8 @@ use perennial_vault::{Auth, Secret, VaultPkiBuilder};
 use serde_json::json;
 
 use log::{KEY_BEGINS, capture, quoted};
-use once::{fetch, told};
-use real::{builder, enable, kubernetes, post};
+use once::{fetch, full_text};
+use real::{enable, kubernetes, pki, post, vault};
 use signed::Platform;
 
 const PASSWORD: &str = "the-password-of-ann";
@@ -47,7 +47,7 @@ fn within(pem: &str) -> String {
     key.lines().nth(2).unwrap().to_owned()
 }
 
-/// Whether a word looks as OpenBao's tokens do: those of logins are known to nobody but `VaultPki`.
+/// Whether a word looks like OpenBao's tokens: the test does not know those of logins.
 fn is_token(word: &str) -> bool {
     let tail = ["s.", "b."].iter().find_map(|kind| word.strip_prefix(kind));
     tail.is_some_and(|tail| tail.len() >= 20 && tail.chars().all(|c| c.is_ascii_alphanumeric()))
@@ -58,30 +58,30 @@ fn tokens(text: &str) -> Option<&str> {
         .find(|word| is_token(word))
 }
 
-/// Gets a certificate, renews it, keeps it in a file, revokes both, and tells all that a program can ask.
+/// Gets, renews, saves and revokes a certificate, and returns all text that a program can get.
 async fn live(builder: VaultPkiBuilder, saved: PathBuf) -> String {
-    let mut told = format!("{builder:?} ");
+    let mut text = format!("{builder:?} ");
     let source = builder.revoke_superseded().build().unwrap();
     let revocations = source.revocations().unwrap();
-    told += &format!("{source:?} {revocations:?} ");
+    text += &format!("{source:?} {revocations:?} ");
     let live = LiveCert::start(source.saved_at(saved)).await.unwrap();
-    told += &format!("{live:?} ");
+    text += &format!("{live:?} ");
     let renewed = async {
         while live.status().generation < Some(2) {
-            told += &format!("{:?} ", live.renew_now().await);
+            text += &format!("{:?} ", live.renew().await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let in_time = tokio::time::timeout(Duration::from_secs(30), renewed);
     in_time.await.unwrap();
-    told += &format!("{:?} {:?}", live.status(), live.current());
+    text += &format!("{:?} {:?}", live.status(), live.current());
     live.shutdown(SOON).await.unwrap();
     revocations.finish(SOON).await.unwrap();
-    told
+    text
 }
 
 #[tokio::test]
-async fn no_secret_of_any_login_is_left_behind() {
+async fn no_secret_of_any_login_appears_anywhere() {
     let log = capture();
     let metrics = DebuggingRecorder::new();
     let snapshotter = metrics.snapshotter();
@@ -139,7 +139,7 @@ async fn no_secret_of_any_login_is_left_behind() {
     let projected = platform.projected(1);
     let token_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token_file.path(), &projected).unwrap();
-    let with = |auth| builder(bao, auth);
+    let with = |auth| pki(bao, vault(bao, auth));
     let approle = || with(Auth::approle(role_id, secret_id));
     let good = [
         with(Auth::token(&token)),
@@ -149,7 +149,7 @@ async fn no_secret_of_any_login_is_left_behind() {
         with(Auth::kubernetes_at("app", token_file.path())),
         with(Auth::userpass("ann", PASSWORD)),
         with(Auth::tls_certificate("app", &pair, &pair)),
-        // Keys that OpenBao makes.
+        // Keys that OpenBao generates.
         approle().issue(),
         approle().issue().role("rsa"),
     ];
@@ -163,7 +163,7 @@ async fn no_secret_of_any_login_is_left_behind() {
         Auth::jwt("app", &other_jwt),
         Auth::jwt("app", WRONG),
         Auth::userpass("ann", WRONG),
-        Auth::tls_certificate("nobody", &pair, &pair),
+        Auth::tls_certificate("unknown", &pair, &pair),
         Auth::tls_certificate("app", WRONG, WRONG),
         Auth::token(Secret::file("/nonexistent")),
     ];
@@ -177,19 +177,19 @@ async fn no_secret_of_any_login_is_left_behind() {
             (path.clone(), tokio::spawn(live(builder, path)))
         })
         .collect();
-    for (path, told) in running {
-        words += &told.await.unwrap();
+    for (path, text) in running {
+        words += &text.await.unwrap();
         secrets.push(within(&std::fs::read_to_string(&path).unwrap()));
         saved.push(path);
     }
     for auth in bad {
-        let source = builder(bao, auth).build().unwrap();
-        let error = fetch(&Arc::new(source)).await.unwrap_err();
-        words += &told(&error);
+        let source = Arc::new(with(auth).build().unwrap());
+        let error = fetch(&source).await.unwrap_err();
+        words += &full_text(&error);
     }
     words += &format!("{:?}", snapshotter.snapshot().into_vec());
 
-    // What was opted for is there, and nothing beside it.
+    // Only the saved certificates are there.
     let mut left: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -199,7 +199,7 @@ async fn no_secret_of_any_login_is_left_behind() {
 
     let log = log.text();
     let file = |name| std::fs::read_to_string(bao.folder().join(name)).unwrap();
-    // OpenBao's audit log has bodies as digests, and all else in plain: paths above all.
+    // OpenBao's audit log has bodies as digests, and everything else, such as paths, in plain text.
     let (audit, servers) = (file("audit.log"), bao.log());
     let known = [
         &token, secret_id, &jwt, &other_jwt, &projected, &wrapping, &forged,
@@ -215,7 +215,7 @@ async fn no_secret_of_any_login_is_left_behind() {
             assert_eq!(quoted(text, begin), None);
         }
     }
-    // Else they would be no witnesses.
+    // Otherwise the checks would prove nothing.
     assert!(tokens(&token).is_some() && tokens(&wrapping).is_some());
     assert!(log.contains("logged in to vault") && log.contains("hyper_util"));
     assert!(words.contains("invalid role or secret ID") && words.contains("was intercepted"));

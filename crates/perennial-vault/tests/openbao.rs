@@ -1,4 +1,4 @@
-//! `VaultPki` on a real OpenBao, which is also the witness: its audit log counts.
+//! `VaultPki` with a real OpenBao, whose audit log counts requests.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,30 +18,34 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{CertMaterial, LiveCert, Renewal, SourceError, SourceErrorKind};
+use perennial::{CertMaterial, LiveCert, RenewError, Renewed, SourceError, SourceErrorKind};
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, VaultPkiBuilder};
+use perennial_vault::{Auth, VaultBuilder, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use once::{fetch, told};
+use once::{fetch, full_text};
 
-fn approle(bao: &OpenBao) -> VaultPkiBuilder {
+fn vault(bao: &OpenBao) -> VaultBuilder {
     let credential = bao.approle();
     let auth = Auth::approle(&credential.role_id, &credential.secret_id);
-    real::builder(bao, auth)
+    real::vault(bao, auth)
+}
+
+fn approle(bao: &OpenBao) -> VaultPkiBuilder {
+    real::pki(bao, vault(bao))
 }
 
 async fn once(builder: VaultPkiBuilder) -> Result<CertMaterial, SourceError> {
     fetch(&Arc::new(builder.build().unwrap())).await
 }
 
-/// Renews until `wanted`, past the rate limit; the deadline is far beyond any backoff here.
-async fn renew_until(live: &LiveCert, wanted: impl Fn(&Renewal) -> bool) -> Renewal {
+/// Renews until it is not rate-limited; the deadline is far longer than any back-off here.
+async fn renew(live: &LiveCert) -> Result<Renewed, RenewError> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let outcome = live.renew_now().await;
-        if wanted(&outcome) {
+        let outcome = live.renew().await;
+        if !matches!(outcome, Err(RenewError::Limited { .. })) {
             return outcome;
         }
         assert!(Instant::now() < deadline, "still {outcome:?}");
@@ -49,7 +53,7 @@ async fn renew_until(live: &LiveCert, wanted: impl Fn(&Renewal) -> bool) -> Rene
     }
 }
 
-/// The logins that OpenBao was asked for, refused ones included.
+/// The logins that OpenBao received, including refused ones.
 fn logins_asked(bao: &OpenBao) -> usize {
     let log = std::fs::read_to_string(bao.folder().join("audit.log")).unwrap();
     log.lines()
@@ -60,10 +64,11 @@ fn logins_asked(bao: &OpenBao) -> usize {
 }
 
 #[tokio::test]
-async fn approle_and_token_both_give_a_certificate_that_is_published() {
+async fn approle_and_token_both_lead_to_a_published_certificate() {
     let bao = &OpenBao::alone().await.unwrap();
     let token = Auth::token(format!("{}\n", bao.app_token().await.unwrap()));
-    for builder in [approle(bao), real::builder(bao, token).common_name("app-2")] {
+    let with_token = real::pki(bao, real::vault(bao, token));
+    for builder in [approle(bao), with_token.common_name("app-2")] {
         let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
         let snapshot = live.current().unwrap();
         let name = snapshot.names().common_name.clone().unwrap();
@@ -76,7 +81,7 @@ async fn approle_and_token_both_give_a_certificate_that_is_published() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart_and_kept_in_openbaos_own_words() {
+async fn refusals_are_distinguished_and_keep_openbaos_own_words() {
     let bao = &OpenBao::alone().await.unwrap();
     let rows = [
         (
@@ -93,19 +98,30 @@ async fn refusals_are_told_apart_and_kept_in_openbaos_own_words() {
             "1 error occurred: * permission denied",
         ),
         (
-            approle(bao).mount("nope"),
+            real::pki_at(bao, vault(bao), "nope"),
             "1 error occurred: * permission denied",
         ),
-        (approle(bao).namespace("nope"), "namespace not found"),
         (
-            approle(bao).auth(Auth::token("s.nope")),
-            "status 403: permission denied",
+            real::pki(bao, vault(bao).namespace("nope")),
+            "namespace not found",
+        ),
+        (
+            real::pki(bao, vault(bao).auth(Auth::token("s.nope"))),
+            "failed with status 403 at pki_int/sign/",
+        ),
+        (
+            real::pki(bao, vault(bao).auth(Auth::token("s.nope"))),
+            ": permission denied (the token has expired",
         ),
     ];
     for (builder, words) in rows {
         let error = once(builder).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied, "{words}");
-        assert!(told(&error).contains(words), "{words}: {}", told(&error));
+        assert!(
+            full_text(&error).contains(words),
+            "{words}: {}",
+            full_text(&error)
+        );
     }
     assert_eq!(bao.issued().await.unwrap(), 0);
 }
@@ -125,8 +141,8 @@ async fn revoked_token_costs_one_login_and_one_certificate() {
     bao.api("PUT", revoke, json!({ "sync": true }))
         .await
         .unwrap();
-    let outcome = renew_until(&live, |o| !matches!(o, Renewal::Limited)).await;
-    assert!(matches!(outcome, Renewal::Newer(_)), "{outcome:?}");
+    let outcome = renew(&live).await;
+    assert!(matches!(outcome, Ok(Renewed::Newer(_))), "{outcome:?}");
     assert_eq!(
         (bao.issued().await.unwrap(), bao.logins().await.unwrap()),
         (2, 2)
@@ -134,10 +150,10 @@ async fn revoked_token_costs_one_login_and_one_certificate() {
 }
 
 #[tokio::test]
-async fn sealed_hung_and_stopped_servers_are_waited_for() {
+async fn sealed_hung_and_stopped_servers_are_transient_failures() {
     let bao = &OpenBao::alone().await.unwrap();
-    let quick = approle(bao).request_timeout(Duration::from_millis(500));
-    let source = Arc::new(quick.build().unwrap());
+    let quick = vault(bao).request_timeout(Duration::from_millis(500));
+    let source = Arc::new(real::pki(bao, quick).build().unwrap());
     let words = async |words: &str| {
         // A signal may take a moment to stop every thread of the server.
         let failed = async {
@@ -150,42 +166,43 @@ async fn sealed_hung_and_stopped_servers_are_waited_for() {
         let error = tokio::time::timeout(Duration::from_secs(30), failed)
             .await
             .unwrap();
-        assert!(error.is_transient(), "{}", told(&error));
-        assert!(told(&error).contains(words), "{}", told(&error));
+        assert!(error.is_transient(), "{}", full_text(&error));
+        assert!(full_text(&error).contains(words), "{}", full_text(&error));
     };
     fetch(&source).await.unwrap();
 
     bao.seal().await.unwrap();
-    words("status 503: Vault is sealed (unseal it").await;
+    words("failed with status 503 at pki_int/sign/").await;
+    words(": Vault is sealed (unseal vault").await;
     bao.unseal().await.unwrap();
     fetch(&source).await.unwrap();
 
     bao.pause().unwrap();
-    words("did not answer the signing request within 500ms").await;
+    words("signing request timed out after 500ms").await;
     bao.resume().unwrap();
     fetch(&source).await.unwrap();
 
     bao.stop().await.unwrap();
-    words("could not be reached").await;
+    words("no connection to vault at").await;
     bao.start_again().await.unwrap();
     fetch(&source).await.unwrap();
-    // The token outlived all of it.
+    // The token has survived all faults.
     assert_eq!(bao.logins().await.unwrap(), 1);
 }
 
 #[tokio::test]
-async fn certificate_is_renewed_by_itself_once_the_server_is_back() {
+async fn certificate_is_renewed_automatically_once_the_server_is_back() {
     let bao = &OpenBao::alone().await.unwrap();
     let live = LiveCert::start(approle(bao).build().unwrap())
         .await
         .unwrap();
     bao.stop().await.unwrap();
-    let outcome = renew_until(&live, |o| !matches!(o, Renewal::Limited)).await;
-    assert!(matches!(outcome, Renewal::Failed(_)), "{outcome:?}");
+    let outcome = renew(&live).await;
+    assert!(matches!(outcome, Err(RenewError::Source(_))), "{outcome:?}");
     live.current().unwrap();
 
     bao.start_again().await.unwrap();
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     let next = async { while rotations.next().await.unwrap().generation() < 2 {} };
     tokio::time::timeout(Duration::from_secs(60), next)
         .await
@@ -193,18 +210,18 @@ async fn certificate_is_renewed_by_itself_once_the_server_is_back() {
 }
 
 #[tokio::test]
-async fn wrong_secret_is_sent_once_and_locks_nobody_out() {
+async fn wrong_secret_is_sent_once_and_does_not_lock_the_role() {
     let bao = &OpenBao::alone().await.unwrap();
     let wrong = Auth::approle(&bao.approle().role_id, "a-wrong-secret");
-    let source = Arc::new(real::builder(bao, wrong).build().unwrap());
+    let source = Arc::new(real::pki(bao, real::vault(bao, wrong)).build().unwrap());
     // More often than it takes to lock the role.
-    for _fetch in 0..8 {
+    for _ in 0..8 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
         assert!(
-            told(&error).contains("invalid role or secret ID"),
+            full_text(&error).contains("invalid role or secret ID"),
             "{}",
-            told(&error)
+            full_text(&error)
         );
     }
     assert_eq!(logins_asked(bao), 1);
@@ -214,8 +231,8 @@ async fn wrong_secret_is_sent_once_and_locks_nobody_out() {
 #[tokio::test]
 async fn quota_is_transient_and_its_retry_after_is_kept() {
     let bao = &OpenBao::alone().await.unwrap();
-    let tell = json!({ "enable_rate_limit_response_headers": true });
-    bao.api("POST", "sys/quotas/config", tell).await.unwrap();
+    let headers = json!({ "enable_rate_limit_response_headers": true });
+    bao.api("POST", "sys/quotas/config", headers).await.unwrap();
     let quota = json!({ "path": bao.mount(), "rate": 1, "interval": "60s" });
     bao.api("POST", "sys/quotas/rate-limit/pki", quota)
         .await
@@ -225,9 +242,9 @@ async fn quota_is_transient_and_its_retry_after_is_kept() {
     let error = fetch(&source).await.unwrap_err();
     assert!(error.is_transient());
     assert!(
-        told(&error).contains("rate limit quota exceeded"),
+        full_text(&error).contains("rate limit quota exceeded"),
         "{}",
-        told(&error)
+        full_text(&error)
     );
     let wait = error.requested_wait().unwrap();
     assert!(

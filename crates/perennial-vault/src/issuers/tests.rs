@@ -32,9 +32,19 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
     }
 }
 
-fn above_leaf(issuers: &[&Ca]) -> Arc<AboveLeaf> {
-    let texts: Vec<String> = issuers.iter().map(|ca| ca.pem()).collect();
-    Arc::new(AboveLeaf::read(&texts).expect("they are read"))
+fn with_root(root: &Ca) -> CertRoots {
+    let roots = vec![root.der().clone()];
+    CertRoots {
+        own: roots.clone(),
+        delivered: roots,
+    }
+}
+
+fn mangled(issuer: Issuer) -> Issuer {
+    Issuer {
+        ca_chain: Some(vec!["-----BEGIN CERTIFICATE-----\n!".to_owned()]),
+        ..issuer
+    }
 }
 
 #[test]
@@ -69,61 +79,50 @@ fn only_issuers_that_may_issue_lead_to_roots() {
             vec![good.clone(), with(|i| i.key_id.clear())],
             vec![a.clone()],
         ),
-        // Nobody knows its root.
+        // Its root is unknown.
         (vec![good, with(|i| i.ca_chain = None)], vec![a]),
     ];
     for (row, (issuers, expected)) in table.into_iter().enumerate() {
         let roots = roots_of(&issuers).expect("they are read");
         assert_eq!(roots, expected, "row {row}");
     }
-    let mangled = with(|i| i.ca_chain = Some(vec!["-----BEGIN CERTIFICATE-----\n!".to_owned()]));
-    roots_of(&[mangled]).expect_err("a reading with anything unreadable in it counts for nothing");
+    roots_of(&[mangled(other)]).expect_err("one unreadable issuer invalidates the whole reading");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_empty_or_unreadable_replaces_a_set_of_roots() {
+async fn empty_or_unreadable_answers_replace_no_roots() {
     let (a, b) = (root("root A"), root("root B"));
     let (of_a, of_b) = (intermediate("A", &a), intermediate("B", &b));
-    let last = || Last {
-        chain: vec![of_a.der().clone(), of_a.der().clone(), a.der().clone()],
-        above_leaf: above_leaf(&[&of_a, &a]),
-        key: Zeroizing::new(PrivateKeyDer::Pkcs8(of_a.key().serialize_der().into())),
-        roots: vec![a.der().clone()],
-        warnings: Vec::new(),
-        guard: None,
+    let issuers = Issuers::default();
+    issuers.published(Some(with_root(&a)));
+    let note = |reading| issuers.state().note(reading, "pki");
+    let other_roots = || issuers.state().other_roots();
+    let refused = || Failure::unusable(Problem::Unusable(Operation::ReadIssuers, "it is mangled"));
+    let unreadable = || {
+        let of_b = mangled(issuer(&of_b, &b));
+        [Ok(vec![]), Err(refused()), Ok(vec![of_b])]
     };
-    let mut state = State {
-        last: Some(last()),
-        ..State::default()
-    };
-    let refused = || {
-        Failure::unusable(VaultError::Unusable {
-            step: Step::ReadIssuers,
-            problem: "it is mangled",
-        })
-    };
-    let mangled = Issuer {
-        certificate: String::new(),
-        ca_chain: Some(vec!["-----BEGIN CERTIFICATE-----\n!".to_owned()]),
-        ..issuer(&of_b, &b)
-    };
-    for reading in [Ok(vec![]), Err(refused()), Ok(vec![mangled.clone()])] {
-        state.note(reading, "pki");
-        assert_eq!(state.other_roots(), None);
+    for reading in unreadable() {
+        note(reading);
+        assert_eq!(other_roots(), None);
     }
-    state.note(Ok(vec![issuer(&of_a, &a), issuer(&of_b, &b)]), "pki");
+    note(Ok(vec![issuer(&of_a, &a), issuer(&of_b, &b)]));
     let both = vec![a.der().clone(), b.der().clone()];
-    assert_eq!(state.other_roots(), Some(both.clone()));
-    for reading in [Ok(vec![]), Err(refused()), Ok(vec![mangled])] {
-        state.note(reading, "pki");
-        assert_eq!(state.other_roots(), Some(both.clone()));
+    assert_eq!(other_roots(), Some(both.clone()));
+    for reading in unreadable() {
+        note(reading);
+        assert_eq!(other_roots(), Some(both.clone()));
     }
-    // The root of the leaf in use stays even where its issuer may issue no more.
-    state.note(Ok(vec![issuer(&of_b, &b)]), "pki");
-    assert_eq!(state.other_roots(), Some(both));
-    // What was delivered is not delivered again.
-    state.note(Ok(vec![issuer(&of_a, &a)]), "pki");
-    assert_eq!(state.other_roots(), None);
+    // The root of the leaf in use is kept even where its issuer may not issue any more.
+    note(Ok(vec![issuer(&of_b, &b)]));
+    assert_eq!(other_roots(), Some(both.clone()));
+    // Roots that are in use are not delivered again.
+    note(Ok(vec![issuer(&of_a, &a)]));
+    assert_eq!(other_roots(), None);
+    // And other roots only once.
+    note(Ok(vec![issuer(&of_a, &a), issuer(&of_b, &b)]));
+    assert_eq!(issuers.take_other_roots(), Some(both));
+    assert_eq!(issuers.take_other_roots(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,12 +130,7 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
     let a = root("root A");
     let of_a = intermediate("A", &a);
     let issuers = Issuers::default();
-    let deliver = || {
-        let key = PrivateKeyDer::Pkcs8(of_a.key().serialize_der().into());
-        let (chain, roots) = (vec![of_a.der().clone()], vec![a.der().clone()]);
-        let material = CertMaterial::from_der(chain, key.clone_key(), roots).expect("material");
-        issuers.delivered(&material, &key, above_leaf(&[&a]), None);
-    };
+    let publish = || issuers.published(Some(with_root(&a)));
     let read = || {
         let mut state = issuers.state();
         state.tried = Some(Instant::now());
@@ -146,22 +140,22 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
         let next = issuers.state().next_reading()?;
         Some(next.saturating_duration_since(Instant::now()).as_secs())
     };
-    assert_eq!(in_seconds(), None, "nothing is delivered yet");
-    deliver();
+    assert_eq!(in_seconds(), None, "no certificate is in use yet");
+    publish();
     assert_eq!(in_seconds(), Some(0));
     read();
     assert_eq!(in_seconds(), Some(600));
-    // Renewals that storm bring no storm of readings.
-    deliver();
+    // Frequent renewals do not cause frequent readings.
+    publish();
     assert_eq!(in_seconds(), Some(1));
     tokio::time::advance(Duration::from_secs(40)).await;
     assert_eq!(in_seconds(), Some(0));
     read();
     assert_eq!(in_seconds(), Some(600));
-    issuers.asking();
+    issuers.published(None);
     assert_eq!(
         in_seconds(),
         None,
-        "a fetch that has not delivered comes first"
+        "a certificate of another source is in use"
     );
 }

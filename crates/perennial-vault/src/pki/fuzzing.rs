@@ -1,9 +1,6 @@
-//! The way to what reads a reply, for the fuzz target; with tests, so that it stays whole.
+//! Gives the fuzz target access to what reads a reply; with a test, so that it keeps compiling.
 
-#![expect(
-    clippy::expect_used,
-    reason = "a target that cannot be set up has failed"
-)]
+#![expect(clippy::expect_used, reason = "a fuzz target fails by panicking")]
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use perennial::with_causes;
@@ -12,29 +9,25 @@ use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::auth::granted;
 use crate::issuers;
+use crate::login::{Auth, CredentialId, granted};
 
-/// Reads replies as a source does that asked for `app` with the DNS name `app.test`.
+/// Reads replies as a source does that requested `app` with the DNS name `app.test`.
 pub struct Reader {
     source: VaultPki,
     key: NewKey,
 }
 
 impl Reader {
-    /// One whose signing requests were made with this key (PEM).
+    /// A source whose signing requests were made with this key (PEM).
     pub fn new(key: &str) -> Self {
-        let source = VaultPki::builder("http://localhost")
-            .auth(crate::Auth::token("unused"))
-            .mount("pki")
-            .role("app")
-            .common_name("app")
-            .dns_name("app.test")
-            .ttl(Duration::from_secs(3_600))
-            .build();
+        let vault = Vault::builder("http://localhost").auth(Auth::token("unused"));
+        let vault = vault.build().expect("nothing is missing");
+        let source = vault.pki("pki").role("app").common_name("app");
+        let source = source.dns_name("app.test").ttl(Duration::from_secs(3_600));
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
         Self {
-            source: source.expect("nothing is missing"),
+            source: source.build().expect("nothing is missing"),
             key: NewKey {
                 key: key.expect("a key in PEM").into(),
                 request: String::new(),
@@ -42,10 +35,10 @@ impl Reader {
         }
     }
 
-    /// Reads one reply as the answer to each thing that is asked.
+    /// Reads one reply as the answer to each operation.
     ///
     /// # Panics
-    /// That is what is looked for; and if what is told of it is not one line of bounded length.
+    /// On a bug, or if an error's text is not one line of bounded length.
     pub fn read(&self, status: u16, date: &[u8], retry_after: &[u8], body: &[u8]) {
         let Ok(status) = StatusCode::from_u16(status) else {
             return;
@@ -55,36 +48,37 @@ impl Reader {
             .into_iter()
             .filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(value).ok()?)))
             .collect();
-        for step in [
-            Step::Sign,
-            Step::Issue,
-            Step::Login,
-            Step::RenewToken,
-            Step::LookUpWrapping,
-            Step::Unwrap,
-            Step::ReadIssuers,
-            Step::Revoke,
+        for operation in [
+            Operation::Sign,
+            Operation::Issue,
+            Operation::Login,
+            Operation::RenewToken,
+            Operation::LookUpWrapping,
+            Operation::Unwrap,
+            Operation::ReadIssuers,
+            Operation::Revoke,
         ] {
             let body = Zeroizing::new(body.to_vec());
-            let reply = Reply::of(step, "pki/sign/app", status, headers.clone(), body);
-            if let Err(failure) = reply.and_then(|reply| self.take(step, &reply)) {
-                told(failure);
+            let reply = Reply::of(operation, "pki/sign/app", status, headers.clone(), body);
+            if let Err(failure) = reply.and_then(|reply| self.take(operation, &reply)) {
+                check_text(failure);
             }
         }
     }
 
-    fn take(&self, step: Step, reply: &Reply) -> Result<(), Failure> {
+    fn take(&self, operation: Operation, reply: &Reply) -> Result<(), Failure> {
         let ttl = self.source.request.ttl;
-        match step {
-            Step::Sign => drop(self.source.material(Some(&self.key), reply, ttl, None)?),
-            Step::Issue => drop(self.source.material(None, reply, ttl, None)?),
-            Step::Login | Step::RenewToken => {
-                let made_of = Fingerprint::of([b"fuzz".as_slice()]);
-                let token = Token::of(granted(step, reply)?, made_of);
-                let _never = token.renewal_due();
+        match operation {
+            Operation::Sign => drop(self.source.material(Some(&self.key), reply, ttl, None)?),
+            Operation::Issue => drop(self.source.material(None, reply, ttl, None)?),
+            Operation::Login | Operation::RenewToken => {
+                let id = CredentialId::of([b"fuzz".as_slice()]);
+                let token = Token::of(granted(operation, reply)?, id);
+                // Only a panic matters.
+                let _ = token.renewal_due();
             }
-            Step::ReadIssuers => issuers::of_one(reply)?,
-            Step::LookUpWrapping | Step::Unwrap | Step::Revoke => {}
+            Operation::ReadIssuers => issuers::read_reply(reply)?,
+            Operation::LookUpWrapping | Operation::Unwrap | Operation::Revoke => {}
         }
         Ok(())
     }
@@ -96,11 +90,12 @@ impl fmt::Debug for Reader {
     }
 }
 
-fn told(failure: Failure) {
-    if let Verdict::BeyondCa { ends, .. } = failure.verdict {
-        let _warning = ends_first(ends);
+fn check_text(failure: Failure) {
+    if let Verdict::BeyondCa { expires, .. } = failure.verdict {
+        // Only a panic matters.
+        let _ = shortened(expires);
     }
-    let line = failure.cause.to_string();
+    let line = failure.problem.to_string();
     assert!(!line.contains(char::is_control), "{line:?}");
     let whole = with_causes(&SourceError::from(failure)).to_string();
     assert!(whole.len() < 10_000, "{} bytes", whole.len());
@@ -111,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_that_are_none_are_told_in_bounded_lines() {
+    fn unusable_replies_become_errors_of_bounded_length() {
         let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
         let reader = Reader::new(&key);
         let long = "x\n".repeat(9_000);

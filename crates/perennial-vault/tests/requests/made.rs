@@ -1,4 +1,4 @@
-//! Keys, names and lives, as asked for and as got.
+//! Keys, names and lifetimes, as requested and as received.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::once::fetch;
-use crate::{asking, bao, role};
+use crate::{bao, role, source_at, source_with};
 
 /// Type and size of the leaf's key, and the key.
 fn public_key(material: &CertMaterial) -> (String, Vec<u8>) {
@@ -39,7 +39,7 @@ async fn every_key_type_is_signed_with_a_new_key_each_time() {
     for (key_type, role_type, bits, expected) in table {
         let fields = json!({ "key_type": role_type, "key_bits": bits });
         role(bao, "keys", fields).await;
-        let builder = asking(bao, "keys").await.key_type(key_type);
+        let builder = source_with(bao, "keys").await.key_type(key_type);
         let source = Arc::new(builder.build().unwrap());
         let material = fetch(&source).await.unwrap();
         let (kind, key) = public_key(&material);
@@ -49,13 +49,13 @@ async fn every_key_type_is_signed_with_a_new_key_each_time() {
             let next = fetch(&source).await.unwrap();
             assert_ne!(key, public_key(&next).1, "{key_type:?}");
         }
-        // The core finds that key and certificate belong together, and rustls can use them.
+        // The core checks that key and certificate match, and that rustls can use them.
         drop(LiveCert::fixed(material).unwrap());
     }
 }
 
 #[tokio::test]
-async fn issue_brings_a_key_of_the_roles_type() {
+async fn issued_key_has_the_roles_type() {
     let bao = bao().await;
     let table = [
         ("ec", 256, "ec 256"),
@@ -65,7 +65,7 @@ async fn issue_brings_a_key_of_the_roles_type() {
     for (key_type, bits, expected) in table {
         let fields = json!({ "key_type": key_type, "key_bits": bits });
         role(bao, "issued-keys", fields).await;
-        let builder = asking(bao, "issued-keys").await.issue();
+        let builder = source_with(bao, "issued-keys").await.issue();
         let source = Arc::new(builder.build().unwrap());
         let material = fetch(&source).await.unwrap();
         assert_eq!(public_key(&material).0, expected);
@@ -74,11 +74,11 @@ async fn issue_brings_a_key_of_the_roles_type() {
 }
 
 #[tokio::test]
-async fn all_kinds_of_names_come_back_from_sign_and_issue_by_a_chosen_issuer() {
+async fn sign_and_issue_by_a_chosen_issuer_return_all_kinds_of_names() {
     let bao = bao().await;
     role(bao, "names", json!({})).await;
     for issue in [false, true] {
-        let mut builder = asking(bao, "names")
+        let mut builder = source_with(bao, "names")
             .await
             .issuer("default")
             .dns_name("a.example")
@@ -104,10 +104,12 @@ async fn all_kinds_of_names_come_back_from_sign_and_issue_by_a_chosen_issuer() {
 }
 
 #[tokio::test]
-async fn shortened_life_reaches_the_status() {
+async fn shortened_lifetime_is_a_warning_in_the_status() {
     let bao = bao().await;
     role(bao, "short", json!({})).await;
-    let builder = asking(bao, "short").await.ttl(Duration::from_secs(90_000));
+    let builder = source_with(bao, "short")
+        .await
+        .ttl(Duration::from_secs(90_000));
     let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
     let warnings = live.status().warnings;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -116,7 +118,7 @@ async fn shortened_life_reaches_the_status() {
 }
 
 #[tokio::test]
-async fn ca_near_its_end_gives_what_is_left_and_that_is_told() {
+async fn ca_that_is_about_to_expire_issues_a_shorter_certificate_with_a_warning() {
     let bao = bao().await;
     let mount = json!({ "type": "pki" });
     bao.api("POST", "sys/mounts/ending", mount).await.unwrap();
@@ -126,9 +128,9 @@ async fn ca_near_its_end_gives_what_is_left_and_that_is_told() {
         .unwrap();
     let role = json!({ "key_type": "ec", "allow_any_name": true, "ttl": "1h" });
     bao.api("POST", "ending/roles/app", role).await.unwrap();
-    // The role's own `ttl` is too long, and so is one that is asked for.
+    // Both the role's own `ttl` and the requested one are too long.
     for ttl in [None, Some(Duration::from_secs(3_600))] {
-        let mut builder = asking(bao, "app").await.mount("ending");
+        let mut builder = source_at(bao, "ending", "app").await;
         if let Some(ttl) = ttl {
             builder = builder.ttl(ttl);
         }
@@ -139,10 +141,10 @@ async fn ca_near_its_end_gives_what_is_left_and_that_is_told() {
             "{warnings:?}"
         );
         let snapshot = live.current().unwrap();
-        let life = snapshot
+        let lifetime = snapshot
             .not_after()
             .duration_since(snapshot.obtained_at())
             .unwrap();
-        assert!(life > Duration::from_secs(500), "{life:?}");
+        assert!(lifetime > Duration::from_secs(500), "{lifetime:?}");
     }
 }

@@ -18,20 +18,20 @@ mod wrong;
 use std::sync::Arc;
 
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, Vault, VaultBuilder, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use once::fetch;
 
-/// One for all: each test has roles, mounts and tokens of its own.
+/// One server for all tests, each of which has its own roles, mounts and tokens.
 async fn bao() -> &'static OpenBao {
     static SHARED: OnceCell<OpenBao> = OnceCell::const_new();
     let start = || async { OpenBao::alone().await.unwrap() };
     SHARED.get_or_init(start).await
 }
 
-/// A role that allows every name, with these fields over it.
+/// A role that allows every name, with these fields added or replaced.
 async fn role(bao: &OpenBao, name: &str, fields: Value) {
     let mut role = json!({
         "key_type": "ec", "allow_any_name": true, "enforce_hostnames": false,
@@ -51,16 +51,27 @@ async fn token(bao: &OpenBao, policy: &str) -> String {
     reply["auth"]["client_token"].as_str().unwrap().to_owned()
 }
 
-async fn asking(bao: &OpenBao, role: &str) -> VaultPkiBuilder {
-    VaultPki::builder(bao.address())
+/// With a token that may do everything.
+async fn vault(bao: &OpenBao) -> VaultBuilder {
+    Vault::builder(bao.address())
         .ca_pem(bao.ca_pem())
         .auth(Auth::token(token(bao, "root").await))
-        .mount(bao.mount())
-        .role(role)
-        .common_name("app")
 }
 
-async fn told_in_one_line(builder: VaultPkiBuilder, words: &[&str]) {
+fn source_of(vault: VaultBuilder, mount: &str, role: &str) -> VaultPkiBuilder {
+    let vault = vault.build().unwrap();
+    vault.pki(mount).role(role).common_name("app")
+}
+
+async fn source_at(bao: &OpenBao, mount: &str, role: &str) -> VaultPkiBuilder {
+    source_of(vault(bao).await, mount, role)
+}
+
+async fn source_with(bao: &OpenBao, role: &str) -> VaultPkiBuilder {
+    source_at(bao, bao.mount(), role).await
+}
+
+async fn fails_in_one_line(builder: VaultPkiBuilder, words: &[&str]) {
     let error = fetch(&Arc::new(builder.build().unwrap()))
         .await
         .unwrap_err();

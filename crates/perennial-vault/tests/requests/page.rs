@@ -1,13 +1,13 @@
-//! The lines that docs/src/vault.md tells operators to copy.
+//! The commands that docs/src/vault.md lets operators copy.
 
 use perennial::LiveCert;
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 
-use crate::{bao, token, told_in_one_line};
+use crate::{bao, fails_in_one_line, token};
 
 #[tokio::test]
-async fn lines_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
+async fn commands_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
     let bao = bao().await;
     let page = include_str!("../../../../docs/src/vault.md");
     let (_, lines) = page.split_once("```sh\n").unwrap();
@@ -24,25 +24,28 @@ async fn lines_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
         .output()
         .await
         .unwrap();
-    let said = String::from_utf8(run.stdout).unwrap();
+    let printed = String::from_utf8(run.stdout).unwrap();
     assert!(
         run.status.success(),
         "{}",
         String::from_utf8_lossy(&run.stderr)
     );
     // Into a pipe, `-field` prints no line end. Both are UUIDs.
-    let (role_id, secret_id) = said.lines().last().unwrap().split_at(36);
+    let (role_id, secret_id) = printed.lines().last().unwrap().split_at(36);
 
-    let asking = |name: &str| {
-        VaultPki::builder(bao.address())
-            .ca_pem(bao.ca_pem())
-            .auth(Auth::approle(role_id, secret_id))
-            .mount("pki_int")
+    let vault = Vault::builder(bao.address())
+        .ca_pem(bao.ca_pem())
+        .auth(Auth::approle(role_id, secret_id))
+        .build()
+        .unwrap();
+    let source_for = |name: &str| {
+        vault
+            .pki("pki_int")
             .role("orders")
             .common_name(name)
             .dns_name(name)
     };
-    let live = LiveCert::start(asking("orders.example").build().unwrap())
+    let live = LiveCert::start(source_for("orders.example").build().unwrap())
         .await
         .unwrap();
     assert_eq!(
@@ -50,13 +53,13 @@ async fn lines_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
         Some("orders.example")
     );
     let words = ["other.example not allowed by this role"];
-    told_in_one_line(asking("other.example"), &words).await;
+    fails_in_one_line(source_for("other.example"), &words).await;
     let words = ["policy does not allow"];
-    told_in_one_line(asking("orders.example").role("app"), &words).await;
-    told_in_one_line(asking("orders.example").issue(), &words).await;
+    fails_in_one_line(source_for("orders.example").role("app"), &words).await;
+    fails_in_one_line(source_for("orders.example").issue(), &words).await;
 }
 
-/// The folder of the `bao` that runs, before all others.
+/// The search path, with the folder of the running `bao` first.
 #[expect(clippy::disallowed_methods, reason = "the search path for `sh`")]
 fn path_with(bao: &OpenBao) -> std::ffi::OsString {
     let folder = bao.program().parent().unwrap().to_owned();

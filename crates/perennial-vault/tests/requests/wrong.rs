@@ -1,37 +1,35 @@
-//! Each wrong setting, told in one line that names it and says what to do.
+//! Each wrong setting fails with one line that names it and its remedy.
 
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, KeyType, VaultPki};
+use perennial_vault::{Auth, KeyType, Vault};
 use serde_json::json;
 
 use crate::ca::Ca;
 use crate::server::{Reply, Server};
-use crate::{asking, bao, role, token, told_in_one_line};
+use crate::{bao, fails_in_one_line, role, source_at, source_of, source_with, token, vault};
 
 #[tokio::test]
-async fn wrong_request_is_told_in_one_line_with_its_remedy() {
+async fn wrong_request_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
     role(bao, "narrow", json!({ "allow_any_name": false })).await;
     role(bao, "wide", json!({})).await;
-    let narrow = || asking(bao, "narrow");
-    let nameless = VaultPki::builder(bao.address())
-        .ca_pem(bao.ca_pem())
-        .auth(Auth::token(token(bao, "root").await))
-        .mount(bao.mount())
-        .role("wide")
-        .dns_name("a.example");
-    // What it names, and the remedy.
+    let narrow = || source_with(bao, "narrow");
+    let nameless = vault(bao).await.build().unwrap();
+    let nameless = nameless.pki(bao.mount()).role("wide");
+    let nameless = nameless.dns_name("a.example");
+    let elsewhere = vault(bao).await.namespace("nope");
+    // What the error names, and the remedy.
     let rows = [
         (
             narrow().await.role("nope"),
             ["unknown role: nope", "correct role or mount"],
         ),
         (
-            narrow().await.mount("nope"),
+            source_at(bao, "nope", "narrow").await,
             ["nope/sign/narrow", "correct mount"],
         ),
         (
-            narrow().await.namespace("nope"),
+            source_of(elsewhere, bao.mount(), "narrow"),
             ["namespace not found", "correct namespace"],
         ),
         (
@@ -43,7 +41,7 @@ async fn wrong_request_is_told_in_one_line_with_its_remedy() {
             ["evil.example", "allow it on the role"],
         ),
         (
-            asking(bao, "wide").await.key_type(KeyType::Ed25519),
+            source_with(bao, "wide").await.key_type(KeyType::Ed25519),
             ["keys of type ec", "set key_type"],
         ),
         (
@@ -52,24 +50,24 @@ async fn wrong_request_is_told_in_one_line_with_its_remedy() {
         ),
     ];
     for (builder, words) in rows {
-        told_in_one_line(builder, &words).await;
+        fails_in_one_line(builder, &words).await;
     }
 }
 
 #[tokio::test]
-async fn wrong_token_or_credential_is_told_in_one_line_with_its_remedy() {
+async fn wrong_token_or_credential_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
     role(bao, "held", json!({})).await;
     let revoked = token(bao, "default").await;
     let revoke = json!({ "token": revoked });
     bao.api("POST", "auth/token/revoke", revoke).await.unwrap();
     let weak = token(bao, "default").await;
-    let held = |auth| async { asking(bao, "held").await.auth(auth) };
+    let held = |auth| async { source_of(vault(bao).await.auth(auth), bao.mount(), "held") };
     let wrong = || Auth::approle("a-wrong-role", "a-wrong-secret");
     let rows = [
         (
             held(Auth::token(revoked)).await,
-            ["the token has expired", "give a new one"],
+            ["the token has expired", "provide a new one"],
         ),
         (
             held(Auth::token(weak)).await,
@@ -81,38 +79,41 @@ async fn wrong_token_or_credential_is_told_in_one_line_with_its_remedy() {
         ),
         (
             held(wrong().login_mount("nope")).await,
-            ["auth/nope/login", "nothing is mounted there"],
+            ["auth/nope/login", "no auth method is mounted at this path"],
         ),
     ];
     for (builder, words) in rows {
-        told_in_one_line(builder, &words).await;
+        fails_in_one_line(builder, &words).await;
     }
 }
 
 #[tokio::test]
-async fn wrong_server_is_told_in_one_line_with_its_remedy() {
+async fn wrong_server_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
     let page = Server::start(|_| Reply::json(200, "<html>Welcome</html>")).await;
-    let at = |url: String| {
-        VaultPki::builder(url)
-            .auth(Auth::token("s.t"))
-            .mount("pki_int")
-            .role("app")
-            .common_name("app")
-    };
-    let another_ca = asking(bao, "app").await.ca_pem(bao.roots_pem());
-    told_in_one_line(another_ca, &[&bao.address(), "set ca_pem"]).await;
+    let at = |url: String| Vault::builder(url).auth(Auth::token("s.t"));
+    let app = |vault| source_of(vault, "pki_int", "app");
+    let another_ca = app(vault(bao).await.ca_pem(bao.roots_pem()));
+    fails_in_one_line(another_ca, &[&bao.address(), "set ca_pem"]).await;
     let ca = Ca::new("another CA");
     let here = Server::start_tls(ca.server(), |_| Reply::json(200, "{}")).await;
     let another_name = at(here.url().replace("127.0.0.1", "localhost")).ca_pem(ca.pem());
-    told_in_one_line(another_name, &["https://localhost:", "correct the address"]).await;
+    fails_in_one_line(
+        app(another_name),
+        &["https://localhost:", "correct the address"],
+    )
+    .await;
     let plain = at(format!("http://127.0.0.1:{}", bao.port()));
-    told_in_one_line(plain, &["status 400", "begins with https"]).await;
+    fails_in_one_line(app(plain), &["status 400", "use an https address"]).await;
     let no_vault = at(page.url());
-    told_in_one_line(no_vault, &["not the JSON", "is the address vault's own"]).await;
+    fails_in_one_line(
+        app(no_vault),
+        &["not the JSON", "is the address vault's own"],
+    )
+    .await;
 }
 
-/// A mount of its own, for what would disturb others.
+/// A mount for tests that would disturb others.
 async fn mount(bao: &OpenBao, path: &str) {
     let ask = json!({ "type": "pki" });
     bao.api("POST", &format!("sys/mounts/{path}"), ask)
@@ -125,11 +126,11 @@ async fn mount(bao: &OpenBao, path: &str) {
 }
 
 #[tokio::test]
-async fn issuer_that_cannot_issue_is_told_in_one_line_with_its_remedy() {
+async fn issuer_that_cannot_issue_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
     mount(bao, "empty").await;
     let words = ["no default issuer", "set a default issuer on the mount"];
-    told_in_one_line(asking(bao, "app").await.mount("empty"), &words).await;
+    fails_in_one_line(source_at(bao, "empty", "app").await, &words).await;
 
     mount(bao, "reading").await;
     let root = json!({ "common_name": "reading", "key_type": "ec" });
@@ -141,7 +142,7 @@ async fn issuer_that_cannot_issue_is_told_in_one_line_with_its_remedy() {
         .unwrap();
     let words = [
         "requested usage issuing-certificates",
-        "let the issuer issue",
+        "add issuing-certificates to the issuer's usage",
     ];
-    told_in_one_line(asking(bao, "app").await.mount("reading"), &words).await;
+    fails_in_one_line(source_at(bao, "reading", "app").await, &words).await;
 }

@@ -1,17 +1,16 @@
-//! Answers: what is taken, and what is refused as a bad answer.
+//! Answers: which are accepted, and which are refused.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use perennial::{LiveCert, SourceErrorKind};
-use perennial_vault::VaultPki;
 use serde_json::{Value, json};
 
 use crate::ca::Ca;
-use crate::once::{builder, fetch, told, with_token};
+use crate::once::{fetch, full_text, pki, pki_with_token, vault, with_token};
 use crate::server::{Reply, Server};
 
-/// Fetches from a server whose answers `change` has had a say in.
+/// Fetches from a server that applies `change` to its answers.
 async fn refused(change: impl Fn(&mut Value) + Send + Sync + 'static) -> perennial::SourceError {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.sign(request, &change)).await;
@@ -19,10 +18,10 @@ async fn refused(change: impl Fn(&mut Value) + Send + Sync + 'static) -> perenni
 }
 
 #[tokio::test]
-async fn all_names_travel_in_the_signing_request() {
+async fn signing_request_holds_all_names() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.vault(request)).await;
-    let source = builder(&server.url())
+    let source = pki(vault(&server.url()))
         .dns_name("a.example")
         .dns_name("b.example")
         .ip(Ipv4Addr::LOCALHOST)
@@ -46,7 +45,7 @@ async fn all_names_travel_in_the_signing_request() {
 }
 
 #[tokio::test]
-async fn each_fetch_makes_a_key_of_its_own() {
+async fn each_fetch_generates_a_new_key() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.vault(request)).await;
     let source = with_token(&server.url());
@@ -73,7 +72,7 @@ async fn missing_ca_chain_falls_back_to_the_issuing_ca() {
 }
 
 #[tokio::test]
-async fn intermediate_alone_is_not_taken_for_a_root() {
+async fn intermediate_alone_is_not_accepted_as_a_root() {
     // The server's chain holds a certificate that another CA issued, and no root.
     let root = Ca::new("root");
     let intermediate = root.issue_ca("intermediate");
@@ -82,66 +81,50 @@ async fn intermediate_alone_is_not_taken_for_a_root() {
     let error = fetch(&with_token(&server.url())).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
     assert!(
-        told(&error).contains("server_roots_pem"),
+        full_text(&error).contains("server_roots_pem"),
         "{}",
-        told(&error)
+        full_text(&error)
     );
 
-    let source = builder(&server.url())
-        .auth(perennial_vault::Auth::token("s.t"))
-        .server_roots_pem(pem)
-        .build();
+    let source = pki_with_token(&server.url()).server_roots_pem(pem).build();
     let live = LiveCert::start(source.unwrap()).await.unwrap();
     assert_eq!(live.current().unwrap().generation(), 1);
 }
 
 #[tokio::test]
-async fn certificate_without_an_asked_name_is_refused() {
+async fn certificate_without_a_requested_name_is_refused() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.drop_names(request)).await;
+    let vault = vault(&server.url()).auth(perennial_vault::Auth::token("s.t"));
+    let vault = vault.build().unwrap();
+    let nameless = || vault.pki("pki").role("app");
     for (source, words) in [
-        (builder(&server.url()), "common name \"app\""),
-        (
-            VaultPki::builder(server.url()).dns_name("a.example"),
-            "DNS name \"a.example\"",
-        ),
-        (
-            VaultPki::builder(server.url()).ip([10, 0, 0, 1]),
-            "IP address \"10.0.0.1\"",
-        ),
-        (
-            VaultPki::builder(server.url()).uri("spiffe://x/y"),
-            "URI \"spiffe://x/y\"",
-        ),
+        (nameless().common_name("app"), "common name \"app\""),
+        (nameless().dns_name("a.example"), "DNS name \"a.example\""),
+        (nameless().ip([10, 0, 0, 1]), "IP address \"10.0.0.1\""),
+        (nameless().uri("spiffe://x/y"), "URI \"spiffe://x/y\""),
     ] {
-        let source = source
-            .auth(perennial_vault::Auth::token("s.t"))
-            .mount("pki")
-            .role("app")
-            .build();
+        let source = source.build();
         let error = fetch(&source.unwrap().into()).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Invalid);
-        assert!(told(&error).contains(words), "{}", told(&error));
-        assert!(told(&error).contains("use_csr_sans"));
+        assert!(full_text(&error).contains(words), "{}", full_text(&error));
+        assert!(full_text(&error).contains("use_csr_sans"));
     }
 }
 
 #[tokio::test]
-async fn certificate_that_ends_at_once_is_refused() {
+async fn certificate_with_almost_no_lifetime_is_refused() {
     let ttl = Duration::from_secs(100_000);
-    for (life, is_taken) in [(1_100, true), (900, false)] {
+    for (lifetime, is_accepted) in [(1_100, true), (900, false)] {
         let ca = Ca::new("root");
         let server = Server::start(move |request| {
-            ca.sign_until(request, Duration::from_secs(life), |_| ())
+            ca.sign_until(request, Duration::from_secs(lifetime), |_| ())
                 .with("Date", crate::ca::date())
         })
         .await;
-        let source = builder(&server.url())
-            .auth(perennial_vault::Auth::token("s.t"))
-            .ttl(ttl)
-            .build();
+        let source = pki_with_token(&server.url()).ttl(ttl).build();
         let outcome = fetch(&source.unwrap().into()).await;
-        assert_eq!(outcome.is_ok(), is_taken, "{outcome:?}");
+        assert_eq!(outcome.is_ok(), is_accepted, "{outcome:?}");
     }
 }
 
@@ -155,11 +138,15 @@ async fn certificate_that_had_expired_when_it_was_issued_is_refused() {
     .await;
     let error = fetch(&with_token(&server.url())).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(told(&error).contains("expired already"), "{}", told(&error));
+    assert!(
+        full_text(&error).contains("had expired when it was issued"),
+        "{}",
+        full_text(&error)
+    );
 }
 
 #[tokio::test]
-async fn clocks_that_differ_are_told_with_the_certificate() {
+async fn clocks_that_differ_cause_a_warning() {
     for (ahead, words) in [(600, Some("behind")), (-600, Some("ahead")), (0, None)] {
         let ca = Ca::new("root");
         let server = Server::start(move |request| {
@@ -179,9 +166,9 @@ async fn clocks_that_differ_are_told_with_the_certificate() {
 async fn certificate_for_another_key_is_never_published() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.swap_keys(request)).await;
-    let source = builder(&server.url()).auth(perennial_vault::Auth::token("s.t"));
+    let source = pki_with_token(&server.url());
     let error = LiveCert::start(source.build().unwrap()).await.unwrap_err();
-    assert!(told(&error).contains("key"), "{}", told(&error));
+    assert!(full_text(&error).contains("key"), "{}", full_text(&error));
 }
 
 #[tokio::test]
@@ -193,13 +180,14 @@ async fn issued_certificate_without_a_key_is_refused() {
         })
     })
     .await;
-    let source = builder(&server.url())
-        .auth(perennial_vault::Auth::token("s.t"))
-        .issue()
-        .build();
+    let source = pki_with_token(&server.url()).issue().build();
     let error = fetch(&source.unwrap().into()).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(told(&error).contains("no private key"), "{}", told(&error));
+    assert!(
+        full_text(&error).contains("no private key"),
+        "{}",
+        full_text(&error)
+    );
     assert_eq!(server.requests()[0].path, "/v1/pki/issue/app");
     assert!(!server.requests()[0].body.contains("csr"));
 }
@@ -232,5 +220,5 @@ async fn refusals_keep_vaults_own_words() {
     let server = Server::start(move |_| Reply::errors(400, &[words])).await;
     let error = fetch(&with_token(&server.url())).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Denied);
-    assert!(told(&error).contains(words));
+    assert!(full_text(&error).contains(words));
 }

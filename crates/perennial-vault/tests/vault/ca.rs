@@ -72,7 +72,7 @@ impl Ca {
         self.sign(request, |_data| ())
     }
 
-    /// Signs for nobody: the answer's certificate has lost every name.
+    /// Signs a certificate without any name.
     pub(crate) fn drop_names(&self, request: &Request) -> Reply {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -81,7 +81,7 @@ impl Ca {
         self.sign(request, |data| data["certificate"] = json!(nameless.pem()))
     }
 
-    /// Signs for `app`, but not the key that asks.
+    /// Signs a certificate for `app` with another key.
     pub(crate) fn swap_keys(&self, request: &Request) -> Reply {
         let key = KeyPair::generate().unwrap();
         let mut params = named("app");
@@ -90,7 +90,7 @@ impl Ca {
         self.sign(request, |data| data["certificate"] = json!(another.pem()))
     }
 
-    /// Signs, and lets `change` have a say in the answer's `data`.
+    /// Signs, and applies `change` to the answer's `data`.
     pub(crate) fn sign(&self, request: &Request, change: impl FnOnce(&mut Value)) -> Reply {
         self.sign_until(request, Duration::from_secs(3_600), change)
     }
@@ -99,14 +99,14 @@ impl Ca {
     pub(crate) fn sign_until(
         &self,
         request: &Request,
-        life: Duration,
+        lifetime: Duration,
         change: impl FnOnce(&mut Value),
     ) -> Reply {
         let asked: Value = serde_json::from_str(&request.body).unwrap();
         let now = SystemTime::now();
         let valid = |params: &mut CertificateParams| {
             params.not_before = (now - Duration::from_secs(30)).into();
-            params.not_after = (now + life).into();
+            params.not_after = (now + lifetime).into();
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         };
         let (leaf, made) = match asked["csr"].as_str() {
@@ -115,7 +115,7 @@ impl Ca {
                 valid(&mut csr.params);
                 (csr.signed_by(&self.issuer).unwrap(), None)
             }
-            // `issue`: the key is made here.
+            // `issue`: the key is generated here.
             None => {
                 let key = KeyPair::generate().unwrap();
                 let mut params = named(asked["common_name"].as_str().unwrap());

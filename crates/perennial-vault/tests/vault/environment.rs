@@ -1,9 +1,9 @@
-//! No variable of the environment changes where a token goes or what is trusted, unless asked to.
+//! No environment variable changes where a token is sent or what is trusted, unless requested.
 
 use std::process::Stdio;
 
 use crate::ca::{Ca, TOKEN};
-use crate::once::{builder, fetch};
+use crate::once::{app, built, fetch, vault};
 use crate::server::{Reply, Server};
 
 /// Runs in a process of its own, with a hostile environment, when the test below starts it.
@@ -16,17 +16,13 @@ async fn child_of_environment_has_no_influence() {
     let server = Server::start_tls(tls, move |request| ca.vault(request)).await;
     let with = |pem: &str| {
         let auth = perennial_vault::Auth::token(TOKEN);
-        builder(&server.url())
-            .auth(auth)
-            .ca_pem(pem)
-            .build()
-            .unwrap()
+        built(vault(&server.url()).auth(auth).ca_pem(pem))
     };
-    fetch(&with(&pem).into()).await.unwrap();
+    fetch(&with(&pem)).await.unwrap();
     let request = &server.requests()[0];
     assert_eq!(request.header("x-vault-token"), Some(TOKEN));
     assert_eq!(request.header("x-vault-namespace"), None);
-    fetch(&with(&other.pem()).into()).await.unwrap_err();
+    fetch(&with(&other.pem())).await.unwrap_err();
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -76,20 +72,14 @@ async fn environment_has_no_influence() {
 
 /// Runs in a process of its own, with the usual variables, when the test below starts it.
 #[tokio::test]
-#[ignore = "started by from_env_takes_the_usual_variables"]
-async fn child_of_from_env_takes_the_usual_variables() {
-    let source = perennial_vault::VaultPki::from_env()
-        .unwrap()
-        .mount("pki")
-        .role("app")
-        .common_name("app")
-        .build()
-        .unwrap();
-    fetch(&source.into()).await.unwrap();
+#[ignore = "started by from_env_uses_the_usual_variables"]
+async fn child_of_from_env_uses_the_usual_variables() {
+    let vault = perennial_vault::Vault::from_env().unwrap().build().unwrap();
+    fetch(&app(&vault).build().unwrap().into()).await.unwrap();
 }
 
 #[tokio::test]
-async fn from_env_takes_the_usual_variables() {
+async fn from_env_uses_the_usual_variables() {
     let ca = Ca::new("vault CA");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, ca.pem().as_bytes()).unwrap();
@@ -99,7 +89,7 @@ async fn from_env_takes_the_usual_variables() {
         .args([
             "--ignored",
             "--exact",
-            "environment::child_of_from_env_takes_the_usual_variables",
+            "environment::child_of_from_env_uses_the_usual_variables",
         ])
         .env("BAO_ADDR", "")
         .env("VAULT_ADDR", server.url())

@@ -1,4 +1,4 @@
-//! Where HashiCorp Vault is documented to answer otherwise than OpenBao, in shapes written by hand.
+//! Answers of HashiCorp Vault that differ from OpenBao's, written by hand after its documentation.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,12 +6,12 @@ use perennial::{SourceErrorKind, with_causes};
 use serde_json::{Value, json};
 
 use crate::ca::Ca;
-use crate::once::{builder, fetch, with_approle, with_token};
+use crate::once::{built, fetch, vault, with_approle, with_token};
 use crate::server::{Reply, Server};
 
 const TOKEN: &str = "hvs.CAESIJvaultsOwnTokensAreLongerAndSayMore-_x";
 
-/// A login's answer with all that Vault 1.17 puts in.
+/// A login's answer with all fields of Vault 1.17.
 fn login(token: &str) -> Reply {
     let body = json!({
         "request_id": "0d9b-7f", "lease_id": "", "renewable": false, "lease_duration": 0,
@@ -26,7 +26,7 @@ fn login(token: &str) -> Reply {
     Reply::json(200, body.to_string())
 }
 
-/// What Vault puts round a certificate: the engine's name, and a lease where the role makes one.
+/// Vault's other fields next to a certificate: the engine's name, and a lease where the role has one.
 fn with_lease(reply: Reply) -> Reply {
     let Reply::Answer {
         status,
@@ -86,7 +86,7 @@ async fn invalid_token_in_vaults_words_causes_one_login() {
 }
 
 #[tokio::test]
-async fn second_factor_that_vault_asks_for_is_an_error_and_no_token() {
+async fn second_factor_that_vault_requires_is_an_error() {
     let server = Server::start(|_| {
         let Reply::Answer {
             status,
@@ -114,21 +114,21 @@ async fn second_factor_that_vault_asks_for_is_an_error_and_no_token() {
 }
 
 #[tokio::test]
-async fn performance_standby_that_lags_behind_is_waited_for() {
-    // OpenBao says 429 and no words, with `Retry-After`.
+async fn performance_standby_that_lags_behind_is_transient() {
+    // OpenBao answers 429 without words, with `Retry-After`.
     let server = Server::start(|_| Reply::errors(412, &["required index state not present"])).await;
     let error = fetch(&with_token(&server.url())).await.unwrap_err();
     assert!(error.is_transient());
-    // What such a standby asks back for is never sent in the first place.
+    // The header that such a standby checks is never sent.
     assert_eq!(server.requests()[0].header("x-vault-index"), None);
 }
 
 #[tokio::test]
-async fn enterprise_namespaces_and_quotas_are_openbaos() {
+async fn enterprise_namespaces_and_quotas_work_as_in_openbao() {
     let words = "request path \"team1/pki/sign/app\": lease count quota exceeded";
     let server = Server::start(move |_| Reply::errors(429, &[words])).await;
-    let source = builder(&server.url()).namespace("team1").build().unwrap();
-    let error = fetch(&source.into()).await.unwrap_err();
+    let source = built(vault(&server.url()).namespace("team1"));
+    let error = fetch(&source).await.unwrap_err();
     let line = with_causes(&error).to_string();
     assert!(
         error.is_transient() && line.contains("raise the quota"),

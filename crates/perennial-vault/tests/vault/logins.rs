@@ -1,26 +1,31 @@
-//! Tokens: one login at most per fetch, and a refused credential is left alone.
+//! Tokens: a fetch logs in at most once, and a refused credential is not sent again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perennial::SourceErrorKind;
-use perennial_vault::{CREDENTIAL_HOLD, LOGIN_DENIED_HOLD, POLICY_TOKEN_AGE};
 
 use crate::ca::{Ca, login};
-use crate::once::{fetch, told, with_approle, with_token};
+use crate::once::{app, fetch, full_text, vault, with_approle, with_token};
 use crate::server::{Reply, Server};
+
+/// The back-off of a refused credential, and of logins after a 403.
+const REFUSED: Duration = Duration::from_secs(300);
+const LOCKED: Duration = Duration::from_secs(60);
+/// The age from which a token whose policy refuses is replaced.
+const POLICY_TOKEN_AGE: Duration = Duration::from_secs(60);
 
 const POLICY: &str = "1 error occurred:\n\t* permission denied\n\n";
 
-/// Moves tokio's clock, and with it every hold and lease.
+/// Moves tokio's clock, and with it every back-off and lease.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-/// Refuses the first `bad` tokens it has given out: token *n* is `s.n`.
+/// Refuses the first `bad` tokens that it has granted: token *n* is `s.n`.
 async fn server_that_revokes(bad: usize, refusal: &'static str) -> Server {
     let ca = Ca::new("root");
     let logins = AtomicUsize::new(0);
@@ -40,11 +45,12 @@ async fn server_that_revokes(bad: usize, refusal: &'static str) -> Server {
 }
 
 #[tokio::test]
-async fn one_login_serves_several_sources() {
+async fn several_sources_share_one_login() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.vault(request)).await;
-    let app = with_approle(&server.url());
-    let jobs = app.another().mount("pki").role("jobs").common_name("jobs");
+    let vault = vault(&server.url()).build().unwrap();
+    let jobs = vault.pki("pki").role("jobs").common_name("jobs");
+    let app = app(&vault).build().unwrap().into();
     let jobs = jobs.build().unwrap().into();
     let (one, other) = tokio::join!(fetch(&app), fetch(&jobs));
     one.unwrap();
@@ -60,16 +66,16 @@ async fn one_login_serves_several_sources() {
 }
 
 #[tokio::test]
-async fn one_login_serves_many_fetches() {
+async fn many_fetches_share_one_login() {
     let ca = Ca::new("root");
     let server = Server::start(move |request| ca.vault(request)).await;
     let source = with_approle(&server.url());
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         fetch(&source).await.unwrap();
     }
     assert_eq!(server.logins(), 1);
 
-    // Two thirds of its hour are over: it is renewed, and good for another 36 minutes at least.
+    // After two thirds of its hour it is renewed, and valid for at least another 36 minutes.
     pass(Duration::from_secs(2_400)).await;
     fetch(&source).await.unwrap();
     pass(Duration::from_secs(2_150)).await;
@@ -85,7 +91,7 @@ async fn revoked_token_causes_one_login_and_one_more_request() {
     let ca = Ca::new("root");
     let signed = AtomicUsize::new(0);
     let server = Server::start(move |request| {
-        // The second request is refused: the token has been revoked meanwhile.
+        // The second request is refused: the token was revoked in between.
         let refused = !request.is_login() && signed.fetch_add(1, Ordering::SeqCst) == 1;
         if refused {
             return Reply::errors(403, &["permission denied"]);
@@ -107,7 +113,7 @@ async fn token_that_is_refused_at_once_causes_no_second_login() {
     assert_eq!(error.kind(), SourceErrorKind::Denied);
     assert_eq!(server.logins(), 1);
 
-    // It is not kept either: the next fetch does not try it again.
+    // It is dropped, too: the next fetch does not try it again.
     fetch(&source).await.unwrap();
     assert_eq!(server.logins(), 2);
     assert_eq!(server.requests().len(), 4);
@@ -117,7 +123,7 @@ async fn token_that_is_refused_at_once_causes_no_second_login() {
 async fn policy_refusal_causes_a_login_only_for_an_old_token() {
     let server = server_that_revokes(1, POLICY).await;
     let source = with_approle(&server.url());
-    for _fetch in 0..2 {
+    for _ in 0..2 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
     }
@@ -126,15 +132,15 @@ async fn policy_refusal_causes_a_login_only_for_an_old_token() {
     pass(POLICY_TOKEN_AGE).await;
     fetch(&source).await.unwrap_err();
     assert_eq!(server.logins(), 1);
-    for _fetch in 0..2 {
+    for _ in 0..2 {
         fetch(&source).await.unwrap();
     }
     assert_eq!(server.logins(), 2);
 }
 
 #[tokio::test]
-async fn policy_that_is_repaired_finds_the_token_that_no_login_could_replace() {
-    // A secret_id that was good for one login, and a policy that was wrong for a minute.
+async fn token_that_no_login_could_replace_is_used_once_its_policy_is_fixed() {
+    // A secret_id that is valid for one login, and a policy that is wrong for a minute.
     let wrong = Arc::new(AtomicBool::new(false));
     let (ca, is_wrong) = (Ca::new("root"), Arc::clone(&wrong));
     let logins = AtomicUsize::new(0);
@@ -152,7 +158,7 @@ async fn policy_that_is_repaired_finds_the_token_that_no_login_could_replace() {
     fetch(&source).await.unwrap();
     pass(POLICY_TOKEN_AGE).await;
     wrong.store(true, Ordering::SeqCst);
-    for _fetch in 0..2 {
+    for _ in 0..2 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
     }
@@ -170,22 +176,22 @@ async fn refused_static_token_is_denied_without_a_login() {
 }
 
 #[tokio::test]
-async fn refused_credential_is_not_sent_again_before_its_hold_is_over() {
-    for (status, words, hold) in [
-        (400, "invalid role or secret ID", CREDENTIAL_HOLD),
-        (403, "permission denied", LOGIN_DENIED_HOLD),
+async fn refused_credential_is_not_sent_again_before_its_back_off_is_over() {
+    for (status, words, back_off) in [
+        (400, "invalid role or secret ID", REFUSED),
+        (403, "permission denied", LOCKED),
     ] {
         let server = Server::start(move |_| Reply::errors(status, &[words])).await;
         let source = with_approle(&server.url());
-        for _fetch in 0..3 {
+        for _ in 0..3 {
             let error = fetch(&source).await.unwrap_err();
             assert_eq!(error.kind(), SourceErrorKind::Denied);
-            assert!(told(&error).contains(words), "{}", told(&error));
-            assert!(error.requested_wait().unwrap() <= hold);
+            assert!(full_text(&error).contains(words), "{}", full_text(&error));
+            assert!(error.requested_wait().unwrap() <= back_off);
         }
         assert_eq!(server.logins(), 1);
 
-        pass(hold - Duration::from_secs(5)).await;
+        pass(back_off - Duration::from_secs(5)).await;
         fetch(&source).await.unwrap_err();
         assert_eq!(server.logins(), 1);
         pass(Duration::from_secs(6)).await;
@@ -195,7 +201,7 @@ async fn refused_credential_is_not_sent_again_before_its_hold_is_over() {
 }
 
 #[tokio::test]
-async fn login_at_a_sealed_server_is_transient_and_not_held_back() {
+async fn failed_login_at_a_sealed_server_is_transient_and_has_no_back_off() {
     let ca = Ca::new("root");
     let sealed = Arc::new(AtomicUsize::new(1));
     let state = Arc::clone(&sealed);

@@ -1,4 +1,4 @@
-//! `VaultPki` against a scripted server: what it sends, to whom, and what it makes of the answers.
+//! `VaultPki` against a scripted server: what it sends, where, and how it handles the answers.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

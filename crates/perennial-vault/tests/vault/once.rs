@@ -1,65 +1,68 @@
-//! One fetch and no more: the renewer's own retries would blur every count.
+//! Single fetches: the renewer's own retries would blur every count.
 
 use std::error::Error;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use perennial::{Ask, CertMaterial, CertSource, LiveCert, SourceError};
-use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
-use tokio::sync::oneshot;
+use perennial::{
+    CertMaterial, CertSource, FetchContext, FetchReason, Fetched, LiveCert, SourceError,
+};
+use perennial_vault::{Auth, Vault, VaultBuilder, VaultPki, VaultPkiBuilder};
 
 use crate::ca::{SECRET_ID, TOKEN};
 
-/// Fetches once, as the renewer does, and gives what came of it.
+/// Fetches one certificate.
 pub(crate) async fn fetch(source: &Arc<VaultPki>) -> Result<CertMaterial, SourceError> {
-    let (sender, outcome) = oneshot::channel();
-    let once = Once {
-        source: Arc::clone(source),
-        sender: Mutex::new(Some(sender)),
-    };
-    let _live = LiveCert::builder().start_lazy(once).unwrap();
-    outcome.await.unwrap()
-}
-
-/// Hands the first outcome over and delivers nothing itself.
-struct Once {
-    source: Arc<VaultPki>,
-    sender: Mutex<Option<oneshot::Sender<Result<CertMaterial, SourceError>>>>,
-}
-
-impl CertSource for Once {
-    async fn fetch(&self, ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        let sender = self.sender.lock().unwrap().take();
-        if let Some(sender) = sender {
-            let outcome = self.source.fetch(ask).await;
-            let _test_gone = sender.send(outcome);
-        }
-        Err(SourceError::not_configured("one fetch is all there is"))
+    let context = FetchContext::new(FetchReason::Due, None);
+    match source.fetch(context).await? {
+        Fetched::Certificate(material) => Ok(material),
+        other => panic!("not a certificate: {other:?}"),
     }
 }
 
-pub(crate) fn builder(address: &str) -> VaultPkiBuilder {
-    VaultPki::builder(address)
-        .auth(Auth::approle("role", SECRET_ID))
-        .mount("pki")
-        .role("app")
-        .common_name("app")
+/// Publishes a certificate, as the renewer does once it is accepted.
+pub(crate) fn publish(source: &VaultPki, material: CertMaterial) -> LiveCert {
+    let live = LiveCert::fixed(material).unwrap();
+    source.published(&live.current().unwrap());
+    live
 }
 
-pub(crate) fn with_token(address: &str) -> Arc<VaultPki> {
-    Arc::new(builder(address).auth(Auth::token(TOKEN)).build().unwrap())
+/// A Vault with an AppRole login.
+pub(crate) fn vault(address: &str) -> VaultBuilder {
+    Vault::builder(address).auth(Auth::approle("role", SECRET_ID))
+}
+
+/// A source of this Vault.
+pub(crate) fn pki(vault: VaultBuilder) -> VaultPkiBuilder {
+    app(&vault.build().unwrap())
+}
+
+pub(crate) fn app(vault: &Vault) -> VaultPkiBuilder {
+    vault.pki("pki").role("app").common_name("app")
+}
+
+pub(crate) fn pki_with_token(address: &str) -> VaultPkiBuilder {
+    pki(vault(address).auth(Auth::token(TOKEN)))
+}
+
+pub(crate) fn built(vault: VaultBuilder) -> Arc<VaultPki> {
+    Arc::new(pki(vault).build().unwrap())
 }
 
 pub(crate) fn with(address: &str, auth: Auth) -> Arc<VaultPki> {
-    Arc::new(builder(address).auth(auth).build().unwrap())
+    built(vault(address).auth(auth))
+}
+
+pub(crate) fn with_token(address: &str) -> Arc<VaultPki> {
+    with(address, Auth::token(TOKEN))
 }
 
 pub(crate) fn with_approle(address: &str) -> Arc<VaultPki> {
-    Arc::new(builder(address).build().unwrap())
+    built(vault(address))
 }
 
 /// An error with all its causes, in both forms.
-pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn full_text(error: &(dyn Error + 'static)) -> String {
     let mut text = format!("{error:?}");
     let mut next = Some(error);
     while let Some(error) = next {

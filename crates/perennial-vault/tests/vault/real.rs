@@ -1,22 +1,31 @@
-//! A real OpenBao with more ways to log in, as several of these programs set it up.
+//! A real OpenBao with more login methods, shared by several test programs.
 
 use std::time::Duration;
 
 use perennial_testbed::OpenBao;
-use perennial_vault::{Auth, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, Vault, VaultBuilder, VaultPkiBuilder};
 use serde_json::{Value, json};
 
 use crate::server::{Reply, Server};
 
-/// What the testbed's AppRole may do.
+/// The policy of the testbed's AppRole.
 pub(crate) const POLICY: &str = "app";
 
-/// A certificate for the app.
-pub(crate) fn builder(bao: &OpenBao, auth: Auth) -> VaultPkiBuilder {
-    VaultPki::builder(bao.address())
+pub(crate) fn vault(bao: &OpenBao, auth: Auth) -> VaultBuilder {
+    Vault::builder(bao.address())
         .ca_pem(bao.ca_pem())
         .auth(auth)
-        .mount(bao.mount())
+}
+
+/// A certificate for the app.
+pub(crate) fn pki(bao: &OpenBao, vault: VaultBuilder) -> VaultPkiBuilder {
+    pki_at(bao, vault, bao.mount())
+}
+
+pub(crate) fn pki_at(bao: &OpenBao, vault: VaultBuilder, mount: &str) -> VaultPkiBuilder {
+    let vault = vault.build().unwrap();
+    vault
+        .pki(mount)
         .role(bao.client_role())
         .common_name("app")
         .ttl(Duration::from_secs(600))
@@ -31,8 +40,9 @@ pub(crate) async fn enable(bao: &OpenBao, method: &str) {
     post(bao, &path, json!({ "type": method })).await;
 }
 
-/// Lets the service accounts of a cluster log in whose API is scripted: it takes whoever comes, and
-/// its requests show whose token it was asked about. OpenBao's side of the login is its own.
+/// Enables logins by service accounts of a cluster with a scripted API.
+///
+/// The API accepts every token, and its requests show which token OpenBao asked about.
 pub(crate) async fn kubernetes(bao: &OpenBao) -> Server {
     let api = Server::start(|_review| {
         let user = "system:serviceaccount:default:app";

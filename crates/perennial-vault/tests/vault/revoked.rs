@@ -1,20 +1,23 @@
-//! What is revoked once nobody uses it, and what a Vault that refuses that must bear.
+//! Which certificates are revoked, and how often a Vault that refuses is asked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use perennial::CertSource;
-use perennial_vault::{Auth, REVOCATION_RETRY, VaultPki};
+use perennial_vault::VaultPki;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::ca::{Ca, SECRET_ID};
+use crate::ca::Ca;
 use crate::logins::pass;
-use crate::once::{builder, fetch};
+use crate::once::{fetch, pki, publish, vault};
 use crate::server::{Reply, Server};
 
-/// Refuses the first revocation that it is asked for, and each further one of the same certificate.
+/// How long after a failed revocation the next one is tried.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Refuses the first revocation, and each further one of the same certificate.
 async fn server_that_keeps_one() -> Server {
     let (ca, first) = (Ca::new("root"), OnceLock::new());
     Server::start(move |request| {
@@ -30,8 +33,13 @@ async fn server_that_keeps_one() -> Server {
 }
 
 fn source(server: &Server) -> Arc<VaultPki> {
-    let builder = builder(&server.url()).auth(Auth::approle("role", SECRET_ID));
+    let builder = pki(vault(&server.url()));
     Arc::new(builder.revoke_superseded().build().unwrap())
+}
+
+/// Fetches and publishes a certificate, and stops using it.
+async fn use_one(source: &Arc<VaultPki>) {
+    drop(publish(source, fetch(source).await.unwrap()));
 }
 
 /// What the renewer does between two fetches.
@@ -40,7 +48,7 @@ fn between_fetches(source: &Arc<VaultPki>) -> JoinHandle<()> {
     tokio::spawn(async move { source.changed().await })
 }
 
-async fn asked(server: &Server, revocations: usize) {
+async fn wait_for(server: &Server, revocations: usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while server.revocations() < revocations {
         assert!(Instant::now() < deadline, "{:?}", server.steps());
@@ -49,49 +57,54 @@ async fn asked(server: &Server, revocations: usize) {
 }
 
 #[tokio::test]
-async fn one_that_is_not_revoked_holds_up_no_other() {
+async fn failed_revocation_does_not_delay_others() {
     let server = server_that_keeps_one().await;
     let source = source(&server);
     let revocations = source.revocations().unwrap();
     // Two that are superseded, and one in use.
-    for _certificate in 0..3 {
-        fetch(&source).await.unwrap();
+    for _ in 0..3 {
+        use_one(&source).await;
     }
-    let upkeep = between_fetches(&source);
-    asked(&server, 2).await;
-    upkeep.abort();
+    let maintenance = between_fetches(&source);
+    wait_for(&server, 2).await;
+    maintenance.abort();
     let left = revocations.finish(Duration::from_secs(10)).await;
-    assert_eq!(left.unwrap_err().count, 1);
+    let error = left.unwrap_err();
+    assert!(error.to_string().starts_with("1 unexpired"), "{error}");
+    assert_eq!(
+        (error.operation(), error.status()),
+        (Some("revocation"), Some(500))
+    );
     assert_eq!(server.revocations(), 4);
 }
 
 #[tokio::test]
-async fn failed_revocation_is_spaced_however_often_the_wait_begins_anew() {
+async fn failed_revocation_is_retried_only_after_a_wait_however_often_it_restarts() {
     let server = server_that_keeps_one().await;
     let source = source(&server);
-    for _certificate in 0..2 {
-        fetch(&source).await.unwrap();
+    for _ in 0..2 {
+        use_one(&source).await;
     }
-    let upkeep = between_fetches(&source);
-    asked(&server, 1).await;
-    upkeep.abort();
-    for _command in 0..20 {
-        let upkeep = between_fetches(&source);
+    let maintenance = between_fetches(&source);
+    wait_for(&server, 1).await;
+    maintenance.abort();
+    for _ in 0..20 {
+        let maintenance = between_fetches(&source);
         tokio::task::yield_now().await;
-        upkeep.abort();
+        maintenance.abort();
     }
     assert_eq!(server.revocations(), 1);
-    let upkeep = between_fetches(&source);
-    pass(REVOCATION_RETRY).await;
-    asked(&server, 2).await;
-    upkeep.abort();
+    let maintenance = between_fetches(&source);
+    pass(RETRY).await;
+    wait_for(&server, 2).await;
+    maintenance.abort();
 }
 
 #[tokio::test]
-async fn end_of_a_program_logs_in_again_where_somebody_has_ended_the_token() {
+async fn final_revocation_logs_in_again_where_the_token_was_revoked() {
     let (ca, ended) = (Ca::new("root"), AtomicBool::new(false));
     let server = Server::start(move |request| {
-        // The first token is over as soon as anything is to be revoked with it.
+        // The first token is refused once it is used for a revocation.
         if request.is_revocation() && !ended.swap(true, Ordering::SeqCst) {
             return Reply::errors(403, &["permission denied"]);
         }
@@ -102,11 +115,32 @@ async fn end_of_a_program_logs_in_again_where_somebody_has_ended_the_token() {
     })
     .await;
     let source = source(&server);
-    fetch(&source).await.unwrap();
+    use_one(&source).await;
     let revocations = source.revocations().unwrap();
     revocations.finish(Duration::from_secs(10)).await.unwrap();
     assert_eq!(
         server.steps(),
         ["login", "sign", "revoke", "login", "revoke"]
     );
+}
+
+#[tokio::test]
+async fn certificate_that_was_never_published_is_not_revoked() {
+    let server = server_that_keeps_one().await;
+    let source = source(&server);
+    let revocations = source.revocations().unwrap();
+    let refused = fetch(&source).await.unwrap();
+    let kept = fetch(&source).await.unwrap();
+    use_one(&source).await;
+    // Newer deliveries have taken its place.
+    let late = publish(&source, refused);
+    drop((late, kept));
+    let maintenance = between_fetches(&source);
+    wait_for(&server, 1).await;
+    maintenance.abort();
+    // Only the published one is left.
+    let error = revocations.finish(Duration::from_secs(10)).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("1 unexpired"), "{error}");
+    assert_eq!(server.revocations(), 2);
 }

@@ -1,183 +1,170 @@
-//! `build()`: what it refuses, and how it says so.
+//! `build()`: which settings it refuses, and the text of the error.
 
 use std::time::Duration;
 
-use perennial::CertSource;
-use perennial_vault::{Auth, BuildError, KeyType, Secret, VaultPkiBuilder};
+use perennial::{CertSource, SourceErrorKind};
+use perennial_vault::{Auth, KeyType, Secret, Vault, VaultError, VaultPkiBuilder};
 
 use crate::ca::{Ca, SECRET_ID, TOKEN};
-use crate::once::{builder, told};
+use crate::once::{app, full_text, pki, vault};
 
 const ADDRESS: &str = "https://vault.example:8200";
 
-fn refused(builder: VaultPkiBuilder) -> String {
-    told(&builder.build().unwrap_err())
+fn refusal<T: std::fmt::Debug>(built: Result<T, VaultError>) -> String {
+    let error = built.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    assert_eq!((error.operation(), error.status()), (None, None));
+    full_text(&error)
 }
 
 #[test]
-fn settings_of_the_way_to_vault_are_refused_beside_another_source() {
-    let ca = Ca::new("root").pem();
-    let first = builder(ADDRESS).ca_pem(&ca).build().unwrap();
-    let another = || {
-        first
-            .another()
-            .mount("pki")
-            .role("jobs")
-            .common_name("jobs")
-    };
-    another().build().unwrap();
-    let second = Duration::from_secs(1);
+fn unusable_settings_of_a_vault_are_refused_with_their_field() {
+    let base = || vault(ADDRESS).ca_pem(Ca::new("root").pem());
+    drop(base().build().unwrap());
     let table = [
-        (another().address(ADDRESS), "address is"),
-        (another().ca_pem(&ca), "ca_pem is"),
-        (another().namespace("team1"), "namespace is"),
-        (another().auth(Auth::token(TOKEN)), "auth is"),
-        (another().connect_timeout(second), "connect_timeout is"),
-        (another().request_timeout(second), "request_timeout is"),
+        (vault("vault.example:8200"), "invalid address"),
+        (vault("http://vault.example:8200"), "invalid address"),
+        (vault("http://10.0.0.1:8200"), "invalid address"),
+        (vault("ftp://localhost"), "invalid address"),
+        (vault("https://vault.example/?x=y"), "invalid address"),
         (
-            another().provider(rustls::crypto::aws_lc_rs::default_provider().into()),
-            "provider is",
+            vault("https://u:p@vault.example"),
+            "invalid address: it holds a user",
+        ),
+        (base().address(ADDRESS), "invalid address"),
+        (base().namespace(""), "invalid namespace"),
+        (base().namespace("a b"), "invalid namespace"),
+        (
+            base().connect_timeout(Duration::ZERO),
+            "invalid connect_timeout",
         ),
         (
-            first.another().mount("pki").role("jobs"),
-            "common_name is not set",
+            base().request_timeout(Duration::ZERO),
+            "invalid request_timeout",
         ),
-    ];
-    for (builder, expected) in table {
-        let text = refused(builder);
-        assert!(text.contains(&format!("\n{expected}")), "{text}");
-    }
-}
-
-#[test]
-fn unusable_settings_are_refused_with_their_field() {
-    let base = || builder(ADDRESS).ca_pem(Ca::new("root").pem());
-    base().build().unwrap();
-    let table = [
-        (builder("vault.example:8200"), "address is"),
-        (builder("http://vault.example:8200"), "address is"),
-        (builder("http://10.0.0.1:8200"), "address is"),
-        (builder("ftp://localhost"), "address is"),
-        (builder("https://vault.example/?x=y"), "address is"),
-        (builder("https://u:p@vault.example"), "address holds"),
-        (base().mount(""), "mount is not set"),
-        (base().mount("pki//x"), "mount is"),
-        (base().mount("../sys"), "mount is"),
-        (base().mount("pki?x"), "mount is"),
-        (base().mount("pki%2f.."), "mount is"),
-        (base().role(""), "role is not set"),
-        (base().role("a/b"), "role is"),
-        (base().role(".."), "role is"),
-        (base().common_name(""), "common_name is"),
-        (base().common_name("a\nb"), "common_name is"),
-        (base().dns_name("a b"), "dns_name is"),
-        (base().uri(""), "uri is"),
-        (base().issuer("a/b"), "issuer is"),
-        (base().issuer(".."), "issuer is"),
-        (base().issuer(""), "issuer is"),
-        (
-            base().issue().key_type(KeyType::EcP256),
-            "key_type is \"EcP256\"",
-        ),
-        (base().issue().dns_name("a,b"), "dns_name is"),
-        (base().issue().uri("spiffe://a,b"), "uri is"),
-        (base().ttl(Duration::ZERO), "ttl is"),
-        (base().ttl(Duration::from_millis(1_500)), "ttl is"),
-        (base().namespace(""), "namespace is"),
-        (base().namespace("a b"), "namespace is"),
-        (base().connect_timeout(Duration::ZERO), "connect_timeout is"),
-        (base().request_timeout(Duration::ZERO), "request_timeout is"),
-        (base().ca_pem("no PEM"), "ca_pem is"),
-        (base().server_roots_pem(""), "server_roots_pem is"),
-        (base().auth(Auth::token("")), "auth token holds nothing"),
-        (base().auth(Auth::token("\n")), "auth token holds nothing"),
+        (base().ca_pem("no PEM"), "invalid ca_pem"),
+        (base().auth(Auth::token("")), "invalid auth token: empty"),
+        (base().auth(Auth::token("\n")), "invalid auth token: empty"),
         (
             base().auth(Auth::token("a\nb")),
-            "auth token holds a control character at byte 1",
+            "invalid auth token: control character at byte 1",
         ),
         (
             base().auth(Auth::token("s.ü")),
-            "auth token holds a character",
+            "invalid auth token: a character",
         ),
         (
             base().auth(Auth::approle("", "x")),
-            "auth role_id holds nothing",
+            "invalid auth role_id: empty",
         ),
         (
             base().auth(Auth::approle("x", "a\0b")),
-            "auth secret_id holds a control character",
+            "invalid auth secret_id: control character",
         ),
         (
             base().auth(Auth::approle("x", "y").login_mount("a b")),
-            "login_mount is",
+            "invalid login_mount",
         ),
         (
             base().auth(Auth::approle_wrapped("x", "ü")),
-            "auth wrapping token holds a character",
+            "invalid auth wrapping token: a character",
         ),
-        (base().auth(Auth::jwt("a/b", "x")), "auth role is"),
-        (base().auth(Auth::jwt("a", "")), "auth jwt holds nothing"),
+        (base().auth(Auth::jwt("a/b", "x")), "invalid auth role"),
+        (base().auth(Auth::jwt("a", "")), "invalid auth jwt: empty"),
         (
             base().auth(Auth::kubernetes_at("a", "")),
-            "auth jwt holds an empty path",
+            "invalid auth jwt: the path is empty",
         ),
-        (base().auth(Auth::userpass("..", "x")), "auth user is"),
+        (base().auth(Auth::userpass("..", "x")), "invalid auth user"),
         (
             base().auth(Auth::userpass("a", "\r\n")),
-            "auth password holds nothing",
+            "invalid auth password: empty",
         ),
         (
             base().auth(Auth::tls_certificate("app", "", "x")),
-            "auth certificate holds nothing",
+            "invalid auth certificate: empty",
         ),
         (
             base().auth(Auth::tls_certificate("app", "x", "")),
-            "auth certificate's key holds nothing",
+            "invalid auth key: empty",
         ),
+        (Vault::builder(ADDRESS), "auth is not set"),
     ];
     for (builder, words) in table {
-        let text = refused(builder);
+        let text = refusal(builder.build());
         assert!(text.contains(words), "{words}: {text}");
     }
-    let nameless = perennial_vault::VaultPki::builder(ADDRESS)
-        .auth(Auth::token(TOKEN))
-        .mount("pki")
-        .role("app");
-    assert!(refused(nameless).contains("common_name is not set"));
+}
+
+#[test]
+fn unusable_settings_of_a_certificate_are_refused_with_their_field() {
+    let vault = vault(ADDRESS)
+        .ca_pem(Ca::new("root").pem())
+        .build()
+        .unwrap();
+    let at = |mount: &str| vault.pki(mount).role("app").common_name("app");
+    let base = || at("pki");
+    base().build().unwrap();
+    let table = [
+        (at(""), "mount is not set"),
+        (at("pki//x"), "invalid mount"),
+        (at("../sys"), "invalid mount"),
+        (at("pki?x"), "invalid mount"),
+        (at("pki%2f.."), "invalid mount"),
+        (base().role(""), "role is not set"),
+        (base().role("a/b"), "invalid role"),
+        (base().role(".."), "invalid role"),
+        (base().common_name(""), "invalid common_name"),
+        (base().common_name("a\nb"), "invalid common_name"),
+        (base().dns_name("a b"), "invalid dns_name"),
+        (base().uri(""), "invalid uri"),
+        (base().issuer("a/b"), "invalid issuer"),
+        (base().issuer(".."), "invalid issuer"),
+        (base().issuer(""), "invalid issuer"),
+        (
+            base().issue().key_type(KeyType::EcP256),
+            "invalid key_type \"EcP256\"",
+        ),
+        (base().issue().dns_name("a,b"), "invalid dns_name"),
+        (base().issue().uri("spiffe://a,b"), "invalid uri"),
+        (base().ttl(Duration::ZERO), "invalid ttl"),
+        (base().ttl(Duration::from_millis(1_500)), "invalid ttl"),
+        (base().server_roots_pem(""), "invalid server_roots_pem"),
+        (vault.pki("pki").role("app"), "common_name is not set"),
+    ];
+    for (builder, words) in table {
+        let text = refusal(builder.build());
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 #[test]
 fn line_end_after_a_secret_is_not_part_of_it() {
     for end in ["", "\n", "\r\n"] {
         let ca = Ca::new("root").pem();
-        let with = |auth| builder(ADDRESS).ca_pem(&ca).auth(auth).build();
-        with(Auth::token(format!("{TOKEN}{end}"))).unwrap();
-        with(Auth::approle(
-            format!("r{end}"),
-            format!("{SECRET_ID}{end}"),
-        ))
-        .unwrap();
+        let with = |auth| vault(ADDRESS).ca_pem(&ca).auth(auth).build();
+        drop(with(Auth::token(format!("{TOKEN}{end}"))).unwrap());
+        let auth = Auth::approle(format!("r{end}"), format!("{SECRET_ID}{end}"));
+        drop(with(auth).unwrap());
     }
 }
 
 #[test]
-fn plain_http_is_taken_for_this_machine_alone() {
+fn plain_http_is_accepted_only_for_this_machine() {
     for address in [
         "http://localhost:8200",
         "http://127.0.0.1:8200",
         "http://[::1]:8200",
     ] {
-        builder(address).build().unwrap();
+        drop(vault(address).build().unwrap());
     }
 }
 
 #[test]
 fn debug_shows_no_secret() {
     let bad = format!("{TOKEN}\u{1}");
-    let error: BuildError = builder(ADDRESS)
-        .auth(Auth::token(&bad))
-        .build()
-        .unwrap_err();
+    let error = vault(ADDRESS).auth(Auth::token(&bad)).build().unwrap_err();
+    let local = vault("http://localhost").build().unwrap();
     let password = format!("https://u:{TOKEN}@vault.example:notaport");
     let shown = [
         format!("{:?}", Auth::token(TOKEN)),
@@ -187,13 +174,15 @@ fn debug_shows_no_secret() {
         format!("{:?}", Auth::userpass("user", SECRET_ID)),
         format!("{:?}", Auth::tls_certificate("role", TOKEN, SECRET_ID)),
         format!("{:?}", Secret::from(TOKEN)),
-        format!("{:?}", builder(ADDRESS)),
-        format!("{:?}", builder(&password)),
-        format!("{:?}", builder("http://localhost").build().unwrap()),
-        told(&error),
-        told(&builder(&password).build().unwrap_err()),
-        told(
-            &builder(ADDRESS)
+        format!("{:?}", vault(ADDRESS)),
+        format!("{:?}", vault(&password)),
+        format!("{local:?}"),
+        format!("{:?}", app(&local)),
+        format!("{:?}", app(&local).build().unwrap()),
+        full_text(&error),
+        full_text(&vault(&password).build().unwrap_err()),
+        full_text(
+            &vault(ADDRESS)
                 .ca_pem(format!("-----BEGIN {TOKEN}"))
                 .build()
                 .unwrap_err(),
@@ -205,11 +194,12 @@ fn debug_shows_no_secret() {
 }
 
 #[test]
-fn request_fingerprint_tells_sources_apart() {
-    let of = |builder: VaultPkiBuilder| builder.build().unwrap().request().unwrap();
-    let base = || builder("http://localhost:1");
-    assert_eq!(of(base()), of(base().auth(Auth::token(TOKEN))));
-    assert_ne!(of(base()), of(base().namespace("team1")));
-    assert_ne!(of(base()), of(base().dns_name("a")));
-    assert_ne!(of(base()), of(builder("http://localhost:2")));
+fn cache_key_distinguishes_sources() {
+    let of = |source: VaultPkiBuilder| source.build().unwrap().cache_key().unwrap();
+    let base = || vault("http://localhost:1");
+    let key = of(pki(base()));
+    assert_eq!(key, of(pki(base().auth(Auth::token(TOKEN)))));
+    assert_ne!(key, of(pki(base().namespace("team1"))));
+    assert_ne!(key, of(pki(base()).dns_name("a")));
+    assert_ne!(key, of(pki(vault("http://localhost:2"))));
 }

@@ -1,4 +1,4 @@
-//! One life of every token, and credentials that are files.
+//! The lifetime of tokens, and credentials in files.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,24 +6,26 @@ use std::task::Poll;
 use std::time::Duration;
 
 use perennial::{CertSource, SourceErrorKind};
-use perennial_vault::{Auth, CREDENTIAL_POLL, Secret, VaultPki};
+use perennial_vault::{Auth, Secret, VaultBuilder, VaultPki};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::ca::{Ca, SECRET_ID, TOKEN, login, made_by};
 use crate::logins::pass;
-use crate::once::{builder, fetch, told, with, with_approle, with_token};
+use crate::once::{app, fetch, full_text, vault, with, with_approle, with_token};
 use crate::server::{Reply, Request, Server};
 
+/// How often the file of a refused credential is read again.
+const CREDENTIAL_POLL: Duration = Duration::from_secs(5);
 const TWO_THIRDS: Duration = Duration::from_secs(2_400);
 
-/// Answers as Vault does, but for what `change` has an answer to.
+/// Answers as Vault does, except where `change` has an answer.
 async fn server(change: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Server {
     let ca = Ca::new("root");
     Server::start(move |request| change(request).unwrap_or_else(|| ca.vault(request))).await
 }
 
-/// A certificate that nobody has issued, and its key.
+/// A self-signed certificate, and its key.
 fn pair() -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::default();
@@ -37,8 +39,8 @@ fn between_fetches(source: &Arc<VaultPki>) -> JoinHandle<()> {
     tokio::spawn(async move { source.changed().await })
 }
 
-/// Waits for a renewal, then fetches, which waits for its answer: time that is moved while a request
-/// is on its way would run it out.
+/// Waits for a renewal, then fetches, which waits for the renewal's answer: a request that is not
+/// answered would time out once the clock is moved.
 async fn renewed(server: &Server, source: &Arc<VaultPki>, renewals: usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while server.renewals() < renewals {
@@ -49,11 +51,11 @@ async fn renewed(server: &Server, source: &Arc<VaultPki>, renewals: usize) {
 }
 
 #[tokio::test]
-async fn token_is_renewed_between_fetches_too() {
+async fn token_is_also_renewed_between_fetches() {
     let server = server(|_| None).await;
     let source = with_approle(&server.url());
     fetch(&source).await.unwrap();
-    let upkeep = between_fetches(&source);
+    let maintenance = between_fetches(&source);
     for renewals in 1..=3 {
         pass(TWO_THIRDS).await;
         renewed(&server, &source, renewals).await;
@@ -65,42 +67,42 @@ async fn token_is_renewed_between_fetches_too() {
         ]
     );
     assert_eq!(server.requests()[2].header("x-vault-token"), Some(TOKEN));
-    upkeep.abort();
+    maintenance.abort();
 }
 
 #[tokio::test]
 async fn token_of_several_sources_is_renewed_once() {
     let server = server(|_| None).await;
-    let all = three(with_approle(&server.url()));
+    let all = three(vault(&server.url()));
     for source in &all {
         fetch(source).await.unwrap();
     }
-    let upkeeps: Vec<_> = all.iter().map(between_fetches).collect();
+    let all_maintenance: Vec<_> = all.iter().map(between_fetches).collect();
     for renewals in 1..=3 {
         pass(TWO_THIRDS).await;
         renewed(&server, &all[0], renewals).await;
-        // Each of the others has had its turn.
+        // The other sources had time to renew it, too.
         for source in &all {
             fetch(source).await.unwrap();
         }
         assert_eq!(server.renewals(), renewals);
     }
     assert_eq!(server.logins(), 1);
-    for upkeep in upkeeps {
-        upkeep.abort();
+    for maintenance in all_maintenance {
+        maintenance.abort();
     }
 }
 
-/// The first one, and two more on its token.
-fn three(first: Arc<VaultPki>) -> [Arc<VaultPki>; 3] {
-    let [jobs, mail] = ["jobs", "mail"].map(|name| {
-        let another = first.another().mount("pki").role(name).common_name(name);
-        Arc::new(another.build().unwrap())
-    });
-    [first, jobs, mail]
+/// Three sources that share a token.
+fn three(vault: VaultBuilder) -> [Arc<VaultPki>; 3] {
+    let vault = vault.build().unwrap();
+    ["app", "jobs", "mail"].map(|name| {
+        let source = vault.pki("pki").role(name).common_name(name);
+        Arc::new(source.build().unwrap())
+    })
 }
 
-/// What the source does between two fetches, begun by the time that this returns.
+/// What the source does between two fetches, started before this returns.
 async fn begun(source: &Arc<VaultPki>) -> JoinHandle<()> {
     let source = Arc::clone(source);
     let mut changed = Box::pin(async move { source.changed().await });
@@ -113,7 +115,7 @@ async fn begun(source: &Arc<VaultPki>) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn login_without_an_answer_is_made_once_for_all_who_wait() {
+async fn unanswered_login_is_sent_once_for_all_who_wait() {
     let hangs = Arc::new(AtomicBool::new(true));
     let state = Arc::clone(&hangs);
     let server = server(move |request| {
@@ -121,7 +123,7 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
             return None;
         }
         let hangs = state.load(Ordering::SeqCst);
-        // Of a token that cannot be renewed.
+        // The token cannot be renewed.
         let granted = serde_json::json!({ "auth": {
             "client_token": TOKEN, "lease_duration": 3_600, "renewable": false } });
         Some(if hangs {
@@ -132,8 +134,7 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
     })
     .await;
     let patience = Duration::from_millis(500);
-    let first = builder(&server.url()).request_timeout(patience).build();
-    let all = three(Arc::new(first.unwrap()));
+    let all = three(vault(&server.url()).request_timeout(patience));
     let at_once = || async {
         let [a, b, c] = &all;
         <[_; 3]>::from(tokio::join!(fetch(a), fetch(b), fetch(c)))
@@ -143,9 +144,9 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Unavailable);
         assert!(
-            told(&error).contains("did not answer the login"),
+            full_text(&error).contains("login timed out"),
             "{}",
-            told(&error)
+            full_text(&error)
         );
     }
     assert_eq!(server.logins(), 1);
@@ -156,7 +157,7 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
     }
     assert_eq!(server.logins(), 2);
 
-    // Another token is due, and the one that there is serves as long as it lives.
+    // Another token is due, and the current one stays in use until it expires.
     hangs.store(true, Ordering::SeqCst);
     pass(TWO_THIRDS).await;
     for outcome in at_once().await {
@@ -166,7 +167,7 @@ async fn login_without_an_answer_is_made_once_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn credential_that_one_source_found_replaced_is_news_to_all() {
+async fn credential_that_one_source_found_replaced_wakes_all() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "wrong").unwrap();
     let server = server(|request| {
@@ -175,38 +176,39 @@ async fn credential_that_one_source_found_replaced_is_news_to_all() {
     })
     .await;
     let auth = Auth::approle("role", Secret::file(file.path()));
-    let [first, second, _] = three(with(&server.url(), auth));
+    let [first, second, _] = three(vault(&server.url()).auth(auth));
     for source in [&first, &second] {
         fetch(source).await.unwrap_err();
     }
     let waiting = begun(&second).await;
-    // It has read the file as it was by then.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The second one reads the old file first: it locks the token while it reads.
+    fetch(&first).await.unwrap_err();
     std::fs::write(file.path(), SECRET_ID).unwrap();
     fetch(&first).await.unwrap();
     pass(CREDENTIAL_POLL).await;
     let woken = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-    woken.expect("another source's login is heard of").unwrap();
+    woken
+        .expect("the login of another source wakes it")
+        .unwrap();
     fetch(&second).await.unwrap();
     assert_eq!(server.logins(), 2);
 }
 
 #[tokio::test]
-async fn token_that_another_source_has_had_is_renewed_when_that_is_gone() {
+async fn token_of_another_source_is_renewed_after_that_is_dropped() {
     let server = server(|_| None).await;
-    let [first, second, _] = three(with_approle(&server.url()));
-    let upkeep = begun(&second).await;
+    let [first, second, _] = three(vault(&server.url()));
+    let maintenance = begun(&second).await;
     fetch(&first).await.unwrap();
     drop(first);
-    // Not by its own fetch, or it would not be seen who renewed.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The second one does not fetch: the renewal must be its own.
     pass(TWO_THIRDS).await;
     let deadline = Instant::now() + Duration::from_secs(30);
     while server.renewals() < 1 {
         assert!(Instant::now() < deadline, "{:?}", server.steps());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    upkeep.abort();
+    maintenance.abort();
 }
 
 #[tokio::test]
@@ -214,16 +216,16 @@ async fn given_token_is_renewed_at_once_to_learn_its_lease() {
     let server = server(|_| None).await;
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
-    let upkeep = between_fetches(&source);
+    let maintenance = between_fetches(&source);
     renewed(&server, &source, 1).await;
     pass(TWO_THIRDS).await;
     renewed(&server, &source, 2).await;
     assert_eq!(server.steps(), ["sign", "renew", "sign", "renew", "sign"]);
-    upkeep.abort();
+    maintenance.abort();
 }
 
 #[tokio::test]
-async fn given_token_that_cannot_be_renewed_is_asked_about_once() {
+async fn given_token_that_cannot_be_renewed_is_tried_once() {
     let refuse = |request: &Request| {
         let refused = || Reply::errors(400, &["lease is not renewable"]);
         request.is_renewal().then(refused)
@@ -231,14 +233,14 @@ async fn given_token_that_cannot_be_renewed_is_asked_about_once() {
     let server = server(refuse).await;
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
-    let upkeep = between_fetches(&source);
+    let maintenance = between_fetches(&source);
     renewed(&server, &source, 1).await;
-    for _day in 0..2 {
+    for _ in 0..2 {
         pass(Duration::from_secs(86_400)).await;
         fetch(&source).await.unwrap();
     }
     assert_eq!(server.steps(), ["sign", "renew", "sign", "sign", "sign"]);
-    upkeep.abort();
+    maintenance.abort();
 }
 
 #[tokio::test]
@@ -260,31 +262,28 @@ async fn refused_or_shrunk_renewal_is_followed_by_a_login() {
 }
 
 #[tokio::test]
-async fn certificate_login_is_made_anew_and_its_token_never_renewed() {
+async fn certificate_logs_in_again_and_its_token_is_never_renewed() {
     let server = server(|_| None).await;
     let (chain, key) = pair();
-    let source = with(&server.url(), Auth::tls_certificate("app", chain, key));
-    let another = source
-        .another()
-        .mount("pki")
-        .role("jobs")
-        .common_name("jobs");
-    let refused = another.build().unwrap_err().to_string();
-    assert!(
-        refused.contains("each certificate logs in for itself"),
-        "{refused}"
-    );
-    for _fetch in 0..2 {
+    let vault = vault(&server.url()).auth(Auth::tls_certificate("app", chain, key));
+    let vault = vault.build().unwrap();
+    let source = Arc::new(app(&vault).build().unwrap());
+    for _ in 0..2 {
         fetch(&source).await.unwrap();
-        let upkeep = between_fetches(&source);
+        let maintenance = between_fetches(&source);
         pass(TWO_THIRDS).await;
-        upkeep.abort();
+        maintenance.abort();
     }
     assert_eq!(server.steps(), ["login", "sign", "login", "sign"]);
+    // Each source presents its own live certificate, so none shares a token.
+    fetch(&Arc::new(app(&vault).build().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(server.logins(), 3);
 }
 
 #[tokio::test]
-async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
+async fn failed_login_keeps_the_current_token_until_it_expires() {
     for (status, words) in [(503, "Vault is sealed"), (400, "invalid secret id")] {
         let down = Arc::new(AtomicBool::new(false));
         let state = Arc::clone(&down);
@@ -300,22 +299,21 @@ async fn failed_login_leaves_the_token_in_use_as_long_as_it_lives() {
         fetch(&source).await.unwrap();
         pass(Duration::from_secs(3_590) - TWO_THIRDS).await;
         fetch(&source).await.unwrap();
-        // Its hour is over.
+        // Its hour has passed.
         pass(Duration::from_secs(11)).await;
         let error = fetch(&source).await.unwrap_err();
-        assert!(told(&error).contains(words), "{}", told(&error));
+        assert!(full_text(&error).contains(words), "{}", full_text(&error));
     }
 }
 
-#[cfg(feature = "metrics")]
 #[tokio::test]
-async fn failed_login_is_counted_while_the_old_token_still_serves() {
+async fn failed_login_is_counted_while_the_current_token_stays_in_use() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    // Logins since the last look: that succeeded, that failed.
+    // Logins since the last call: successful, failed.
     let logins = || {
         let all = snapshotter.snapshot().into_vec();
         let count = |result| {
@@ -339,7 +337,7 @@ async fn failed_login_is_counted_while_the_old_token_still_serves() {
     })
     .await;
     let source = with_approle(&server.url());
-    // Known before the first of either.
+    // Both counters exist before the first login.
     assert_eq!(logins(), (Some(0), Some(0)));
     fetch(&source).await.unwrap();
     assert_eq!(logins(), (Some(1), Some(0)));
@@ -350,11 +348,11 @@ async fn failed_login_is_counted_while_the_old_token_still_serves() {
 }
 
 #[tokio::test]
-async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
-    let so_often = AtomicUsize::new(0);
+async fn given_token_whose_lease_shrinks_stays_in_use_until_vault_refuses_it() {
+    let renewals = AtomicUsize::new(0);
     let server = server(move |request| {
-        let halvings = || so_often.fetch_add(1, Ordering::SeqCst) as u64;
-        // Half of the hour before, each time.
+        let halvings = || renewals.fetch_add(1, Ordering::SeqCst) as u64;
+        // Each time half of the lease before.
         request
             .is_renewal()
             .then(|| login(TOKEN, 3_600 >> halvings()))
@@ -362,15 +360,15 @@ async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
     .await;
     let source = with_token(&server.url());
     fetch(&source).await.unwrap();
-    let mut upkeep = between_fetches(&source);
+    let mut maintenance = between_fetches(&source);
     renewed(&server, &source, 1).await;
     pass(TWO_THIRDS).await;
     renewed(&server, &source, 2).await;
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         pass(Duration::from_secs(600)).await;
         fetch(&source).await.unwrap();
-        upkeep.abort();
-        upkeep = between_fetches(&source);
+        maintenance.abort();
+        maintenance = between_fetches(&source);
     }
     assert_eq!(
         server.steps(),
@@ -378,7 +376,7 @@ async fn given_token_whose_lease_shrinks_serves_until_vault_refuses_it() {
             "sign", "renew", "sign", "renew", "sign", "sign", "sign", "sign"
         ]
     );
-    upkeep.abort();
+    maintenance.abort();
 }
 
 #[tokio::test]
@@ -400,10 +398,10 @@ async fn concurrent_fetches_cause_one_login() {
     })
     .await;
     let source = with_approle(&server.url());
-    // When there is no token yet, and when the one that all use has been revoked.
+    // Without a token, and after the token that all use was revoked.
     for logins in [1, 2] {
         let mut fetches = JoinSet::new();
-        for _fetch in 0..20 {
+        for _ in 0..20 {
             let source = Arc::clone(&source);
             fetches.spawn(async move { fetch(&source).await.map(drop) });
         }
@@ -416,7 +414,7 @@ async fn concurrent_fetches_cause_one_login() {
 }
 
 #[tokio::test]
-async fn token_that_died_in_a_sleep_costs_one_login() {
+async fn token_that_expired_during_a_suspend_costs_one_login() {
     let server = server(|_| None).await;
     let source = with_approle(&server.url());
     fetch(&source).await.unwrap();
@@ -434,7 +432,7 @@ async fn file_with_a_token_is_read_before_each_fetch() {
         std::fs::write(file.path(), token).unwrap();
         fetch(&source).await.unwrap();
     }
-    // Half-way through its replacement, the token in use stays.
+    // While its file is being replaced, the current token stays in use.
     std::fs::write(file.path(), "").unwrap();
     fetch(&source).await.unwrap();
     let sent: Vec<_> = server
@@ -446,7 +444,7 @@ async fn file_with_a_token_is_read_before_each_fetch() {
 }
 
 #[tokio::test]
-async fn refused_token_is_left_alone_until_its_file_holds_another() {
+async fn refused_token_is_not_sent_again_until_its_file_holds_another() {
     let server = server(|request| {
         let is_bad = request.header("x-vault-token") == Some("s.bad");
         is_bad.then(|| Reply::errors(403, &["permission denied"]))
@@ -455,10 +453,10 @@ async fn refused_token_is_left_alone_until_its_file_holds_another() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "s.bad").unwrap();
     let source = with(&server.url(), Auth::token(Secret::file(file.path())));
-    for _fetch in 0..3 {
+    for _ in 0..3 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        assert!(told(&error).contains("permission denied"));
+        assert!(full_text(&error).contains("permission denied"));
     }
     assert_eq!(server.steps(), ["sign"]);
     std::fs::write(file.path(), "s.good").unwrap();
@@ -467,7 +465,7 @@ async fn refused_token_is_left_alone_until_its_file_holds_another() {
 }
 
 #[tokio::test]
-async fn another_credential_in_the_file_is_noticed_and_sent_at_once() {
+async fn another_credential_in_the_file_is_found_and_sent() {
     let server = server(|request| {
         let is_bad = request.is_login() && request.body.contains("wrong");
         is_bad.then(|| Reply::errors(400, &["invalid role or secret ID"]))
@@ -479,17 +477,17 @@ async fn another_credential_in_the_file_is_noticed_and_sent_at_once() {
     let error = fetch(&source).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
     assert!(
-        told(&error).contains("auth secret_id cannot be read from"),
+        full_text(&error).contains("failed to read auth secret_id from"),
         "{}",
-        told(&error)
+        full_text(&error)
     );
 
     for (secret, is_good) in [("wrong", false), ("right", true)] {
-        let noticed = between_fetches(&source);
+        let found = between_fetches(&source);
         tokio::task::yield_now().await;
         std::fs::write(&file, secret).unwrap();
         pass(CREDENTIAL_POLL).await;
-        tokio::time::timeout(Duration::from_secs(30), noticed)
+        tokio::time::timeout(Duration::from_secs(30), found)
             .await
             .unwrap()
             .unwrap();
@@ -500,7 +498,7 @@ async fn another_credential_in_the_file_is_noticed_and_sent_at_once() {
 }
 
 #[tokio::test]
-async fn wrapping_token_is_unwrapped_once_and_never_shown_elsewhere() {
+async fn wrapping_token_is_unwrapped_once_and_never_sent_elsewhere() {
     let server = server(|_| None).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "s.WRAPPING\n").unwrap();
@@ -509,7 +507,7 @@ async fn wrapping_token_is_unwrapped_once_and_never_shown_elsewhere() {
     fetch(&source).await.unwrap();
     pass(Duration::from_secs(86_400)).await;
     fetch(&source).await.unwrap();
-    // Whoever delivered it has removed it.
+    // The deployment has deleted its file.
     file.close().unwrap();
     pass(Duration::from_secs(86_400)).await;
     fetch(&source).await.unwrap();
@@ -528,8 +526,8 @@ async fn wrapping_token_is_unwrapped_once_and_never_shown_elsewhere() {
 }
 
 #[tokio::test]
-async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
-    // Used long ago, or by somebody who was quicker after our look at it.
+async fn spent_wrapping_token_is_reported_as_an_interception_and_sent_once() {
+    // Used long ago, or between the lookup and the unwrapping.
     for step in ["look up", "unwrap"] {
         let server = server(move |request| {
             let words = "wrapping token is not valid or does not exist";
@@ -537,10 +535,14 @@ async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
         })
         .await;
         let source = with(&server.url(), Auth::approle_wrapped("role", "s.spent"));
-        for _hour in 0..3 {
+        for _ in 0..3 {
             let error = fetch(&source).await.unwrap_err();
             assert_eq!(error.kind(), SourceErrorKind::Denied);
-            assert!(told(&error).contains("was intercepted"), "{}", told(&error));
+            assert!(
+                full_text(&error).contains("was intercepted"),
+                "{}",
+                full_text(&error)
+            );
             pass(Duration::from_secs(3_600)).await;
         }
         assert_eq!(server.steps().iter().filter(|s| **s == step).count(), 1);
@@ -549,7 +551,7 @@ async fn spent_wrapping_token_is_told_as_an_interception_and_sent_once() {
 }
 
 #[tokio::test]
-async fn answer_to_our_own_unwrapping_that_is_lost_is_not_told_as_an_interception() {
+async fn lost_answer_to_our_own_unwrapping_is_not_reported_as_an_interception() {
     let unwrapped = AtomicBool::new(false);
     let server = server(move |request| {
         if request.is_unwrapping() {
@@ -562,27 +564,35 @@ async fn answer_to_our_own_unwrapping_that_is_lost_is_not_told_as_an_interceptio
     .await;
     let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
     fetch(&source).await.unwrap_err();
-    for _hour in 0..2 {
+    for _ in 0..2 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
-        assert!(told(&error).contains("was lost"), "{}", told(&error));
-        assert!(!told(&error).contains("intercepted"), "{}", told(&error));
+        assert!(
+            full_text(&error).contains("was lost"),
+            "{}",
+            full_text(&error)
+        );
+        assert!(
+            !full_text(&error).contains("intercepted"),
+            "{}",
+            full_text(&error)
+        );
         pass(Duration::from_secs(3_600)).await;
     }
     assert_eq!(server.steps(), ["look up", "unwrap", "look up"]);
 }
 
 #[tokio::test]
-async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
+async fn wrapping_token_that_another_path_made_is_reported_and_never_unwrapped() {
     let server = server(|request| request.is_lookup().then(|| made_by("sys/wrapping/wrap"))).await;
     let source = with(&server.url(), Auth::approle_wrapped("role", "s.forged"));
-    for _hour in 0..3 {
+    for _ in 0..3 {
         let error = fetch(&source).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Denied);
         assert!(
-            told(&error).contains("made by \"sys/wrapping/wrap\""),
+            full_text(&error).contains("made by \"sys/wrapping/wrap\""),
             "{}",
-            told(&error)
+            full_text(&error)
         );
         pass(Duration::from_secs(3_600)).await;
     }
@@ -590,7 +600,7 @@ async fn wrapping_token_that_another_path_made_is_told_and_never_unwrapped() {
 }
 
 #[tokio::test]
-async fn unwrapping_that_a_sealed_server_or_a_proxy_refuses_is_tried_again() {
+async fn unwrapping_that_a_sealed_server_or_a_proxy_refuses_is_retried() {
     let refusals: [fn() -> Reply; 2] = [
         || Reply::errors(503, &["Vault is sealed"]),
         || Reply::json(403, "<html>Forbidden</html>"),
@@ -601,7 +611,11 @@ async fn unwrapping_that_a_sealed_server_or_a_proxy_refuses_is_tried_again() {
         let server = server(move |_| state.load(Ordering::SeqCst).then(refusal)).await;
         let source = with(&server.url(), Auth::approle_wrapped("role", "s.wrapping"));
         let error = fetch(&source).await.unwrap_err();
-        assert!(!told(&error).contains("intercepted"), "{}", told(&error));
+        assert!(
+            !full_text(&error).contains("intercepted"),
+            "{}",
+            full_text(&error)
+        );
         refuses.store(false, Ordering::SeqCst);
         fetch(&source).await.unwrap();
     }
@@ -630,7 +644,7 @@ async fn every_login_has_its_path_and_fields() {
         .map(|request| (request.path, request.body))
         .collect();
     let expected = [
-        // And not `cert_name`, which Vault ignores: it would try every role there is.
+        // Not `cert_name`, which Vault ignores: it would try every role.
         ("/v1/auth/cert/login", r#"{"name":"app"}"#),
         (
             "/v1/auth/jwt/login",

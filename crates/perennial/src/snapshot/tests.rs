@@ -94,7 +94,7 @@ fn key_of_which_only_the_signer_is_held_is_accepted_and_checked() {
         let provider = default_provider().unwrap().key_provider;
         let signer = provider.load_private_key(key.clone_key()).unwrap();
         let chain = vec![of.clone(), ca.intermediate_der()];
-        CertMaterial::with_signing_key(chain, signer, vec![ca.root_der()]).unwrap()
+        CertMaterial::from_signing_key(chain, signer, vec![ca.root_der()]).unwrap()
     };
     let ((leaf, key), (other, _)) = (ca.leaf(noon(), MINUTE), ca.leaf(noon(), MINUTE));
     let snapshot = build(material(&leaf, &key), noon()).unwrap();

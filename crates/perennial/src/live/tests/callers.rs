@@ -202,7 +202,7 @@ async fn other_roots_for_the_same_leaf_cure_no_refusal() {
     let source = ScriptedSource::new(&wall, steps);
     let live = started(&wall, &source).await;
     let reporter = live.reporter("pool");
-    source.say_changed(1);
+    source.set_changed(1);
     until("the roots are published", || {
         live.current().unwrap().generation() == 2
     })
@@ -290,7 +290,7 @@ impl CertSource for RootsFirst {
     async fn fetch(&self, context: crate::FetchContext<'_>) -> Result<Fetched, SourceError> {
         if context.reason == FetchReason::Changed {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            self.source.say_changed(0);
+            self.source.set_changed(0);
             return Ok(Fetched::Roots(self.roots.clone()));
         }
         self.source.fetch(context).await
@@ -314,7 +314,7 @@ async fn renewal_during_a_change_of_roots_still_brings_another_leaf() {
     let live = builder(&wall).start(roots_first).await.unwrap();
     let first = live.current().unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    source.say_changed(1);
+    source.set_changed(1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let renewed = live.renew().await;
     let Ok(Renewed::Newer(newer)) = renewed else {
@@ -335,7 +335,7 @@ async fn roots_alone_are_a_new_generation_with_the_same_leaf_and_key() {
     };
     let live = builder(&wall).start(roots_first).await.unwrap();
     let (first, due) = (live.current().unwrap(), live.status().next_fetch);
-    source.say_changed(1);
+    source.set_changed(1);
     until("the roots are published", || {
         live.current().unwrap().generation() == 2
     })

@@ -1,23 +1,23 @@
-//! Whatever is found where a file should be: the last good certificate stays, and the error names
-//! the file, what was found, and no byte of a key.
+//! Broken files of every kind: the last good certificate stays in use, and the error names the
+//! file and what was found, and quotes no byte of a key.
 
 use std::fs;
 use std::path::Path;
 
 use tokio::task::JoinSet;
 
-use super::super::testing::{Files, assert_no_key_in, der, pem, told, until};
+use super::super::testing::{Files, assert_no_key_in, der, pem, shown, until};
 use super::*;
 use crate::testing::TestCa;
-use crate::{LiveCert, Renewal};
+use crate::{LiveCert, RenewError};
 
-/// What is done to good files; the key that was there is at hand.
+/// Breaks good files; gets the key that was in them.
 type Break = fn(&Files, &str);
 
 struct Row {
     what: &'static str,
     harm: Break,
-    /// What the error must say.
+    /// What the error must contain.
     says: &'static [&'static str],
 }
 
@@ -37,7 +37,7 @@ const ROWS: &[Row] = &[
     },
     #[cfg(unix)]
     Row {
-        what: "a pipe that nobody writes to",
+        what: "a pipe without a writer",
         harm: |files, _| {
             fs::remove_file(files.path("tls.crt")).unwrap();
             let made = std::process::Command::new("mkfifo")
@@ -72,12 +72,12 @@ const ROWS: &[Row] = &[
     Row {
         what: "blank lines",
         harm: |files, _| files.write("tls.crt", "\n \n"),
-        says: &["tls.crt", "holds nothing"],
+        says: &["tls.crt", "is empty"],
     },
     Row {
         what: "binary garbage",
         harm: |files, _| files.write("tls.key", [0x9c; 4_000]),
-        says: &["tls.key", "no PEM and no DER", "no BEGIN line"],
+        says: &["tls.key", "neither PEM nor DER", "no BEGIN line"],
     },
     Row {
         what: "a text in UTF-16",
@@ -116,7 +116,7 @@ const ROWS: &[Row] = &[
             let chain = fs::read_to_string(files.path("tls.crt")).unwrap();
             files.write("tls.key", der(&chain));
         },
-        says: &["tls.key", "DER, but of something else"],
+        says: &["tls.key", "the DER is not a private key"],
     },
     Row {
         what: "the key's DER in the certificate's file",
@@ -136,7 +136,7 @@ const ROWS: &[Row] = &[
     Row {
         what: "DER that is cut off",
         harm: |files, key| files.write("tls.key", &der(key)[..80]),
-        says: &["tls.key", "no PEM and no DER"],
+        says: &["tls.key", "neither PEM nor DER"],
     },
     Row {
         what: "a key that is not base64",
@@ -185,7 +185,7 @@ const ROWS: &[Row] = &[
         says: &["ca.crt", "no BEGIN line"],
     },
     Row {
-        what: "a root that is no certificate",
+        what: "a root that is not a certificate",
         harm: |files, _| {
             let noise = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
             files.write("ca.crt", noise);
@@ -219,22 +219,24 @@ async fn check(row: &Row) {
 
     (row.harm)(&files, &set.1);
     let error = loop {
-        match live.renew_now().await {
-            Renewal::Failed(error) => break error,
-            _too_soon => tokio::time::sleep(Duration::from_millis(50)).await,
+        match live.renew().await {
+            Ok(_) | Err(RenewError::Limited { .. }) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => break error,
         }
     };
-    let told = told(&*error);
+    let shown = shown(&error);
     for words in row.says {
-        assert!(told.contains(words), "{}: {told}", row.what);
+        assert!(shown.contains(words), "{}: {shown}", row.what);
     }
-    assert_no_key_in(&format!("{told} {error:?}"), &set.1);
+    assert_no_key_in(&format!("{shown} {error:?}"), &set.1);
     assert_eq!(live.current().unwrap().generation(), 1, "{}", row.what);
 
-    // The administrator puts it right.
+    // The operator fixes the files.
     for name in ["tls.crt", "tls.key", "ca.crt"] {
         let path = files.path(name);
-        let _not_there = fs::remove_dir(&path).or_else(|_file| fs::remove_file(&path));
+        let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
     }
     let (chain, key, roots) = pem(&ca);
     for (name, text) in [("tls.crt", chain), ("tls.key", key), ("ca.crt", roots)] {
@@ -247,7 +249,7 @@ async fn check(row: &Row) {
 }
 
 #[tokio::test]
-async fn key_given_where_its_path_belongs_is_not_told() {
+async fn key_given_instead_of_its_path_is_never_shown() {
     let (chain, key, roots) = pem(&TestCa::new());
     let source = FileSource::new(&chain, &key, &roots);
     let error = LiveCert::builder()
@@ -255,7 +257,7 @@ async fn key_given_where_its_path_belongs_is_not_told() {
         .start(source)
         .await
         .unwrap_err();
-    assert_no_key_in(&format!("{} {error:?}", told(&error)), &key);
+    assert_no_key_in(&format!("{} {error:?}", shown(&error)), &key);
     let source = FileSource::new(&chain, &key, &roots);
     assert_no_key_in(&format!("{source:?}"), &key);
 }
@@ -270,8 +272,8 @@ async fn unreadable_file_is_denied() {
     if fs::read(&key).is_ok() {
         return; // Nothing is unreadable to root.
     }
-    let ask = super::super::testing::ask(crate::FetchReason::Start);
+    let context = super::super::testing::ask(crate::FetchReason::Start);
     let error = files.source().fetch(context).await.unwrap_err();
     assert_eq!(error.kind(), crate::SourceErrorKind::Denied);
-    assert!(told(&error).contains("tls.key"), "{error:?}");
+    assert!(shown(&error).contains("tls.key"), "{error:?}");
 }

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_read_again_to_the_nanosecond() {
+    fn saved_certificate_is_read_again_to_the_nanosecond() {
         let saved = saved();
         let read = SavedCert::parse(saved.render().as_bytes()).unwrap();
         assert_eq!(read.cache_key(), saved.cache_key());
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_reserved_at_once_so_that_no_copy_of_the_key_is_left() {
+    fn text_is_reserved_in_full_so_that_no_copy_of_the_key_remains() {
         let saved = saved();
         let text = saved.render();
         let size = 1_024 + 2 * saved.chain.iter().map(|der| der.len()).sum::<usize>();
@@ -289,8 +289,8 @@ mod tests {
     fn damaged_text_is_refused_and_named() {
         let text = saved().render();
         let table: [(&str, &str, &str); 9] = [
-            ("version: 1", "version: 2", "another version"),
-            ("version: 1\n", "", "no version"),
+            ("version: 1", "version: 2", "unknown version"),
+            ("version: 1\n", "", "version is missing"),
             ("version: 1", "version: 1\nversion: 1", "line 3"),
             ("request: ", "request: zz", "header request"),
             ("obtained-at: ", "obtained-at: -", "header obtained-at"),
@@ -304,19 +304,19 @@ mod tests {
                 "roots-issue-leaf: perhaps",
                 "roots-issue-leaf",
             ),
-            ("\nroots:\n", "\n", "no roots"),
-            ("\nkey:\n", "\nkey:\nkey:\n", "no header"),
+            ("\nroots:\n", "\n", "roots is missing"),
+            ("\nkey:\n", "\nkey:\nkey:\n", "not a header"),
         ];
-        for (old, new, told) in table {
+        for (old, new, expected) in table {
             assert!(text.contains(old), "{old}");
             let damaged = text.replacen(old, new, 1);
             let error = SavedCert::parse(damaged.as_bytes()).unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn no_cut_of_the_text_is_taken_for_the_whole() {
+    fn every_incomplete_text_is_refused() {
         let text = saved().render();
         let end = text.trim_end().len();
         for length in 0..end {

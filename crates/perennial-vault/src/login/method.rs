@@ -1,0 +1,215 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use super::secret::{Part, Secret, header, line, pem};
+use crate::error::Problem;
+use crate::settings;
+
+/// Where Kubernetes mounts a pod's token by default.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// How this program proves its identity to Vault.
+///
+/// Every [`Secret`] is text, or a file that is read each time it is needed. A refused secret is not
+/// sent again for 5 minutes (after a 403, no login is sent for 60 s). If its file holds another
+/// one, that is sent within 5 s. `Debug` shows no secret.
+///
+/// # Example
+/// ```
+/// use perennial_vault::{Auth, Secret};
+///
+/// let auth = Auth::approle("app-role-id", Secret::file("/etc/app/secret-id"));
+/// let auth = Auth::kubernetes("app").login_mount("k8s-prod");
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Auth {
+    pub(super) method: Method,
+    /// The login method's mount; not used by a token.
+    pub(super) mount: String,
+}
+
+#[derive(Clone)]
+pub(super) enum Method {
+    Token(Part),
+    AppRole {
+        role_id: Part,
+        secret_id: Part,
+    },
+    WrappedAppRole {
+        role_id: Part,
+        wrapping_token: Part,
+    },
+    Jwt {
+        role: String,
+        jwt: Part,
+    },
+    Userpass {
+        user: String,
+        password: Part,
+    },
+    Certificate {
+        role: String,
+        chain: Part,
+        key: Part,
+    },
+}
+
+impl Auth {
+    /// A token. It is renewed if Vault allows that. Once it is refused, there is no other.
+    ///
+    /// A file is read before each fetch, and the token that it holds then is used.
+    pub fn token(token: impl Into<Secret>) -> Self {
+        Self::of(
+            "token",
+            Method::Token(Part::new("auth token", token, header)),
+        )
+    }
+
+    /// The AppRole method at `auth/approle`.
+    pub fn approle(role_id: impl Into<String>, secret_id: impl Into<Secret>) -> Self {
+        let method = Method::AppRole {
+            role_id: Part::new("auth role_id", role_id.into(), line),
+            secret_id: Part::new("auth secret_id", secret_id, line),
+        };
+        Self::of("approle", method)
+    }
+
+    /// AppRole, with a response-wrapping token for the secret_id.
+    ///
+    /// The token is unwrapped once, and the secret_id is kept in memory. A token that was used
+    /// before, or that this mount did not make for a secret_id, may mean an interception: the fetch
+    /// is *denied*, an error is logged, and the token is not sent again. The error says so too if
+    /// Vault's answer to this program's own unwrapping was lost.
+    pub fn approle_wrapped(role_id: impl Into<String>, wrapping_token: impl Into<Secret>) -> Self {
+        let method = Method::WrappedAppRole {
+            role_id: Part::new("auth role_id", role_id.into(), line),
+            wrapping_token: Part::new("auth wrapping token", wrapping_token, header),
+        };
+        Self::of("approle", method)
+    }
+
+    /// The JWT method at `auth/jwt`: a signed token of a platform such as a CI system.
+    pub fn jwt(role: impl Into<String>, jwt: impl Into<Secret>) -> Self {
+        let method = Method::Jwt {
+            role: role.into(),
+            jwt: Part::new("auth jwt", jwt, line),
+        };
+        Self::of("jwt", method)
+    }
+
+    /// The Kubernetes method at `auth/kubernetes`, with the pod's service account token.
+    ///
+    /// Its file is `/var/run/secrets/kubernetes.io/serviceaccount/token`.
+    pub fn kubernetes(role: impl Into<String>) -> Self {
+        Self::kubernetes_at(role, SERVICE_ACCOUNT_TOKEN)
+    }
+
+    /// The same with a token at another path, such as one with an audience of its own.
+    pub fn kubernetes_at(role: impl Into<String>, token_file: impl Into<PathBuf>) -> Self {
+        // The request has the same form as a JWT login.
+        Self::jwt(role, Secret::file(token_file)).login_mount("kubernetes")
+    }
+
+    /// The userpass method at `auth/userpass`.
+    pub fn userpass(user: impl Into<String>, password: impl Into<Secret>) -> Self {
+        let method = Method::Userpass {
+            user: user.into(),
+            password: Part::new("auth password", password, line),
+        };
+        Self::of("userpass", method)
+    }
+
+    /// The TLS certificate method at `auth/cert`, for one of its roles.
+    ///
+    /// `chain` and `key` (PEM, leaf first) are presented at the first login, later the live
+    /// certificate, as long as Vault accepts it. Each rotation causes a login, and the token is not
+    /// renewed. So the role must trust the CA that issues the live certificate.
+    pub fn tls_certificate(
+        role: impl Into<String>,
+        chain: impl Into<Secret>,
+        key: impl Into<Secret>,
+    ) -> Self {
+        let method = Method::Certificate {
+            role: role.into(),
+            chain: Part::new("auth certificate", chain, pem),
+            key: Part::new("auth key", key, pem),
+        };
+        Self::of("cert", method)
+    }
+
+    /// The path of the login method, without `auth/`, where it is not the default.
+    ///
+    /// It does not affect a token, which needs no login.
+    pub fn login_mount(mut self, path: impl Into<String>) -> Self {
+        self.mount = path.into();
+        self
+    }
+
+    fn of(mount: &str, method: Method) -> Self {
+        Self {
+            method,
+            mount: mount.to_owned(),
+        }
+    }
+
+    pub(crate) fn checked(mut self) -> Result<Self, Problem> {
+        match &mut self.method {
+            Method::Token(token) => {
+                token.check()?;
+                return Ok(self);
+            }
+            Method::AppRole {
+                role_id,
+                secret_id: secret,
+            }
+            | Method::WrappedAppRole {
+                role_id,
+                wrapping_token: secret,
+            } => {
+                role_id.check()?;
+                secret.check()?;
+            }
+            Method::Jwt { role, jwt } => {
+                *role = settings::name("auth role", std::mem::take(role))?;
+                jwt.check()?;
+            }
+            Method::Userpass { user, password } => {
+                *user = settings::name("auth user", std::mem::take(user))?;
+                password.check()?;
+            }
+            Method::Certificate { role, chain, key } => {
+                *role = settings::name("auth role", std::mem::take(role))?;
+                chain.check()?;
+                key.check()?;
+            }
+        }
+        self.mount = settings::path("login_mount", self.mount)?;
+        Ok(self)
+    }
+
+    /// Whether it is a token, which leaves nothing to log in with.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self.method, Method::Token(_))
+    }
+
+    pub(super) fn is_certificate(&self) -> bool {
+        matches!(self.method, Method::Certificate { .. })
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, role) = match &self.method {
+            Method::Token(token) => return f.debug_tuple("Token").field(&token.secret).finish(),
+            Method::AppRole { .. } | Method::WrappedAppRole { .. } => ("AppRole", None),
+            Method::Jwt { role, .. } => ("Jwt", Some(role)),
+            Method::Userpass { user, .. } => ("Userpass", Some(user)),
+            Method::Certificate { role, .. } => ("Certificate", Some(role)),
+        };
+        f.debug_struct(name)
+            .field("mount", &self.mount)
+            .field("role", &role)
+            .finish_non_exhaustive()
+    }
+}
