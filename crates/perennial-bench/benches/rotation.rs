@@ -1,9 +1,6 @@
 //! The cost of a rotation without its fetch, and of a cold start with ten thousand waiters.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failed setup fails the benchmark"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the benchmark")]
 
 use divan::Bencher;
 use divan::counter::ItemsCount;

@@ -79,7 +79,10 @@ impl Bars {
     ) -> io::Result<()> {
         self.missed += usize::from(!met);
         let verdict = if met { "met   " } else { "MISSED" };
-        writeln!(io::stdout(), "  {verdict}  {what}: {got:.3} {relation} {bar}")
+        writeln!(
+            io::stdout(),
+            "  {verdict}  {what}: {got:.3} {relation} {bar}"
+        )
     }
 
     /// Ends the comparison.

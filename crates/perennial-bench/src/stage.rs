@@ -47,7 +47,8 @@ impl Stage {
         let ca = ClientCa::new(testbed.bao.roots_pem(), lifetime);
         testbed.bao.stop().await?;
         let trusted = testbed.postgres.folder().join("private/clients.crt");
-        std::fs::write(&trusted, ca.root_pem()).context("failed to write the server's clients.crt")?;
+        std::fs::write(&trusted, ca.root_pem())
+            .context("failed to write the server's clients.crt")?;
         let sessions = format!("alter system set max_connections = {SESSIONS}");
         testbed
             .postgres

@@ -33,7 +33,8 @@ pub fn interval_of_the_median(values: &[f64]) -> Option<Interval> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().checked_sub(1)?;
-    let uncertain = |&outside: &usize| 2.0 * at_most_heads(sorted.len(), outside) > 1.0 - CONFIDENCE;
+    let uncertain =
+        |&outside: &usize| 2.0 * at_most_heads(sorted.len(), outside) > 1.0 - CONFIDENCE;
     let outside = (0..=last).find(uncertain)?.checked_sub(1)?;
     Some(Interval {
         low: sorted[outside],

@@ -33,7 +33,12 @@ async fn wait_written(agent: &BaoAgent) -> anyhow::Result<()> {
         }
     };
     let in_time = timeout(LIMIT, all).await;
-    in_time.with_context(|| format!("the agent has not written all files; its log:\n{}", agent.log()))
+    in_time.with_context(|| {
+        format!(
+            "the agent has not written all files; its log:\n{}",
+            agent.log()
+        )
+    })
 }
 
 /// Waits until the content of the file differs from `old`.

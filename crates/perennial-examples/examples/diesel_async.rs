@@ -85,7 +85,10 @@ async fn main() -> anyhow::Result<()> {
     };
     let same = serial(&pool).await?;
     println!("after the rotation the pooled connection still uses {same}");
-    let mut extra = pool.dedicated_connection().await.context("failed to open a new connection")?;
+    let mut extra = pool
+        .dedicated_connection()
+        .await
+        .context("failed to open a new connection")?;
     let seen: Seen = diesel::sql_query(SERIAL).get_result(&mut extra).await?;
     println!("a new connection uses {}", seen.serial);
     ensure!(same == first && seen.serial == newest);

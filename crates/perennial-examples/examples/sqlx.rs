@@ -85,7 +85,10 @@ async fn issue(bao: &OpenBao, folder: &Path) -> anyhow::Result<()> {
         ("ca.crt", Some(bao.roots_pem().to_owned())),
     ] {
         let new = folder.join("new");
-        std::fs::write(&new, content.with_context(|| format!("no content for {name} in the reply"))?)?;
+        std::fs::write(
+            &new,
+            content.with_context(|| format!("no content for {name} in the reply"))?,
+        )?;
         std::fs::rename(new, folder.join(name))?;
     }
     Ok(())

@@ -90,7 +90,10 @@ fn main() -> anyhow::Result<()> {
             over(outage.recovery_peak()) <= RECOVERY_PEAK,
             "the recovery peak is above {RECOVERY_PEAK}"
         );
-        ensure!(calm.expired + outage.run.expired == 0, "certificates expired");
+        ensure!(
+            calm.expired + outage.run.expired == 0,
+            "certificates expired"
+        );
     }
     Ok(())
 }

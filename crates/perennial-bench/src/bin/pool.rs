@@ -161,7 +161,10 @@ async fn rotation(
         bars.at_least("requests during rotations", moving as f64, REQUESTS)?;
         let took = quantile(&ours.took(), 1.0);
         let (disturbance, interval) = ours.disturbance();
-        let what = format_args!("p99 during rotations, over p99 before ({})", describe(interval));
+        let what = format_args!(
+            "p99 during rotations, over p99 before ({})",
+            describe(interval)
+        );
         bars.at_most(what, disturbance, DISTURBANCE)?;
         bars.at_most("slowest rotation, s", took, MOVED * f64::from(load.size))?;
         bars.at_most("logins at once", ours.logins_at_once as f64, AT_ONCE)?;
@@ -209,10 +212,7 @@ async fn refused(
         for &contender in load.contenders() {
             let run = refusal(stage, contender, load.at(rate), duration).await?;
             let published = run.moving[0].start;
-            let after = run
-                .samples
-                .iter()
-                .filter(|sample| sample.due >= published);
+            let after = run.samples.iter().filter(|sample| sample.due >= published);
             say(format_args!(
                 "{:<21} {:>6} of {:>6} requests failed, {:>5} logins",
                 contender.name(),

@@ -47,7 +47,11 @@ async fn main() -> anyhow::Result<()> {
         all.push(LiveCert::start(ca.clone()).await?);
     }
     let each = resident()?.saturating_sub(before) as f64 / 1_024.0 / f64::from(args.size);
-    writeln!(out, "resident memory for each of {}: {each:.1} KiB", args.size)?;
+    writeln!(
+        out,
+        "resident memory for each of {}: {each:.1} KiB",
+        args.size
+    )?;
 
     let (began, spent) = (Instant::now(), cpu_time()?);
     tokio::time::sleep(Duration::from_secs(args.idle)).await;
@@ -66,7 +70,10 @@ async fn main() -> anyhow::Result<()> {
     );
     if args.check {
         ensure!(each <= KIBIBYTES, "more than {KIBIBYTES} KiB for each");
-        ensure!(idle < IDLE, "idle certificates use more than {IDLE} of a core");
+        ensure!(
+            idle < IDLE,
+            "idle certificates use more than {IDLE} of a core"
+        );
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use perennial_bench::bars::Bars;
 use perennial_bench::statistics::{describe, median, quantile, ratio};
 use perennial_bench::vault::{
-    Bare, Hundred, IN_FLIGHT, Keeper, Ours, Place, keep, lost_leader_agent, lost_leader_ours, outage,
+    Bare, Hundred, IN_FLIGHT, Keeper, Ours, Place, keep, lost_leader_agent, lost_leader_ours,
+    outage,
 };
 use perennial_testbed::{Elections, OpenBao, OpenBaoCluster};
 
@@ -135,7 +136,9 @@ async fn rate(turns: usize, each: usize) -> anyhow::Result<()> {
     ))?;
     let (over, interval) = ratio(&rates, &bare_rates);
     let interval = describe(interval);
-    say(format_args!("  rate, ours over bare: {over:.3} ({interval})"))?;
+    say(format_args!(
+        "  rate, ours over bare: {over:.3} ({interval})"
+    ))?;
     Ok(())
 }
 
@@ -171,7 +174,10 @@ async fn hundred(
     bars.at_most("memory over the agent's", memory / agents_memory, MEMORY)?;
     bars.at_most("CPU over the agent's", cpu / agents_cpu, 1.0)?;
     let (over, interval) = ratio(&took, &agents_took);
-    let what = format_args!("time to all certificates over the agent's ({})", describe(interval));
+    let what = format_args!(
+        "time to all certificates over the agent's ({})",
+        describe(interval)
+    );
     bars.at_most(what, over, 1.0)?;
     Ok(())
 }

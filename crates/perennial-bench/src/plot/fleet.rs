@@ -33,7 +33,8 @@ pub fn svg(size: u32, runs: &[PolicyRuns]) -> Result<String, fmt::Error> {
     let mut svg = begin(2, &title, &pens)?;
 
     let calm = Panel::new(0, 0.0..120.0, 15.0, RATES);
-    let title = "No outage; minutes since the start (without the first 10 s, in which all instances start)";
+    let title =
+        "No outage; minutes since the start (without the first 10 s, in which all instances start)";
     calm.frame(&mut svg, title)?;
     for (pen, run) in pens.iter().zip(runs) {
         calm.curve(&mut svg, pen, rates(&run.calm, 0.0))?;

@@ -146,22 +146,23 @@ impl Pool {
     pub async fn request(&self) -> Result<(), String> {
         match &self.0 {
             Kind::Ours(pool) => {
-                let client = pool.get().await;
-                query(&*client.map_err(|error| with_causes(&error).to_string())?).await
+                let client = pool.get().await.map_err(text)?;
+                query(&client).await
             }
             Kind::Stock { pool, .. } => {
-                let client = pool.get().await;
-                query(&client.map_err(|error| with_causes(&error).to_string())?).await
+                let client = pool.get().await.map_err(text)?;
+                query(&client).await
             }
         }
     }
 }
 
 async fn query(client: &Client) -> Result<(), String> {
-    let answer = client.simple_query(QUERY).await;
-    answer
-        .map(drop)
-        .map_err(|error| with_causes(&error).to_string())
+    client.simple_query(QUERY).await.map(drop).map_err(text)
+}
+
+fn text(error: impl std::error::Error + 'static) -> String {
+    with_causes(&error).to_string()
 }
 
 /// The manager that a service writes without us; unlike `bb8-postgres` it sends no ping at check-out.

@@ -155,7 +155,10 @@ async fn rotate(
             // Nothing happens before the first connection reaches its maximum age.
             began = now;
         }
-        ensure!(now - renewed < SOON, "the pool did not move within {SOON:?}: {count:?}");
+        ensure!(
+            now - renewed < SOON,
+            "the pool did not move within {SOON:?}: {count:?}"
+        );
         tokio::time::sleep(POLL).await;
     }
 }
@@ -177,7 +180,7 @@ pub async fn refusal(
     let load = Load::start(&pool, settings.rate);
     tokio::time::sleep(CALM).await;
     let log_before = stage.postgres().log().len();
-    stage.ca.issue_from(Issuer::Stranger);
+    stage.ca.issue_from(Issuer::Untrusted);
     match contender {
         Contender::Probed => wait_refused_by_probe(&live).await?,
         _ => drop(renew(&live).await?),
@@ -201,7 +204,10 @@ pub async fn refusal(
 /// Renews until the probe has refused a certificate.
 async fn wait_refused_by_probe(live: &LiveCert) -> anyhow::Result<()> {
     eventually("the probe refuses the certificate", async || {
-        Ok(matches!(live.renew().await, Err(RenewError::Refused { .. })))
+        Ok(matches!(
+            live.renew().await,
+            Err(RenewError::Refused { .. })
+        ))
     })
     .await
 }

@@ -65,7 +65,8 @@ impl Watch {
         let early = &warm[..part.min(warm.len())];
         let late = &warm[warm.len() - early.len()..];
         let grown = |of: fn(&Reading) -> f64| {
-            let median = |readings: &[Reading]| median(&readings.iter().map(of).collect::<Vec<_>>());
+            let median =
+                |readings: &[Reading]| median(&readings.iter().map(of).collect::<Vec<_>>());
             median(late) - median(early)
         };
         Growth {

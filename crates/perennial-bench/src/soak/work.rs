@@ -71,10 +71,7 @@ impl Work {
     ///
     /// # Errors
     /// Setting up the LISTEN fails.
-    pub async fn start(
-        pool: &CertPool,
-        live: &LiveCert,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(pool: &CertPool, live: &LiveCert) -> anyhow::Result<Self> {
         let mut work = Self {
             stop: Arc::default(),
             counts: Arc::default(),
@@ -173,7 +170,10 @@ async fn once(kind: Kind, pool: &CertPool, round: i64) -> anyhow::Result<()> {
 async fn query(pool: &CertPool, round: i64) -> anyhow::Result<()> {
     let client = pool.get().await?;
     let row = client.query_one("select $1::int8 + 1", &[&round]).await?;
-    ensure!(row.try_get::<_, i64>(0)? == round + 1, "the answer to another query");
+    ensure!(
+        row.try_get::<_, i64>(0)? == round + 1,
+        "the answer to another query"
+    );
     Ok(())
 }
 
@@ -190,7 +190,10 @@ async fn transaction(pool: &CertPool, round: i64) -> anyhow::Result<()> {
     let wait = "select pg_sleep($1)::text";
     transaction.query_one(wait, &[&seconds]).await?;
     let row = transaction.query_one("select n from mine", &[]).await?;
-    ensure!(row.try_get::<_, i64>(0)? == round, "the state of another session");
+    ensure!(
+        row.try_get::<_, i64>(0)? == round,
+        "the state of another session"
+    );
     transaction.commit().await?;
     Ok(())
 }

@@ -69,7 +69,8 @@ impl Keeper {
         let mut task = serde_json::to_vec(hundred)?;
         task.push(b'\n');
         stdin.write_all(&task).await?;
-        let mut lines = BufReader::new(child.stdout.as_mut().context("no pipe from the process")?).lines();
+        let mut lines =
+            BufReader::new(child.stdout.as_mut().context("no pipe from the process")?).lines();
         let line = lines.next_line().await?;
         ensure!(line.as_deref() == Some(READY), "unexpected output {line:?}");
         let took = began.elapsed().as_secs_f64();

@@ -119,7 +119,10 @@ pub struct LeaderLoss {
 ///
 /// # Errors
 /// The cluster does not recover, or there is no new certificate.
-pub async fn lost_leader_ours(cluster: &OpenBaoCluster, lifetime: Duration) -> anyhow::Result<LeaderLoss> {
+pub async fn lost_leader_ours(
+    cluster: &OpenBaoCluster,
+    lifetime: Duration,
+) -> anyhow::Result<LeaderLoss> {
     let node = &cluster.nodes()[0];
     let place = Place::of(node);
     let mut vault = place.vault();
@@ -149,7 +152,10 @@ pub async fn lost_leader_ours(cluster: &OpenBaoCluster, lifetime: Duration) -> a
 ///
 /// # Errors
 /// As [`lost_leader_ours`], and if another node has become the leader in the meantime.
-pub async fn lost_leader_agent(cluster: &OpenBaoCluster, lifetime: Duration) -> anyhow::Result<LeaderLoss> {
+pub async fn lost_leader_agent(
+    cluster: &OpenBaoCluster,
+    lifetime: Duration,
+) -> anyhow::Result<LeaderLoss> {
     let leader = cluster.leader().await?;
     let survivor = &cluster.nodes()[(leader + 1) % cluster.nodes().len()];
     let names = ["app-agent".to_owned()];

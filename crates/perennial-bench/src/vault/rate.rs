@@ -158,7 +158,10 @@ fn body(number: usize) -> anyhow::Result<Bytes> {
     let name = format!("app-{number}");
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate()?;
-    let csr = params.serialize_request(&key)?.pem().context("failed to encode the CSR")?;
+    let csr = params
+        .serialize_request(&key)?
+        .pem()
+        .context("failed to encode the CSR")?;
     let body = json!({"csr": csr, "ttl": "3600s"});
     Ok(body.to_string().into())
 }
