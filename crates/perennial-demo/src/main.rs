@@ -30,15 +30,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long the previous roots stay trusted after a change of the CA: until the servers have changed too.
 const ROOTS_OVERLAP: Duration = Duration::from_secs(60);
 
-/// Watch short-lived certificates rotate under load without a failed query.
-///
-/// Starts a real OpenBao with a PKI and a real Postgres that accepts only client certificates, then
-/// runs a connection pool under steady load while its certificate is renewed again and again.
-///
-/// On a terminal it shows a live view. Its keys stop or seal OpenBao, stall the network, revoke the
-/// certificate and replace the CA. Exits with 0 if certificates rotated and no query failed.
+/// Follows the options in `--help`.
+const DESCRIPTION: &str = "\
+Starts a real OpenBao with a PKI and a real Postgres that accepts only client certificates. Then it
+runs a connection pool under steady load while its certificate is renewed again and again.
+
+On a terminal it shows a live view, whose keys stop or seal OpenBao, stall the network, revoke the
+certificate and replace the CA. Exits with 0 if certificates rotated and no query failed.";
+
+/// Watch short-lived certificates rotate under load without a failed query
 #[derive(Parser)]
-#[command(name = "cargo demo", version)]
+#[command(name = "cargo demo", version, after_help = DESCRIPTION)]
 struct Args {
     /// Lifetime of each certificate, 5s to 24h; it is renewed after 50-75 % of it
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = lifetime)]
@@ -56,7 +58,7 @@ struct Args {
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     run_for: Option<Duration>,
 
-    /// Print the summary as one JSON object on standard output, everything else on standard error
+    /// Print the summary as JSON on standard output, everything else on standard error
     #[arg(long)]
     json: bool,
 }

@@ -28,11 +28,12 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Limit for `--check`: less than the health check of docker-compose.yml allows.
 const CHECK: Duration = Duration::from_secs(2);
 
-/// Run queries on Postgres with short-lived client certificates, and count the results.
-///
-/// Serves /metrics (Prometheus), /counters (JSON) and /ready over HTTP.
+/// Run queries on Postgres with short-lived client certificates, and count the results
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Serves /metrics (Prometheus), /counters (JSON) and /ready over HTTP."
+)]
 struct Args {
     /// Only check whether the service on this port is ready, then exit (0 = ready)
     #[arg(long)]
