@@ -68,7 +68,8 @@ impl Vault {
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vault")
-            .field("transport", &self.transport)
+            .field("addresses", &self.transport.addresses().collect::<Vec<_>>())
+            .field("namespace", &self.transport.namespace())
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,6 @@ mod reply;
 mod request;
 mod tls;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,9 +90,9 @@ impl Transport {
         Self::new(settings)
     }
 
-    /// The address that identifies this Vault, whichever nodes are added or removed later.
-    pub(crate) fn first_address(&self) -> &Url {
-        self.settings.addresses.first()
+    /// The first identifies this Vault, whichever nodes are added or removed later.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.settings.addresses.all().iter().map(Url::as_str)
     }
 
     pub(crate) fn namespace(&self) -> Option<&str> {
@@ -103,11 +102,6 @@ impl Transport {
     /// The provider of its handshakes.
     pub(crate) fn provider(&self) -> &CryptoProvider {
         self.settings.tls.crypto_provider()
-    }
-
-    /// Starts a round over the addresses, for a fetch or for a request next to one.
-    pub(crate) fn round(&self) -> Round<'_> {
-        Round::new(self)
     }
 
     async fn attempt(
@@ -182,16 +176,6 @@ impl Transport {
             headers.insert(X_VAULT_TOKEN, value);
         }
         Ok(headers)
-    }
-}
-
-impl fmt::Debug for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport")
-            .field("addresses", &self.settings.addresses)
-            .field("namespace", &self.settings.namespace)
-            .field("request_timeout", &self.settings.request_timeout)
-            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::client::Vault;
 use crate::error::{Failure, Problem};
 #[cfg(any(test, fuzzing))]
 use crate::http::Reply;
-use crate::http::{ListIssuersRequest, Request, Round};
+use crate::http::{ListIssuersRequest, Request};
 use crate::issue::{certificates, self_issued, union};
 use crate::verdict::Operation;
 
@@ -224,19 +224,11 @@ async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
             let problem = "an issuer's id is malformed";
             return Err(Failure::unusable(Problem::Unusable(operation, problem)));
         }
-        issuers.push(read_one(round, format!("{mount}/issuer/{id}"), token).await?);
+        // vaultrs' own request reads an issuer without its usage.
+        let issuer = Request::get(operation, format!("{mount}/issuer/{id}"));
+        issuers.push(round.send(&issuer, token).await?.data(operation)?);
     }
     Ok(issuers)
-}
-
-/// vaultrs' request for an issuer lacks its usage.
-async fn read_one(
-    round: &mut Round<'_>,
-    path: String,
-    token: Option<&str>,
-) -> Result<Issuer, Failure> {
-    let request = Request::get(Operation::ReadIssuers, path);
-    round.send(&request, token).await?.data(request.operation)
 }
 
 /// Reads one issuer in a reply, with the roots that it leads to; for the fuzz target and its test.

@@ -18,7 +18,7 @@ use crate::http::{Reply, Round, presentable};
 use crate::issue::{CertRequest, Expected, IssueReply, KeyOrigin, KeyType, NewKey, wall_clock};
 use crate::issuers::{CertRoots, Issuers};
 use crate::login::{LoginBudget, Token};
-use crate::revocation::Revocations;
+use crate::revocation::{IssuedCert, Revocations};
 use crate::settings;
 use crate::verdict::{Operation, Verdict};
 
@@ -62,7 +62,7 @@ struct Deliveries {
 struct Delivery {
     leaf_sha256: [u8; 32],
     roots: CertRoots,
-    revocation: Option<u64>,
+    revocation: Option<Arc<IssuedCert>>,
 }
 
 /// Where the trust roots for servers come from.
@@ -174,12 +174,13 @@ impl VaultPki {
             None => Operation::Issue,
         };
         let answer: IssueReply = reply.json(operation)?;
+        let from_vault;
         let key = match key {
-            Some(key) => key.key.clone_key(),
-            None => answer
-                .key(operation)
-                .map_err(Failure::unusable)?
-                .clone_key(),
+            Some(key) => &key.key,
+            None => {
+                from_vault = answer.key(operation).map_err(Failure::unusable)?;
+                &from_vault
+            }
         };
         let expected = Expected {
             operation,
@@ -197,7 +198,7 @@ impl VaultPki {
             return Err(Failure::unusable(Problem::NoRoots));
         }
         let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
-        let mut material = CertMaterial::from_der(accepted.chain, key, roots)
+        let mut material = CertMaterial::from_der(accepted.chain, key.clone_key(), roots)
             .map_err(|error| Failure::unusable(Problem::Material(error)))?;
         // The roots in the answer came as the leaf's own issuers.
         if matches!(self.server_roots, ServerRoots::Followed(_)) && !accepted.roots.is_empty() {
@@ -209,28 +210,25 @@ impl VaultPki {
         };
         let mut revocation = None;
         if let Some(revocations) = &self.revocations {
-            let (id, guard) = revocations.delivered(accepted.pem, accepted.not_after);
+            let (certificate, guard) = revocations.delivered(accepted.pem, accepted.not_after);
             material = material.with_guard(guard);
-            revocation = Some(id);
+            revocation = Some(certificate);
         }
-        self.delivered(Delivery {
+        let mut deliveries = self.deliveries();
+        if deliveries.pending.len() == MOST_PENDING {
+            deliveries.pending.pop_front();
+        }
+        deliveries.pending.push_back(Delivery {
             leaf_sha256: leaf_sha256.into(),
             roots,
             revocation,
         });
+        drop(deliveries);
         let mut warnings = presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(ca_warning);
         warnings.extend(accepted.warning.map(str::to_owned));
         self.warnings.report(&warnings);
         Ok(material.with_warnings(warnings))
-    }
-
-    fn delivered(&self, delivery: Delivery) {
-        let pending = &mut self.deliveries().pending;
-        if pending.len() == MOST_PENDING {
-            pending.pop_front();
-        }
-        pending.push_back(delivery);
     }
 
     fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
@@ -294,10 +292,9 @@ impl CertSource for VaultPki {
             .iter()
             .position(|one| one.leaf_sha256 == *leaf_sha256);
         let delivery = at.and_then(|at| pending.drain(..=at).next_back());
-        if let (Some(revocations), Some(delivery)) = (&self.revocations, &delivery)
-            && let Some(id) = delivery.revocation
-        {
-            revocations.published(id);
+        let certificate = delivery.as_ref().and_then(|one| one.revocation.as_ref());
+        if let Some(certificate) = certificate {
+            certificate.published();
         }
         if let ServerRoots::Followed(issuers) = &self.server_roots {
             issuers.published(delivery.map(|delivery| delivery.roots));
@@ -306,7 +303,7 @@ impl CertSource for VaultPki {
 
     fn cache_key(&self) -> Option<CacheKey> {
         let transport = &self.vault.transport;
-        let address = transport.first_address().as_str();
+        let address = transport.addresses().next()?;
         Some(self.request.cache_key(address, transport.namespace()))
     }
 }

@@ -1,5 +1,4 @@
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,96 +31,86 @@ pub struct Revocations {
 struct Shared {
     vault: Vault,
     mount: String,
-    issued: Mutex<Issued>,
+    /// In the order of their delivery.
+    issued: Mutex<Vec<Arc<IssuedCert>>>,
     released: Notify,
 }
 
-#[derive(Default)]
-struct Issued {
-    next_id: u64,
-    /// In the order of their delivery.
-    certificates: BTreeMap<u64, IssuedCert>,
-}
-
-#[derive(Clone)]
-struct IssuedCert {
+pub(crate) struct IssuedCert {
     pem: String,
     not_after: SystemTime,
-    state: State,
+    state: Mutex<Use>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Use {
     /// Delivered; it may still fail the renewer's checks.
     Pending,
-    InUse,
+    Published,
     /// No snapshot of it is left: when it is revoked, or the next attempt is due.
-    Released(Instant),
+    Over(Instant),
 }
 
 /// Held by every snapshot of a certificate.
 struct UseGuard {
-    id: u64,
+    certificate: Arc<IssuedCert>,
     shared: Arc<Shared>,
 }
 
 impl Drop for UseGuard {
     fn drop(&mut self) {
-        let mut issued = self.shared.issued();
-        match issued.certificates.get_mut(&self.id) {
-            Some(certificate) if certificate.state == State::InUse => {
-                certificate.state = State::Released(Instant::now());
-            }
-            _ => {
-                issued.certificates.remove(&self.id);
-            }
+        match self.certificate.state() {
+            Use::Pending => self.shared.forget(&self.certificate),
+            Use::Published | Use::Over(_) => self.certificate.set(Use::Over(Instant::now())),
         }
-        drop(issued);
         self.shared.released.notify_one();
+    }
+}
+
+impl IssuedCert {
+    /// From now on, it is revoked once no snapshot of it is left.
+    pub(crate) fn published(&self) {
+        self.set(Use::Published);
+    }
+
+    fn state(&self) -> Use {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: Use) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 
 impl Revocations {
     pub(crate) fn new(vault: Vault, mount: String) -> Self {
-        let shared = Shared {
-            vault,
-            mount,
-            issued: Mutex::default(),
-            released: Notify::new(),
-        };
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared {
+                vault,
+                mount,
+                issued: Mutex::default(),
+                released: Notify::new(),
+            }),
         }
     }
 
-    /// Remembers a certificate that is being delivered, under an id.
-    ///
-    /// The drop of the guard releases it.
+    /// Remembers a certificate that is being delivered; the drop of the guard ends its use.
     pub(crate) fn delivered(
         &self,
         pem: String,
         not_after: SystemTime,
-    ) -> (u64, Arc<dyn Any + Send + Sync>) {
-        let mut issued = self.shared.issued();
-        let id = issued.next_id;
-        issued.next_id += 1;
-        let certificate = IssuedCert {
+    ) -> (Arc<IssuedCert>, Arc<dyn Any + Send + Sync>) {
+        let certificate = Arc::new(IssuedCert {
             pem,
             not_after,
-            state: State::Pending,
+            state: Mutex::new(Use::Pending),
+        });
+        self.shared.issued().push(Arc::clone(&certificate));
+        let guard = UseGuard {
+            certificate: Arc::clone(&certificate),
+            shared: Arc::clone(&self.shared),
         };
-        issued.certificates.insert(id, certificate);
-        let shared = Arc::clone(&self.shared);
-        (id, Arc::new(UseGuard { id, shared }))
-    }
-
-    /// From now on, this certificate is revoked once it is released.
-    pub(crate) fn published(&self, id: u64) {
-        if let Some(certificate) = self.shared.issued().certificates.get_mut(&id)
-            && certificate.state == State::Pending
-        {
-            certificate.state = State::InUse;
-        }
+        (certificate, Arc::new(guard))
     }
 
     /// Revokes released certificates, for ever.
@@ -130,12 +119,12 @@ impl Revocations {
     /// A cancelled revocation is repeated, which does no harm.
     pub(crate) async fn keep_revoking(&self) -> Infallible {
         loop {
-            let certificates = self.shared.unexpired().into_iter();
-            let released = certificates.filter_map(|(id, certificate)| match certificate.state {
-                State::Released(due) => Some((due, id, certificate)),
-                State::Pending | State::InUse => None,
+            let published = self.shared.published().into_iter();
+            let unused = published.filter_map(|certificate| match certificate.state() {
+                Use::Over(due) => Some((due, certificate)),
+                Use::Pending | Use::Published => None,
             });
-            let Some((due, id, certificate)) = released.min_by_key(|(due, ..)| *due) else {
+            let Some((due, certificate)) = unused.min_by_key(|(due, _)| *due) else {
                 self.shared.released.notified().await;
                 continue;
             };
@@ -144,12 +133,12 @@ impl Revocations {
                 () = self.shared.released.notified() => continue,
             }
             // Postponed before the request, which may be cancelled.
-            self.shared.postpone(id);
+            certificate.set(Use::Over(Instant::now() + RETRY));
             let Some(token) = self.shared.vault.tokens.current().await else {
                 continue;
             };
             let round = &mut self.shared.vault.transport.round();
-            if let Err(failure) = self.shared.revoke(round, id, &certificate, &token).await {
+            if let Err(failure) = self.shared.revoke(round, &certificate, &token).await {
                 let error = with_causes(&*failure.problem).to_string();
                 tracing::warn!(
                     error,
@@ -178,15 +167,15 @@ impl Revocations {
             let tokens = &shared.vault.tokens;
             let round = &mut shared.vault.transport.round();
             let (mut token, mut login) = tokens.ready(round, None).await?;
-            for (id, certificate) in shared.armed() {
+            for certificate in shared.published() {
                 // Each certificate tries every address, also one that failed for another.
                 let round = &mut shared.vault.transport.round();
-                let mut outcome = shared.revoke(round, id, &certificate, &token).await;
+                let mut outcome = shared.revoke(round, &certificate, &token).await;
                 let is_token = |failure: &Failure| failure.verdict == Verdict::TokenRefused;
                 if login == LoginBudget::Available && outcome.as_ref().is_err_and(is_token) {
                     login = LoginBudget::Used;
                     token = tokens.replacement(round, None).await?;
-                    outcome = shared.revoke(round, id, &certificate, &token).await;
+                    outcome = shared.revoke(round, &certificate, &token).await;
                 }
                 // A certificate that Vault does not revoke must not delay the others.
                 if let Err(failure) = outcome {
@@ -198,7 +187,7 @@ impl Revocations {
         if let Ok(Err(failure)) = tokio::time::timeout(deadline, all).await {
             cause = Some(failure);
         }
-        match (shared.armed().len(), cause) {
+        match (shared.published().len(), cause) {
             (0, _) => Ok(()),
             (count, Some(cause)) => Err(Failure {
                 problem: Arc::new(Problem::NotRevoked(count, Some(cause.problem))),
@@ -211,35 +200,26 @@ impl Revocations {
 }
 
 impl Shared {
-    /// Forgets expired certificates, and returns the others.
-    fn unexpired(&self) -> Vec<(u64, IssuedCert)> {
+    /// The published certificates; forgets expired ones.
+    fn published(&self) -> Vec<Arc<IssuedCert>> {
         let now = wall_clock();
-        let certificates = &mut self.issued().certificates;
-        certificates.retain(|_, certificate| certificate.not_after > now);
-        let all = certificates.iter();
-        all.map(|(id, certificate)| (*id, certificate.clone()))
-            .collect()
+        let mut issued = self.issued();
+        issued.retain(|certificate| certificate.not_after > now);
+        let mut published = issued.clone();
+        published.retain(|certificate| certificate.state() != Use::Pending);
+        published
     }
 
-    /// The unexpired certificates that were published.
-    fn armed(&self) -> Vec<(u64, IssuedCert)> {
-        let mut certificates = self.unexpired();
-        certificates.retain(|(_, certificate)| certificate.state != State::Pending);
-        certificates
-    }
-
-    fn postpone(&self, id: u64) {
-        if let Some(certificate) = self.issued().certificates.get_mut(&id) {
-            certificate.state = State::Released(Instant::now() + RETRY);
-        }
+    fn forget(&self, certificate: &Arc<IssuedCert>) {
+        self.issued()
+            .retain(|other| !Arc::ptr_eq(other, certificate));
     }
 
     /// By its PEM and not by its serial number, so that Vault need not store it.
     async fn revoke(
         &self,
         round: &mut Round<'_>,
-        id: u64,
-        certificate: &IssuedCert,
+        certificate: &Arc<IssuedCert>,
         token: &Token,
     ) -> Result<(), Failure> {
         let path = format!("{}/revoke", self.mount);
@@ -248,12 +228,12 @@ impl Shared {
         if let Err(failure) = round.send(&request, Some(token.expose())).await {
             return Err(self.vault.tokens.refused(token, failure).await);
         }
-        self.issued().certificates.remove(&id);
+        self.forget(certificate);
         tracing::debug!("revoked an unused certificate");
         Ok(())
     }
 
-    fn issued(&self) -> MutexGuard<'_, Issued> {
+    fn issued(&self) -> MutexGuard<'_, Vec<Arc<IssuedCert>>> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,7 +241,7 @@ impl Shared {
 impl fmt::Debug for Revocations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Revocations")
-            .field("unrevoked", &self.shared.issued().certificates.len())
+            .field("unrevoked", &self.shared.published().len())
             .finish_non_exhaustive()
     }
 }

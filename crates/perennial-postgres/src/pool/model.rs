@@ -126,6 +126,8 @@ enum Operation {
     Touch(usize),
     Return(usize),
     Detach(usize),
+    OpenDedicated,
+    TouchDedicated,
     // Of the renewer.
     Rotate,
     // Of the background task: a survey may be outdated by the time it is used.
@@ -135,6 +137,7 @@ enum Operation {
     MoveAll,
     MissPing(usize),
     CloseIdle(usize),
+    FinishClosing,
     // Of the program.
     RetireImmediately,
     // Of the server.
@@ -149,13 +152,16 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (0usize..8).prop_map(Touch),
         5 => (0usize..8).prop_map(Return),
         1 => (0usize..8).prop_map(Detach),
+        3 => Just(OpenDedicated),
+        3 => Just(TouchDedicated),
         2 => Just(Rotate),
         4 => Just(ConnectSpare),
         3 => Just(Survey),
         4 => Just(ExchangeSurveyed),
         1 => Just(MoveAll),
         1 => (0usize..8).prop_map(MissPing),
-        1 => (0usize..8).prop_map(CloseIdle),
+        3 => (0usize..8).prop_map(CloseIdle),
+        2 => Just(FinishClosing),
         1 => Just(RetireImmediately),
         1 => (0usize..16).prop_map(Crash),
     ]
@@ -164,8 +170,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// A connection that a caller has.
 struct Held {
     connection: PgConnection,
-    /// Of the session that it was checked out with.
+    /// Of the session that it was claimed with.
     driver: Arc<Driver>,
+    /// Whether it is dropped instead of returned.
+    is_dedicated: bool,
 }
 
 struct Model {
@@ -174,6 +182,8 @@ struct Model {
     /// Every session that was ever connected.
     sessions: Vec<(Arc<Driver>, Arc<Backend>)>,
     idle: VecDeque<PgConnection>,
+    /// Dedicated connections that their caller has not used yet.
+    untouched: VecDeque<PgConnection>,
     held: Vec<Held>,
     surveyed: Option<(Survey, u64)>,
     closing: Closing,
@@ -189,6 +199,7 @@ impl Model {
             live,
             sessions: Vec::new(),
             idle: VecDeque::new(),
+            untouched: VecDeque::new(),
             held: Vec::new(),
             surveyed: None,
             closing: Closing::default(),
@@ -207,6 +218,18 @@ impl Model {
         session
     }
 
+    async fn open(&mut self) -> PgConnection {
+        let session = self.connect().await;
+        let connection = PgConnection::new(session, Arc::clone(&self.state));
+        self.state.add_slot(connection.slot());
+        connection
+    }
+
+    fn parked(&self, index: usize) -> Option<&PgConnection> {
+        let index = index.checked_rem(self.idle.len() + self.untouched.len())?;
+        self.idle.iter().chain(&self.untouched).nth(index)
+    }
+
     fn backend(&self, driver: &Arc<Driver>) -> &Backend {
         let of_driver = |(known, _): &&(Arc<Driver>, _)| Arc::ptr_eq(known, driver);
         &self.sessions.iter().find(of_driver).unwrap().1
@@ -215,10 +238,20 @@ impl Model {
     async fn apply(&mut self, operation: Operation) {
         match operation {
             Operation::Open => {
-                let session = self.connect().await;
-                let connection = PgConnection::new(session, Arc::clone(&self.state));
-                self.state.add_slot(connection.slot());
+                let connection = self.open().await;
                 self.idle.push_back(connection);
+            }
+            Operation::OpenDedicated => {
+                let connection = self.open().await;
+                self.untouched.push_back(connection);
+            }
+            Operation::TouchDedicated => {
+                if let Some(connection) = self.untouched.pop_front() {
+                    let driver = Arc::clone(&connection.session().driver);
+                    if !self.backend(&driver).is_closed() && !driver.is_aborted() {
+                        self.hold(connection, true);
+                    }
+                }
             }
             Operation::CheckOut => self.check_out(),
             Operation::Touch(index) => {
@@ -236,8 +269,10 @@ impl Model {
             }
             // deadpool's `take`: the caller keeps it, and drops it at the end.
             Operation::Detach(index) => {
-                if let Some(held) = pick(&self.held, index) {
+                if let Some(index) = index.checked_rem(self.held.len()) {
+                    let held = &mut self.held[index];
                     held.connection.slot().mark_pooled(false);
+                    held.is_dedicated = true;
                 }
             }
             Operation::Rotate => {
@@ -263,14 +298,17 @@ impl Model {
             }
             Operation::MoveAll => self.move_all().await,
             Operation::MissPing(index) => {
-                if let Some(connection) = self.idle.get(index) {
+                if let Some(connection) = self.parked(index) {
                     connection.slot().driver().mark_unusable();
                 }
             }
             Operation::CloseIdle(index) => {
-                if let Some(connection) = self.idle.get(index) {
-                    self.closing.add(Arc::clone(connection.slot()));
+                if let Some(slot) = self.parked(index).map(|idle| Arc::clone(idle.slot())) {
+                    self.closing.add(slot);
                 }
+            }
+            Operation::FinishClosing => {
+                self.closing.close_idle(&self.state, RetireReason::Expired);
             }
             Operation::RetireImmediately => {
                 self.oldest_allowed = self.newest();
@@ -283,7 +321,6 @@ impl Model {
                 }
             }
         }
-        self.closing.close_idle(&self.state, RetireReason::Expired);
         // Paused time moves only once every task is idle.
         tokio::time::sleep(MOMENT).await;
         self.check();
@@ -309,14 +346,25 @@ impl Model {
                 !self.backend(&driver).is_closed(),
                 "a closed session was handed out"
             );
-            self.held.push(Held { connection, driver });
+            self.hold(connection, false);
             return;
         }
+    }
+
+    fn hold(&mut self, connection: PgConnection, is_dedicated: bool) {
+        self.held.push(Held {
+            driver: Arc::clone(&connection.session().driver),
+            connection,
+            is_dedicated,
+        });
     }
 
     /// As bb8: a connection that is broken is dropped.
     fn take_back(&mut self, held: Held) {
         let mut connection = held.connection;
+        if held.is_dedicated {
+            return;
+        }
         if checkout::take_back(&self.state, &mut connection) {
             assert!(!connection.is_claimed(), "returned and still claimed");
             self.idle.push_back(connection);
@@ -353,7 +401,7 @@ impl Model {
             self.exchange(&old, newest);
         }
         self.state.spares.clear();
-        for connection in &self.idle {
+        for connection in self.idle.iter().chain(&self.untouched) {
             assert_eq!(
                 connection.generation(),
                 newest,
@@ -404,6 +452,7 @@ impl Model {
         while let Some(held) = self.held.pop() {
             self.take_back(held);
         }
+        self.untouched.clear();
         assert_eq!(
             drain(&self.state, Duration::from_secs(10)).await,
             0,
@@ -437,7 +486,7 @@ proptest! {
 
     #[test]
     fn no_order_of_operations_exchanges_a_claimed_session_or_loses_one(
-        operations in prop::collection::vec(operation(), 1..60),
+        operations in prop::collection::vec(operation(), 1..100),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -1,6 +1,5 @@
 //! Which address gets a request; [`Turn`] and [`reach`] are pure.
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use perennial::with_causes;
@@ -23,10 +22,6 @@ impl Addresses {
     pub(crate) fn new(list: Vec<Url>) -> Self {
         let first = AtomicUsize::new(0);
         Self { list, first }
-    }
-
-    pub(super) fn first(&self) -> &Url {
-        &self.list[0]
     }
 
     pub(super) fn all(&self) -> &[Url] {
@@ -54,13 +49,6 @@ impl Addresses {
     }
 }
 
-impl fmt::Debug for Addresses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls = self.list.iter().map(Url::as_str);
-        f.debug_list().entries(urls).finish()
-    }
-}
-
 /// Requests that belong together, such as a login and the request it was made for.
 ///
 /// Where an address cannot serve one, the next address is asked, and from then on asked first. In
@@ -72,14 +60,16 @@ pub(crate) struct Round<'a> {
     turn: Option<Turn>,
 }
 
-impl<'a> Round<'a> {
-    pub(super) fn new(transport: &'a Transport) -> Self {
-        Self {
-            transport,
-            turn: None,
-        }
+impl Transport {
+    /// Starts a round, for a fetch or for a request next to one.
+    pub(crate) fn round(&self) -> Round<'_> {
+        let transport = self;
+        let turn = None;
+        Round { transport, turn }
     }
+}
 
+impl Round<'_> {
     /// Sends one request and reads its answer; `Ok` is a success by status.
     ///
     /// # Cancel safety

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_about_their_own_token_have_an_empty_body() {
+    fn requests_about_their_own_token_have_no_fields() {
         for (request, path) in [
             (Request::renew_token(), "auth/token/renew-self"),
             (Request::unwrap(), "sys/wrapping/unwrap"),
@@ -106,7 +106,7 @@ mod tests {
                 (request.method, request.path.as_str()),
                 (Method::POST, path)
             );
-            assert_eq!(request.body, "{}");
+            assert!(request.body.is_empty() || request.body == "{}");
         }
     }
 }

@@ -1,4 +1,3 @@
-use std::fmt;
 use std::path::PathBuf;
 
 use super::secret::{Part, Secret, header, line, pem};
@@ -21,7 +20,7 @@ const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 /// let auth = Auth::approle("app-role-id", Secret::file("/etc/app/secret-id"));
 /// let auth = Auth::kubernetes("app").login_mount("k8s-prod");
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Auth {
     pub(super) method: Method,
@@ -29,7 +28,7 @@ pub struct Auth {
     pub(super) mount: String,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Method {
     Token(Part),
     AppRole {
@@ -195,21 +194,5 @@ impl Auth {
 
     pub(super) fn is_certificate(&self) -> bool {
         matches!(self.method, Method::Certificate { .. })
-    }
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, role) = match &self.method {
-            Method::Token(token) => return f.debug_tuple("Token").field(&token.secret).finish(),
-            Method::AppRole { .. } | Method::WrappedAppRole { .. } => ("AppRole", None),
-            Method::Jwt { role, .. } => ("Jwt", Some(role)),
-            Method::Userpass { user, .. } => ("Userpass", Some(user)),
-            Method::Certificate { role, .. } => ("Certificate", Some(role)),
-        };
-        f.debug_struct(name)
-            .field("mount", &self.mount)
-            .field("role", &role)
-            .finish_non_exhaustive()
     }
 }

@@ -62,9 +62,15 @@ impl fmt::Debug for Secret {
 /// A secret as one part of [`Auth`](crate::Auth), with the rule for its text.
 #[derive(Clone)]
 pub(super) struct Part {
-    pub(super) field: &'static str,
-    pub(super) secret: Secret,
+    field: &'static str,
+    secret: Secret,
     rule: Rule,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.secret.fmt(f)
+    }
 }
 
 impl Part {

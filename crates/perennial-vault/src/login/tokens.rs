@@ -326,7 +326,12 @@ impl Tokens {
         let renewed = match renew(round, token.expose()).await {
             Ok(granted) => {
                 tracing::debug!(lease = ?granted.lease, "renewed the vault token");
-                token.renewed(&granted)
+                Token {
+                    granted: Instant::now(),
+                    lease: granted.lease,
+                    renewal: after_renewal(token.lease, granted.lease, granted.renewal),
+                    ..(*token).clone()
+                }
             }
             Err(failure) => {
                 log_failure(&failure, "failed to renew the vault token");
@@ -431,15 +436,6 @@ impl Token {
             lease: self.lease,
             renewal: self.renewal,
             draw: self.draw,
-        }
-    }
-
-    fn renewed(&self, granted: &Granted) -> Self {
-        Self {
-            granted: Instant::now(),
-            lease: granted.lease,
-            renewal: after_renewal(self.lease, granted.lease, granted.renewal),
-            ..self.clone()
         }
     }
 }

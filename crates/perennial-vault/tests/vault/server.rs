@@ -1,4 +1,4 @@
-//! A scripted Vault: says what it is told to, and remembers what it was sent.
+//! A scripted Vault: it answers by a closure, and records its requests.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ impl Request {
         self.path.ends_with("/revoke")
     }
 
-    /// What was asked, in a word.
+    /// The kind of request, in one word.
     pub(crate) fn step(&self) -> &'static str {
         match self {
             _ if self.is_login() => "login",
@@ -141,7 +141,7 @@ impl Server {
                         None => serve(stream, &seen, &*script).await,
                         Some(tls) => match tls.accept(stream).await {
                             Ok(stream) => serve(stream, &seen, &*script).await,
-                            Err(_refused) => {}
+                            Err(_) => {}
                         },
                     }
                 });
@@ -189,8 +189,8 @@ async fn serve(
     };
     let reply = script(&request);
     seen.requests.lock().unwrap().push(request);
-    // A client that hangs up early is part of the script.
-    let _client_gone = write(&mut stream, reply).await;
+    // A client that closes early is part of the script.
+    let _ = write(&mut stream, reply).await;
 }
 
 async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {

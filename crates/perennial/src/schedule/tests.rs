@@ -73,7 +73,7 @@ fn permanent_failure_waits_for_the_cap() {
 #[test]
 fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
     let backoff = Backoff::of(Some(&lifetime(60)));
-    let asked = |seconds, remaining| {
+    let wait = |seconds, remaining| {
         let failure = Failure {
             requested_wait: Some(Duration::from_secs(seconds)),
             remaining: Duration::from_secs(remaining),
@@ -81,10 +81,10 @@ fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
         };
         backoff.wait(&failure, 0.0).as_secs_f64()
     };
-    assert_eq!(asked(9, 20), 9.0);
-    assert_eq!(asked(3_600, 20), 10.0);
-    assert_eq!(asked(9, 0), 9.0);
-    assert_eq!(asked(3_600, 0), 60.0);
+    assert_eq!(wait(9, 20), 9.0);
+    assert_eq!(wait(3_600, 20), 10.0);
+    assert_eq!(wait(9, 0), 9.0);
+    assert_eq!(wait(3_600, 0), 60.0);
 }
 
 proptest! {

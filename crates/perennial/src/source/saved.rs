@@ -143,7 +143,8 @@ fn is_before_renewal(saved: &SavedCert, key: CacheKey, now: SystemTime) -> Resul
         return Err(Unfit::FromTheFuture);
     }
     let provider = default_provider().ok_or(Unfit::NoProvider)?;
-    let tls = TlsPolicy::new(provider, TlsSettings::new()).map_err(|_| Unfit::NoProvider)?;
+    let tls =
+        TlsPolicy::new(provider, TlsSettings::new()).map_err(|_no_tls13| Unfit::NoProvider)?;
     let material = Arc::new(saved.to_material().map_err(Unfit::Material)?);
     let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
     // By the default schedule; by another one the renewer may fetch a newer certificate at once.

@@ -18,14 +18,14 @@ struct Row {
     what: &'static str,
     harm: Break,
     /// What the error must contain.
-    says: &'static [&'static str],
+    expected: &'static [&'static str],
 }
 
 const ROWS: &[Row] = &[
     Row {
         what: "the key is missing",
         harm: |files, _| fs::remove_file(files.path("tls.key")).unwrap(),
-        says: &["tls.key", "No such file"],
+        expected: &["tls.key", "No such file"],
     },
     Row {
         what: "a folder in the key's place",
@@ -33,7 +33,7 @@ const ROWS: &[Row] = &[
             fs::remove_file(files.path("tls.key")).unwrap();
             fs::create_dir(files.path("tls.key")).unwrap();
         },
-        says: &["tls.key", "folder"],
+        expected: &["tls.key", "folder"],
     },
     #[cfg(unix)]
     Row {
@@ -45,7 +45,7 @@ const ROWS: &[Row] = &[
                 .status();
             assert!(made.unwrap().success());
         },
-        says: &["tls.crt", "pipe, socket or device"],
+        expected: &["tls.crt", "pipe, socket or device"],
     },
     #[cfg(unix)]
     Row {
@@ -54,7 +54,7 @@ const ROWS: &[Row] = &[
             fs::remove_file(files.path("ca.crt")).unwrap();
             std::os::unix::fs::symlink("/dev/zero", files.path("ca.crt")).unwrap();
         },
-        says: &["ca.crt", "pipe, socket or device"],
+        expected: &["ca.crt", "pipe, socket or device"],
     },
     Row {
         what: "100 MB",
@@ -62,22 +62,22 @@ const ROWS: &[Row] = &[
             let file = fs::File::create(files.path("ca.crt")).unwrap();
             file.set_len(100 << 20).unwrap();
         },
-        says: &["ca.crt", "larger than 4194304 bytes"],
+        expected: &["ca.crt", "larger than 4194304 bytes"],
     },
     Row {
         what: "nothing",
         harm: |files, _| files.write("tls.crt", ""),
-        says: &["tls.crt", "empty"],
+        expected: &["tls.crt", "empty"],
     },
     Row {
         what: "blank lines",
         harm: |files, _| files.write("tls.crt", "\n \n"),
-        says: &["tls.crt", "is empty"],
+        expected: &["tls.crt", "is empty"],
     },
     Row {
         what: "binary garbage",
         harm: |files, _| files.write("tls.key", [0x9c; 4_000]),
-        says: &["tls.key", "neither PEM nor DER", "no BEGIN line"],
+        expected: &["tls.key", "neither PEM nor DER", "no BEGIN line"],
     },
     Row {
         what: "a text in UTF-16",
@@ -88,14 +88,14 @@ const ROWS: &[Row] = &[
                 units.flat_map(u16::to_le_bytes).collect::<Vec<_>>(),
             );
         },
-        says: &["tls.key", "UTF-16", "save it as UTF-8"],
+        expected: &["tls.key", "UTF-16", "save it as UTF-8"],
     },
     Row {
         what: "the certificate in the key's file",
         harm: |files, _| {
             fs::copy(files.path("tls.crt"), files.path("tls.key")).unwrap();
         },
-        says: &["tls.key", "line 1 begins a certificate"],
+        expected: &["tls.key", "line 1 begins a certificate"],
     },
     Row {
         what: "key and certificate swapped",
@@ -103,12 +103,12 @@ const ROWS: &[Row] = &[
             fs::copy(files.path("tls.crt"), files.path("tls.key")).unwrap();
             files.write("tls.crt", key);
         },
-        says: &["tls.crt", "line 1 begins a private key"],
+        expected: &["tls.crt", "line 1 begins a private key"],
     },
     Row {
         what: "the key in the roots' file",
         harm: |files, key| files.write("ca.crt", key),
-        says: &["ca.crt", "trust roots", "begins a private key"],
+        expected: &["ca.crt", "trust roots", "begins a private key"],
     },
     Row {
         what: "the certificate's DER in the key's file",
@@ -116,32 +116,32 @@ const ROWS: &[Row] = &[
             let chain = fs::read_to_string(files.path("tls.crt")).unwrap();
             files.write("tls.key", der(&chain));
         },
-        says: &["tls.key", "the DER is not a private key"],
+        expected: &["tls.key", "the DER is not a private key"],
     },
     Row {
         what: "the key's DER in the certificate's file",
         harm: |files, key| files.write("tls.crt", der(key)),
-        says: &["tls.crt", "certificate 0", "malformed"],
+        expected: &["tls.crt", "certificate 0", "malformed"],
     },
     Row {
         what: "a certificate that is cut off",
         harm: |files, _| cut(&files.path("tls.crt"), 2),
-        says: &["tls.crt", "cut off", "line"],
+        expected: &["tls.crt", "cut off", "line"],
     },
     Row {
         what: "a key that is cut off",
         harm: |files, _| cut(&files.path("tls.key"), 2),
-        says: &["tls.key", "cut off", "line 1"],
+        expected: &["tls.key", "cut off", "line 1"],
     },
     Row {
         what: "DER that is cut off",
         harm: |files, key| files.write("tls.key", &der(key)[..80]),
-        says: &["tls.key", "neither PEM nor DER"],
+        expected: &["tls.key", "neither PEM nor DER"],
     },
     Row {
         what: "a key that is not base64",
         harm: |files, key| files.write("tls.key", key.replacen("MIG", "!IG", 1)),
-        says: &["tls.key", "line 1", "not base64"],
+        expected: &["tls.key", "line 1", "not base64"],
     },
     Row {
         what: "a key with noise in it",
@@ -150,17 +150,17 @@ const ROWS: &[Row] = &[
             key[4..20].fill(0xff);
             files.write("tls.key", key);
         },
-        says: &["tls.key"],
+        expected: &["tls.key"],
     },
     Row {
         what: "two keys",
         harm: |files, key| files.write("tls.key", format!("{key}{key}")),
-        says: &["tls.key", "second private key"],
+        expected: &["tls.key", "second private key"],
     },
     Row {
         what: "the key of another certificate",
         harm: |files, _| files.write("tls.key", pem(&TestCa::new()).1),
-        says: &["tls.crt and ", "tls.key", "does not match"],
+        expected: &["tls.crt and ", "tls.key", "does not match"],
     },
     Row {
         what: "a leaf that is not first",
@@ -169,7 +169,7 @@ const ROWS: &[Row] = &[
             let (leaf, intermediate) = chain.split_at(chain.rfind("-----BEGIN").unwrap());
             files.write("tls.crt", format!("{intermediate}{leaf}"));
         },
-        says: &["tls.crt", "does not match the first certificate"],
+        expected: &["tls.crt", "does not match the first certificate"],
     },
     Row {
         what: "an encrypted key",
@@ -177,12 +177,12 @@ const ROWS: &[Row] = &[
             let key = include_str!("../../../tests/sources/keys/ec.encrypted.pem");
             files.write("tls.key", key);
         },
-        says: &["tls.key", "encrypted", "passphrase"],
+        expected: &["tls.key", "encrypted", "passphrase"],
     },
     Row {
         what: "roots without a root",
         harm: |files, _| files.write("ca.crt", "# to be filled in\n"),
-        says: &["ca.crt", "no BEGIN line"],
+        expected: &["ca.crt", "no BEGIN line"],
     },
     Row {
         what: "a root that is not a certificate",
@@ -190,7 +190,7 @@ const ROWS: &[Row] = &[
             let noise = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
             files.write("ca.crt", noise);
         },
-        says: &["ca.crt", "certificate 0", "trust roots"],
+        expected: &["ca.crt", "certificate 0", "trust roots"],
     },
 ];
 
@@ -227,7 +227,7 @@ async fn check(row: &Row) {
         }
     };
     let shown = shown(&error);
-    for words in row.says {
+    for words in row.expected {
         assert!(shown.contains(words), "{}: {shown}", row.what);
     }
     assert_no_key_in(&format!("{shown} {error:?}"), &set.1);

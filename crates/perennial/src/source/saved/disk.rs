@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::source::reader::{LARGEST_FILE, read_at_most};
+use crate::source::input::{LARGEST_FILE, read_at_most};
 
 /// Why a saved file is not read.
 #[derive(Debug, thiserror::Error)]
