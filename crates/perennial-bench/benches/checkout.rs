@@ -8,7 +8,7 @@ use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
 use perennial_bench::bars::{Arguments, Bars, bench};
 use perennial_bench::stage::{LONG, Stage};
-use perennial_bench::statistics::{median, ratio, tell};
+use perennial_bench::statistics::{describe, median, ratio};
 use perennial_postgres::{CertConnectionManager, PgTls};
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -79,14 +79,14 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
     )?;
     bars.at_most("check-out, µs", median(&our_gets), MEDIAN)?;
     let (over, sure) = ratio(&our_queries, &stock_queries);
-    let what = format_args!("check-out and `select 1` over stock ({})", tell(sure));
+    let what = format_args!("check-out and `select 1` over stock ({})", describe(sure));
     bars.at_most(what, over, QUERY)?;
     // A check-out that took no time at all would come to this.
     let (floor, sure) = ratio(&bare_queries, &stock_queries);
     writeln!(
         io::stdout(),
         "  without a pool: {floor:.3} ({})",
-        tell(sure)
+        describe(sure)
     )?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use perennial_bench::bars::{Arguments, Bars, bench};
 use perennial_bench::process::cpu_time;
 use perennial_bench::stage::{LONG, Stage, connect, renew, static_tls};
-use perennial_bench::statistics::{median, ratio, tell};
+use perennial_bench::statistics::{describe, median, ratio};
 use perennial_postgres::CertConnectionManager;
 use perennial_testbed::{Fault, Proxy};
 use tokio::time::Instant;
@@ -94,10 +94,14 @@ async fn near(
         1e3 * median(&cpus[1]),
     )?;
     let (cpu, sure) = ratio(&cpus[0], &cpus[1]);
-    bars.at_most(format_args!("CPU over static ({})", tell(sure)), cpu, CPU)?;
+    bars.at_most(
+        format_args!("CPU over static ({})", describe(sure)),
+        cpu,
+        CPU,
+    )?;
     let (rate, sure) = ratio(&rates[0], &rates[1]);
     bars.at_least(
-        format_args!("rate over static ({})", tell(sure)),
+        format_args!("rate over static ({})", describe(sure)),
         rate,
         RATE,
     )?;
@@ -156,12 +160,12 @@ async fn distant(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyho
     )?;
     let (warm, sure) = ratio(&ours, &theirs);
     bars.at_most(
-        format_args!("time over static ({})", tell(sure)),
+        format_args!("time over static ({})", describe(sure)),
         warm,
         TIME,
     )?;
     let (first, sure) = ratio(&first, &theirs);
-    let what = format_args!("the same, first after a rotation ({})", tell(sure));
+    let what = format_args!("the same, first after a rotation ({})", describe(sure));
     bars.at_most(what, first, TIME)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Starting, sealing, stopping and freezing the process.
+//! Starts, seals, stops and pauses the process.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -6,16 +6,14 @@ use std::sync::Mutex;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::api::{Api, text};
+use super::api::{Api, Listener, text};
 use super::audit::Tally;
-use super::listener::Listener;
 use super::{AUDIT_LOG, AppRole, NAME, OpenBao, pki};
 use crate::error::TestbedError;
 use crate::folder::Folder;
-use crate::port;
-use crate::server::{Launch, Server};
+use crate::server::{Launch, Server, free_port};
 
-/// How often a start is tried: another process may take a free port first.
+/// Attempts to start: another process may take a free port first.
 const TRIES: u32 = 3;
 
 impl OpenBao {
@@ -24,9 +22,9 @@ impl OpenBao {
         loop {
             let mut bao = Self::create(&program, Listener::create()?, &Node::alone())?;
             let result = bao.bring_up().await;
-            // The cluster port is bound only when it is unsealed, and a clash there looks like anything but one.
-            let clash = result.is_err() && bao.log().contains("address already in use");
-            if !clash || tries == TRIES {
+            // OpenBao binds the cluster port only when it is unsealed, and reports a conflict there only in its log.
+            let conflict = result.is_err() && bao.log().contains("address already in use");
+            if !conflict || tries == TRIES {
                 return result.map(|()| bao);
             }
             tries += 1;
@@ -39,7 +37,7 @@ impl OpenBao {
         node: &Node,
     ) -> Result<Self, TestbedError> {
         let folder = Folder::create("bao", None)?;
-        let (port, cluster_port) = (port::free()?, port::free()?);
+        let (port, cluster_port) = (free_port()?, free_port()?);
         listener.install(&folder)?;
         let config = config(&folder, port, cluster_port, node);
         folder.write(&folder.private().join("config.hcl"), &config, None)?;
@@ -72,31 +70,31 @@ impl OpenBao {
         pki::set_up(self).await
     }
 
-    /// Seals it, some 1 s: every request but those that unseal is refused with 503 from then on.
+    /// Seals OpenBao, about 1 s. From then on it refuses every request except unsealing, with status 503.
     ///
     /// # Errors
     /// [`TestbedError::NoReply`] while it is stopped.
     ///
     /// # Cancel safety
-    /// It may be sealed nevertheless.
+    /// OpenBao may still be sealed.
     pub async fn seal(&self) -> Result<(), TestbedError> {
         self.api("PUT", "sys/seal", Value::Null).await.map(drop)
     }
 
-    /// Unseals it and waits until it is active, some 0.1 s; a node of a cluster may be a standby instead.
+    /// Unseals OpenBao and waits until it is active, about 0.1 s; a node of a cluster may be a standby instead.
     ///
     /// # Errors
-    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Late`] where it does not become active.
+    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Late`] if it does not become active.
     ///
     /// # Cancel safety
-    /// It may be unsealed nevertheless.
+    /// OpenBao may still be unsealed.
     pub async fn unseal(&self) -> Result<(), TestbedError> {
         let key = json!({"key": self.unseal_key});
         self.api("PUT", "sys/unseal", key).await?;
         self.wait_for("active", self.ready).await
     }
 
-    /// Ends the process at once, as a crash does. Its storage stays. Does nothing while it is stopped.
+    /// Kills the process, like a crash. Its storage is kept. Does nothing while it is stopped.
     ///
     /// # Errors
     /// None at present.
@@ -108,13 +106,13 @@ impl OpenBao {
         Ok(())
     }
 
-    /// Starts it again after [`OpenBao::stop`]: same port, same storage, same tokens; unsealed and active.
+    /// Starts the process again after [`OpenBao::stop`]: same port, storage and tokens; unsealed and active.
     ///
     /// # Errors
-    /// [`TestbedError::NotStarted`] where its port was taken meanwhile, otherwise as [`OpenBao::unseal`].
+    /// [`TestbedError::NotStarted`] if its port was taken in the meantime, otherwise as [`OpenBao::unseal`].
     ///
     /// # Cancel safety
-    /// It may be left sealed: call [`OpenBao::unseal`].
+    /// OpenBao may be left sealed: call [`OpenBao::unseal`].
     pub async fn start_again(&self) -> Result<(), TestbedError> {
         if !self.server.runs() {
             self.launch().await?;
@@ -122,7 +120,7 @@ impl OpenBao {
         self.unseal().await
     }
 
-    /// Freezes the process: connections are accepted by the kernel, and nothing ever answers.
+    /// Pauses the process: the kernel still accepts connections, but no request is answered.
     ///
     /// # Errors
     /// [`TestbedError::Stopped`] while it is stopped.
@@ -130,7 +128,7 @@ impl OpenBao {
         self.server.signal(Signal::STOP)
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process.
     ///
     /// # Errors
     /// [`TestbedError::Stopped`] while it is stopped.
@@ -148,7 +146,7 @@ impl OpenBao {
         self.wait_for("listening", &[]).await
     }
 
-    /// Waits until the health endpoint replies with one of these; with none, for any reply.
+    /// Waits until the health endpoint replies with one of these statuses, or with any if `wanted` is empty.
     async fn wait_for(&self, state: &'static str, wanted: &[u16]) -> Result<(), TestbedError> {
         let reached = || async {
             let now = self.api.health().await?;
@@ -158,22 +156,22 @@ impl OpenBao {
     }
 }
 
-/// The status of a node that leads.
+/// The health status of the leader.
 pub(super) const ACTIVE: &[u16] = &[200];
-/// The statuses of a node that leads or stands by.
+/// The health statuses of a leader and of a standby.
 pub(super) const UNSEALED: &[u16] = &[200, 429];
 
-/// One node's part in its raft cluster.
+/// The settings of one raft node.
 pub(super) struct Node {
     pub(super) id: String,
-    /// `performance_multiplier`: raft's own times, multiplied.
+    /// `performance_multiplier`: the factor for raft's timing.
     pub(super) multiplier: u32,
-    /// The health endpoint's statuses that unsealing waits for.
+    /// The statuses of the health endpoint that unsealing waits for.
     pub(super) ready: &'static [u16],
 }
 
 impl Node {
-    /// The only one: elects itself after 1 to 2 s instead of 5 to 10 s.
+    /// The only node: it elects itself after 1 to 2 s instead of 5 to 10 s.
     fn alone() -> Self {
         Self {
             id: "testbed".to_owned(),
@@ -185,9 +183,9 @@ impl Node {
 
 /// The configuration file.
 ///
-/// The audit device is declared here because the API refuses to enable one, with a path below the node's own folder:
-/// every node of a cluster has to declare the same one. Autopilot lets a new node vote: by its
-/// defaults only after 10 s or more.
+/// It declares the audit device, because the API refuses to enable one. The device's path is relative to the node's
+/// own folder, because every node of a cluster must declare the same path. The autopilot intervals let a new node vote
+/// early: with the defaults it votes only after 10 s or more.
 fn config(folder: &Folder, port: u16, cluster_port: u16, node: &Node) -> String {
     let private = folder.private();
     let private = private.display();
