@@ -45,6 +45,8 @@
 //! | `perennial_pool_retired_total` | counter, label `reason` ([`RetireReason`]) | connections |
 //! | `perennial_pool_connect_errors_total` | counter, label `class` ([`FailureClass`]) | failed connects |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "bb8")]
 mod bb8_manager;
 #[cfg(feature = "deadpool")]
