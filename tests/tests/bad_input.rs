@@ -246,7 +246,7 @@ async fn unix_socket_is_refused() {
         config
     };
     let refused = ["Unix socket"];
-    let error = CertConnectionManager::new(live.clone(), socket()).unwrap_err();
+    let error = CertConnectionManager::new(live, socket()).unwrap_err();
     assert_one_line(&error, &refused);
     let error = ConnectProbe::new(socket()).unwrap_err();
     assert_one_line(&error, &refused);

@@ -1,7 +1,5 @@
 //! Single connects, and the faults that may occur on the way.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 

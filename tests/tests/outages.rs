@@ -1,7 +1,5 @@
 //! Vault is down, hangs, or comes back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use perennial::{CertState, LiveCert, RenewError, Unavailable};

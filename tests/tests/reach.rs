@@ -1,7 +1,5 @@
 //! Other ways to reach Postgres: several hosts, direct TLS, no pool, a pooler in between.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use perennial_postgres::{CertConnectionManager, CertPool, PgTls};
 use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew, serials_seen_by};
 use tokio_postgres::Config;
