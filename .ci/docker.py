@@ -1,8 +1,8 @@
-"""docker-compose.yml as it is, on a Docker of its own, with each fault that docs/src/compose.md promises.
+"""Runs docker-compose.yml as it is, on a Docker of its own, with each fault that docs/src/compose.md describes.
 
     docker.py TOOLS PROGRAM
 
-TOOLS is a folder to keep things in, with Debian's prometheus unpacked; PROGRAM the service as built.
+TOOLS is a folder to keep files in, with Debian's prometheus unpacked; PROGRAM is the built service.
 """
 
 import contextlib
@@ -20,9 +20,8 @@ from pathlib import Path
 
 import standins
 
-# Shorter than the file's own four minutes and 130 s, and than the two minutes that OpenBao is stopped for: CI has no
-# time for more.
-LIFE, OUTAGE, STOPPED = 60, 35, 20
+# Shorter than in the file (four minutes, 130 s, two minutes without OpenBao), to save CI's time.
+LIFETIME, OUTAGE, STOPPED = 60, 35, 20
 SOON = 180
 # No command takes longer.
 LONGEST = 600
@@ -32,11 +31,11 @@ COMPOSE = os.environ.get("COMPOSE", "docker-compose").split()
 ENVIRONMENT = {
     "COMPOSE": " ".join(COMPOSE),
     "COMPOSE_PROJECT_NAME": "perennial-ci",
-    "PERENNIAL_TTL": f"{LIFE}s",
+    "PERENNIAL_TTL": f"{LIFETIME}s",
     "PERENNIAL_OUTAGE": f"{OUTAGE}s",
     "SERVICE_PORT": str(SERVICE),
     "PROMETHEUS_PORT": str(PROMETHEUS),
-    # A proxy for the rest of the world is none for 127.0.0.1.
+    # No proxy for 127.0.0.1, whatever the environment sets.
     "NO_PROXY": "127.0.0.1",
     "no_proxy": "127.0.0.1",
 }
@@ -44,7 +43,7 @@ ENVIRONMENT = {
 
 @contextlib.contextmanager
 def daemon(folder):
-    """Always our own: the stand-ins' names are those of real images."""
+    """A daemon of our own, because the stand-ins have the names of real images."""
     socket = f"unix://{folder}/docker.sock"
     log = folder / "dockerd.log"
     with log.open("w") as out:
@@ -85,7 +84,7 @@ def compose(*words):
 
 
 def container(name):
-    """By its label: the two composes' `ps` show different ones."""
+    """Found by its label: `ps` of docker-compose 1 and 2 print different names."""
     project = ENVIRONMENT["COMPOSE_PROJECT_NAME"]
     return out("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={project}",
                "--filter", f"label=com.docker.compose.service={name}").strip()
@@ -111,7 +110,7 @@ def sessions():
 
 
 def rotated_beyond(serial):
-    """Every session is on one certificate, and it is not this one: Postgres says so."""
+    """Waits until Postgres sees every session on one certificate, other than this one."""
     def holds():
         seen, now = sessions(), counters()
         return seen == {now["serial"]} and now["serial"] != serial and now
@@ -119,14 +118,14 @@ def rotated_beyond(serial):
 
 
 class Course:
-    """One fault after the other; each begins and ends with a service that answers."""
+    """One fault after the other; the service answers before and after each."""
 
     def __init__(self):
         self.began = time.monotonic()
         self.last = counters()
 
     def passed(self, what, retries=False, anew=False):
-        """Queries went on, and none failed; retries only where sessions were ended at the server."""
+        """Asserts that queries were answered and none failed; retries only where the server ended sessions."""
         before = 0 if anew else self.last["queries_ok"]
         now = until("queries are answered", lambda: (c := counters())["queries_ok"] > before + 50 and c)
         retried = now["queries_retried"] - (0 if anew else self.last["queries_retried"])
@@ -134,7 +133,7 @@ class Course:
         assert retries or retried == 0, (what, now)
         self.last = now
         print(f"{time.monotonic() - self.began:4.0f} s  {what}: {now['queries_ok']} queries answered, "
-              f"{retried} asked again, 0 failed", flush=True)
+              f"{retried} retried, 0 failed", flush=True)
 
 
 def faults():
@@ -145,12 +144,12 @@ def faults():
 
     issued = counters()["serial"]
     compose("stop", "--timeout", "1", "openbao")
-    # What is shown is that time passes, so this is the one sleep.
+    # The only fixed sleep: the test needs time to pass.
     time.sleep(STOPPED)
     assert counters()["queries_failed"] == 0
     compose("--profile", "prometheus", "up", "-d")
     rotated_beyond(issued)
-    course.passed(f"OpenBao stopped for {STOPPED} s and more of a life of {LIFE} s")
+    course.passed(f"OpenBao stopped for at least {STOPPED} s of a lifetime of {LIFETIME} s")
 
     issued = counters()["serial"]
     out("docker", "kill", container("openbao"))
@@ -169,7 +168,7 @@ def faults():
     course.passed("the service killed", anew=True)
 
     def refused():
-        """A renewal may come before PostgreSQL knows the list: then nothing is refused, and once more."""
+        """A renewal may come before PostgreSQL has loaded the CRL: then it refuses nothing, and we revoke again."""
         fresh = rotated_beyond(counters()["serial"])["serial"]
         out("docker/demo", "revoke")
         rotated_beyond(fresh)
@@ -181,7 +180,7 @@ def faults():
     out("docker/demo", "rotate-ca")
     now = rotated_beyond(before["serial"])
     assert now["issuer"] != before["issuer"], now
-    # A new connection meets the server's new certificate.
+    # A new connection sees the server's new certificate.
     out(*COMPOSE, "exec", "-T", "postgres", "psql", "--host=/tmp", "--username=postgres", "--command",
         "select pg_terminate_backend(pid) from pg_stat_ssl where ssl limit 1")
     course.passed("the CA rotated", retries=True)
@@ -199,16 +198,16 @@ def watched():
 
 
 def secrets():
-    """What was made for the demo and must be nowhere else than in its volumes."""
+    """The demo's secrets, which may be in its volumes only."""
     kept = out("docker", "run", "--rm", "--entrypoint", "/bin/sh", "--volume", "perennial-ci_operator:/o:ro",
                "--volume", "perennial-ci_credential:/c:ro", "openbao/openbao", "-c", "cat /o/init; echo; cat /c/wrapped_secret_id")
     found = re.findall(r"(?:Key 1|Token): (\S+)", kept) + kept.splitlines()[-1:]
-    assert len(found) == 3 and all(len(secret) > 20 for secret in found), "not the secrets that were looked for"
+    assert len(found) == 3 and all(len(secret) > 20 for secret in found), "these are not the demo's secrets"
     return found
 
 
 def shown():
-    """All that `docker inspect`, `docker history` and the logs tell."""
+    """The whole output of `docker inspect`, `docker history` and the logs."""
     ids = out("docker", "ps", "-aq").split()
     images = out("docker", "images", "-q").split()
     text = out("docker", "inspect", *ids, *images)
@@ -235,13 +234,13 @@ def main(tools, program):
                 faults()
                 watched()
                 text = shown()
-                assert not [secret for secret in secrets() if secret in text], "a secret is shown"
-                # What a server says that is stopped, or killed and recovers, or whose sessions are ended.
+                assert not [secret for secret in secrets() if secret in text], "docker or a log shows a secret"
+                # Logged by a server that stops, recovers after a kill, or ends sessions.
                 expected = re.compile(
                     "shutting down|starting up|not yet accepting connections|in recovery mode|terminating connection"
                 )
-                told = [line for line in log("postgres").splitlines() if "FATAL" in line and not expected.search(line)]
-                assert not told, told
+                fatal = [line for line in log("postgres").splitlines() if "FATAL" in line and not expected.search(line)]
+                assert not fatal, fatal
             except BaseException:
                 print(compose("ps"), compose("logs", "--no-color", "--tail=40"), file=sys.stderr)
                 raise

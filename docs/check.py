@@ -1,10 +1,10 @@
-"""Checks what mdBook does not: links and anchors of every page, and what the pages promise.
+"""Checks what mdBook does not: links and anchors of every page, and the pages' promises.
 
-- Each page is in SUMMARY.md, each link and anchor leads somewhere, each picture is there.
-- Each command in a ```console block is one that `.ci/run` runs. `console,by-hand` marks those that
-  take too long for it; a program or bench that they name must exist. What needs a cluster or a Vault
-  of the reader's is `sh`.
-- Each page with Rust code is compiled, as tests/book.rs names it; no block is `ignore`.
+- Each page is in SUMMARY.md; each link, anchor and picture exists.
+- `.ci/run` runs each command in a ```console block. `console,by-hand` marks commands that take too
+  long for it; the program or bench that they name must exist. A command that needs the reader's own
+  cluster or Vault is `sh`.
+- tests/tests/book.rs (or tests/book.rs) compiles each page with Rust code; no block is `ignore`.
 - Each alert has a runbook.
 """
 
@@ -21,7 +21,7 @@ wrong = []
 
 
 def anchor(heading):
-    """As GitHub and mdBook make it from a heading."""
+    """The anchor that GitHub and mdBook make from a heading."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
     return re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-")
 
@@ -71,8 +71,8 @@ def main():
     summary = (SRC / "SUMMARY.md").read_text()
     pages = sorted(SRC.rglob("*.md"))
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    compiled = (ROOT / "tests" / "book.rs").read_text()
-    # What CI runs, one line a command.
+    compiled = "".join(path.read_text() for path in (ROOT / "tests").rglob("book.rs"))
+    # CI's commands, one per line.
     ci = (ROOT / ".ci" / "run").read_text()
     for page in sorted({*pages, *(ROOT / name for name in listed.stdout.split())}):
         if page.exists():
@@ -82,7 +82,7 @@ def main():
         kinds = [kind for kind, _ in FENCE.findall(page.read_text())]
         check_commands(page, ci)
         if any(kind.startswith("rust") for kind in kinds) and f"{name}\"" not in compiled:
-            wrong.append(f"{name}: its Rust code is not compiled by tests/book.rs")
+            wrong.append(f"{name}: its Rust code is not compiled by book.rs")
         if any("ignore" in kind for kind in kinds):
             wrong.append(f"{name}: a block is ignored by the compiler")
         if name not in ("README.md", "SUMMARY.md") and f"({name})" not in summary:

@@ -1,9 +1,9 @@
-//! Other database crates on Perennial's certificates: see `examples/`.
+//! Other database crates with certificates from Perennial: see `examples/`.
 //!
-//! | example | each connect takes the current certificate | old connections |
+//! | example | does each connect use the current certificate? | old connections |
 //! |---|---|---|
-//! | `diesel_async` | yes | closed at their next check-out, or at `max_lifetime`; the next query waits for a connect |
-//! | `sqlx` | yes, from files | the same; and the key must be on disk or in PEM |
+//! | `diesel_async` | yes | closed at the next check-out or at `max_lifetime`; the next query waits for a connect |
+//! | `sqlx` | yes, from files | the same; the key must be a file or PEM bytes |
 //!
-//! Neither can exchange a connection that is idle, connect its replacement first, or see which
-//! certificate a connection stands on. `perennial-postgres` with bb8 or deadpool does.
+//! Neither crate can replace an idle connection, open the replacement first, or show which certificate
+//! a connection uses. `perennial-postgres` with bb8 or deadpool can.

@@ -1,3 +1,3 @@
-# Whether the server answers, sealed (2) or not (0).
+# Succeeds if the server answers, sealed (2) or not (0).
 "$(command -v bao || command -v vault)" status >/dev/null 2>&1
 [ $? != 1 ]

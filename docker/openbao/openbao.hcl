@@ -5,7 +5,7 @@ cluster_addr = "https://127.0.0.1:8201"
 storage "raft" {
   path                   = "/data/raft"
   node_id                = "demo"
-  # A single node elects itself after 1 to 2 s, and not after 5 to 10.
+  # A single node then elects itself after 1 to 2 s instead of 5 to 10.
   performance_multiplier = 1
 }
 

@@ -1,4 +1,4 @@
-# Starts the server. Its own certificate is made by a passing one in memory: nothing else issues yet.
+# Starts the server. A temporary server in memory makes its certificate, since no other CA exists yet.
 set -eu
 vault=$(command -v bao || command -v vault)
 mkdir -p /data/raft

@@ -1,11 +1,11 @@
-# What an operator does, each part a word that can be run alone, and again:
-#   up                  unseals, sets up what is missing, hands the service a new credential
-#   new-ca              makes another root and intermediate, and has PostgreSQL trust both
-#   use-ca              issues by the newest from now on
+# The operator's work. Each part is a command that can run alone, and repeatedly:
+#   up                  unseals, sets up what is missing, gives the service a new credential
+#   new-ca              makes another root and intermediate; PostgreSQL then trusts both
+#   use-ca              makes the newest CA the issuer
 #   server-certificate  gives PostgreSQL a new certificate
-#   only-ca             has PostgreSQL trust the newest alone
-#   revoke SERIAL       revokes a certificate, and tells PostgreSQL
-# PostgreSQL must be told to read its files again.
+#   only-ca             PostgreSQL then trusts the newest CA alone
+#   revoke SERIAL       revokes a certificate and writes PostgreSQL's list
+# PostgreSQL reads the new files only after a reload.
 set -eu
 umask 077
 vault=$(command -v bao || command -v vault)
@@ -16,11 +16,11 @@ SERVICE=65532
 
 up() {
   unseal
-  # The last thing that is set up says that all of it is.
+  # This is set up last: if it exists, everything does.
   "$vault" read auth/approle/role/app/role-id >/dev/null 2>&1 || set_up
   crls
   hand_over role_id "$("$vault" read -field=role_id auth/approle/role/app/role-id)"
-  # Single use, and worth nothing in five minutes: who reads it later reads nothing.
+  # For one use within five minutes: a copy that is read later is worthless.
   hand_over wrapped_secret_id "$("$vault" write -f -wrap-ttl=5m -field=wrapping_token auth/approle/role/app/secret-id)"
 }
 
@@ -52,7 +52,7 @@ set_up() {
   : >/tls/clients.pem
   new_ca
   use_ca
-  # Certificates are stored, so that one can be revoked by its serial number.
+  # Certificates are stored, so that each can be revoked by its serial number.
   "$vault" write pki_int/roles/app key_type=ec key_bits=256 client_flag=true server_flag=false \
     allowed_domains=app allow_bare_domains=true enforce_hostnames=false \
     no_store=false generate_lease=false max_ttl=24h >/dev/null
@@ -72,12 +72,12 @@ new_ca() {
     common_name="Demo root $name" ttl=87600h key_type=ec key_bits=256)
   csr=$("$vault" write -field=csr pki_int/intermediate/generate/internal \
     common_name="Demo intermediate $name" key_type=ec key_bits=256)
-  # With the root, which then comes along in each answer.
+  # With the root, so that each answer includes it.
   chain=$("$vault" write -field=certificate "pki/issuer/$root/sign-intermediate" \
     csr="$csr" format=pem_bundle ttl=43800h)
   imported=$("$vault" write -field=imported_issuers pki_int/intermediate/set-signed certificate="$chain")
   for issuer in $(echo "$imported" | tr -d '[],"'); do
-    # The root is there without its key.
+    # The mount has the root without its key.
     [ -z "$("$vault" read -field=key_id "pki_int/issuer/$issuer")" ] || echo "$issuer" >/operator/newest
   done
   "$vault" read -field=certificate "pki/issuer/$root" >/tls/newest.pem
@@ -92,7 +92,7 @@ use_ca() { "$vault" write pki_int/config/issuers default="$(cat /operator/newest
 server_certificate() {
   "$vault" write -field=certificate pki_int/issue/postgres \
     common_name=postgres ttl=8760h format=pem_bundle >/tls/server.new
-  # So PostgreSQL takes the key: owned by root, read by its group.
+  # PostgreSQL accepts a key that root owns and its own group may read.
   chown "0:$POSTGRES_GROUP" /tls/server.new
   chmod 640 /tls/server.new
   mv /tls/server.new /tls/server.pem
@@ -103,7 +103,7 @@ only_ca() {
   crls
 }
 
-# One list for each CA: PostgreSQL refuses everybody where one is missing.
+# One list for each CA: PostgreSQL refuses every client of a CA whose list is missing.
 crls() {
   for mount in pki pki_int; do
     "$vault" read $mount/crl/rotate >/dev/null

@@ -1,9 +1,9 @@
-# Starts PostgreSQL, with a user and a database `app` from the first start on.
+# Starts PostgreSQL; the first start creates the user and the database `app`.
 set -euo pipefail
 data=/var/lib/postgresql/data/cluster
 if [ ! -d "$data" ]; then
   rm -rf "$data.new"
-  # `trust` is for initdb alone: pg_hba.conf is ours.
+  # `trust` applies to initdb only: the server uses our pg_hba.conf.
   initdb --pgdata="$data.new" --username=postgres --auth=trust --encoding=UTF8 --no-locale
   postgres --single -D "$data.new" postgres <<'SQL'
 create role app login

@@ -1,12 +1,12 @@
-//! `LiveCert::current()` against a bare `ArcSwap::load_full` of the same snapshots.
+//! `LiveCert::current()` compared with a bare `ArcSwap::load_full` of the same snapshots.
 //!
-//! Not divan: rates swing from minute to minute on shared cores, so the two are measured in turns
-//! and compared turn by turn.
+//! It does not use divan: speed varies from minute to minute on shared cores, so the two take turns
+//! and are compared turn by turn.
 
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a benchmark that cannot be set up has failed, and what it finds is printed"
+    reason = "a failed setup fails the benchmark, and its results are printed"
 )]
 
 use std::hint::black_box;
@@ -17,20 +17,20 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use perennial::{LiveCert, Renewal, Snapshot};
+use perennial::{LiveCert, Renewed, Snapshot};
 use perennial_bench::memory_ca::{MemoryCa, wall_clock};
 use rustix::time::{ClockId, clock_gettime};
 
-/// How often each side has its turn.
+/// Turns of each side.
 const TURNS: usize = 101;
 
-/// Reads in one turn of one reader.
+/// Reads per turn and reader.
 const READS: u32 = 200_000;
 
-/// Between two rotations.
-const PACE: Duration = Duration::from_millis(10);
+/// Interval between two rotations.
+const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Over `ArcSwap`, with one reader and with two while a writer rotates.
+/// Bars: the ratio to `ArcSwap`, with one reader, and with two while a writer rotates.
 const BARS: [f64; 2] = [2.0, 4.0];
 
 fn main() {
@@ -48,7 +48,7 @@ fn main() {
     thread::scope(|scope| {
         scope.spawn(|| {
             compare(
-                "two readers, 100 rotations a second",
+                "two readers, 100 rotations per second",
                 2,
                 &live,
                 &bare,
@@ -60,16 +60,16 @@ fn main() {
     });
 }
 
-/// Rotates both at [`PACE`], by the public API on a paused clock.
+/// Rotates both at [`INTERVAL`] through the public API, with tokio's clock paused.
 ///
-/// Renewals are at least a second apart by tokio's clock, which is moved by hand here; readers look
-/// at the wall clock alone, which is the real one.
+/// Renewals must be at least a second apart by tokio's clock, which is advanced here. Readers only
+/// read the wall clock, which is the real one.
 async fn rotate(live: &LiveCert, bare: &ArcSwap<Snapshot>, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
-        thread::sleep(PACE);
+        thread::sleep(INTERVAL);
         tokio::time::advance(Duration::from_secs(1)).await;
-        match live.renew_now().await {
-            Renewal::Newer(snapshot) => bare.store(snapshot),
+        match live.renew().await {
+            Ok(Renewed::Newer(snapshot)) => bare.store(snapshot),
             other => unreachable!("the CA is in memory: {other:?}"),
         }
     }
@@ -86,7 +86,7 @@ fn compare(what: &str, readers: usize, live: &LiveCert, bare: &ArcSwap<Snapshot>
         theirs.push(load_full);
     }
     println!(
-        "{what}, ns of CPU a read (quartiles): current() {}, ArcSwap::load_full {}, the wall clock alone {}\n  \
+        "{what}, ns of CPU per read (median and quartiles): current() {}, ArcSwap::load_full {}, reading the wall clock {}\n  \
          ratio {}, bar {bar}",
         quartiles(ours),
         quartiles(theirs),
@@ -95,7 +95,7 @@ fn compare(what: &str, readers: usize, live: &LiveCert, bare: &ArcSwap<Snapshot>
     );
 }
 
-/// Nanoseconds of CPU a read took, the mean of all readers: others may use the machine meanwhile.
+/// Nanoseconds of CPU per read, the mean of all readers; other processes may use the machine meanwhile.
 fn turn<T>(readers: usize, read: impl Fn() -> T + Sync) -> f64 {
     let start = Barrier::new(readers);
     let took: Duration = thread::scope(|scope| {
@@ -119,7 +119,7 @@ fn turn<T>(readers: usize, read: impl Fn() -> T + Sync) -> f64 {
     took.as_secs_f64() * 1e9 / f64::from(READS) / readers as f64
 }
 
-/// What this thread has used.
+/// The CPU time of this thread.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
 }

@@ -1,9 +1,6 @@
-//! What a rotation costs, fetch excluded, and a cold start under ten thousand waiters.
+//! The cost of a rotation without its fetch, and of a cold start with ten thousand waiters.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a benchmark that cannot be set up has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the benchmark")]
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -15,14 +12,14 @@ fn main() {
     divan::main();
 }
 
-/// From DER (leaf, intermediate, P-256 key, root) to a published snapshot: parse, check, build.
+/// From DER (leaf, intermediate, P-256 key, root) to a published snapshot: parse, check, build the config.
 #[divan::bench(sample_count = 1_000, sample_size = 1)]
 fn snapshot_from_der(bencher: Bencher<'_, '_>) {
     let ca = MemoryCa::default();
     let (root, intermediate) = (ca.authority().root_der(), ca.authority().intermediate_der());
     bencher
         .with_inputs(|| {
-            let (leaf, key) = ca.authority().leaf(wall_clock(), memory_ca::LIFE);
+            let (leaf, key) = ca.authority().leaf(wall_clock(), memory_ca::LIFETIME);
             (vec![leaf, intermediate.clone()], key, vec![root.clone()])
         })
         .bench_values(|(chain, key, roots)| {
@@ -31,7 +28,7 @@ fn snapshot_from_der(bencher: Bencher<'_, '_>) {
         });
 }
 
-/// Ten thousand tasks wait for the first certificate, which one fetch brings.
+/// Ten thousand tasks wait for the first certificate, and one fetch serves all of them.
 #[divan::bench(sample_count = 100, sample_size = 1)]
 fn cold_start_with_10_000_waiters(bencher: Bencher<'_, '_>) {
     const WAITERS: usize = 10_000;
@@ -43,7 +40,7 @@ fn cold_start_with_10_000_waiters(bencher: Bencher<'_, '_>) {
         .counter(ItemsCount::new(WAITERS))
         .with_inputs(|| {
             let clock = TestClock::starting_at(wall_clock());
-            let held = Step::HeldUntilReleased(memory_ca::LIFE);
+            let held = Step::HeldUntilReleased(memory_ca::LIFETIME);
             (clock.clone(), ScriptedSource::new(&clock, [held]))
         })
         .bench_local_values(|(clock, source)| {
@@ -53,7 +50,7 @@ fn cold_start_with_10_000_waiters(bencher: Bencher<'_, '_>) {
                 let waiters: Vec<_> = (0..WAITERS)
                     .map(|_| {
                         let live = live.clone();
-                        tokio::spawn(async move { live.valid().await.unwrap() })
+                        tokio::spawn(async move { live.wait_valid().await.unwrap() })
                     })
                     .collect();
                 tokio::task::yield_now().await;

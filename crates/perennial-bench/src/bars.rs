@@ -1,4 +1,4 @@
-//! What was measured beside what was asked for, each told with its verdict.
+//! Compares measured figures with their bars, and prints a verdict for each.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::ensure;
 use clap::Parser;
 
-/// What the benches take behind `--`.
+/// Arguments of the benchmarks, after `--`.
 #[derive(Clone, Copy, Debug, Parser)]
 #[non_exhaustive]
 pub struct Arguments {
@@ -14,26 +14,26 @@ pub struct Arguments {
     #[arg(long)]
     pub check: bool,
 
-    /// A few rounds, to see that it runs: no figures to keep
+    /// Run only a few rounds, as a smoke test without meaningful figures
     #[arg(long)]
     pub quick: bool,
 
-    /// Said by cargo
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Arguments {
-    /// How often to measure: `full`, or `quick`.
+    /// The number of rounds: `full`, or `quick` with `--quick`.
     pub fn rounds(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }
 }
 
-/// A bench's `main`: measures on one thread, and fails where a bar is missed and that matters.
+/// The `main` of a benchmark: measures on one thread.
 ///
 /// # Errors
-/// What `measure` returns, and a missed bar with `--check`.
+/// Those of `measure`, and with `--check` a missed bar.
 pub fn bench(
     measure: impl AsyncFnOnce(&Arguments, &mut Bars) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -46,46 +46,49 @@ pub fn bench(
     bars.finish(arguments.check)
 }
 
-/// Counts what was missed.
+/// Counts the missed bars.
 #[derive(Debug, Default)]
 pub struct Bars {
     missed: usize,
 }
 
 impl Bars {
-    /// Tells whether `got` is no more than `bar`.
+    /// Prints whether `got` is at most `bar`.
     ///
     /// # Errors
-    /// Nobody reads standard output.
+    /// Writing to standard output fails.
     pub fn at_most(&mut self, what: impl Display, got: f64, bar: f64) -> io::Result<()> {
-        self.tell(&what, got, "<=", bar, got <= bar)
+        self.print(&what, got, "<=", bar, got <= bar)
     }
 
-    /// Tells whether `got` is no less than `bar`.
+    /// Prints whether `got` is at least `bar`.
     ///
     /// # Errors
-    /// Nobody reads standard output.
+    /// Writing to standard output fails.
     pub fn at_least(&mut self, what: impl Display, got: f64, bar: f64) -> io::Result<()> {
-        self.tell(&what, got, ">=", bar, got >= bar)
+        self.print(&what, got, ">=", bar, got >= bar)
     }
 
-    fn tell(
+    fn print(
         &mut self,
         what: &dyn Display,
         got: f64,
-        than: &str,
+        relation: &str,
         bar: f64,
         met: bool,
     ) -> io::Result<()> {
         self.missed += usize::from(!met);
         let verdict = if met { "met   " } else { "MISSED" };
-        writeln!(io::stdout(), "  {verdict}  {what}: {got:.3} {than} {bar}")
+        writeln!(
+            io::stdout(),
+            "  {verdict}  {what}: {got:.3} {relation} {bar}"
+        )
     }
 
-    /// Fails if `check` was asked for and a bar was missed.
+    /// Ends the comparison.
     ///
     /// # Errors
-    /// How many were.
+    /// `check` is set and a bar was missed.
     pub fn finish(self, check: bool) -> anyhow::Result<()> {
         let missed = self.missed;
         ensure!(!check || missed == 0, "{missed} bars were missed");

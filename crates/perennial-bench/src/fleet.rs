@@ -1,57 +1,59 @@
-//! A fleet that was started in the same second, in virtual time.
+//! A simulated fleet whose members all start in the same second, in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::time::Duration;
 
-use perennial::RENEWAL_BAND;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::policies::{Cert, Policy};
 
-/// The life of every certificate that is issued.
-pub const LIFE: Duration = Duration::from_secs(3_600);
+/// The lifetime of every certificate.
+pub const LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// How long the CA is away.
+/// The part of the lifetime over which our schedule spreads renewals: from 50 to 75 %.
+const BAND: f64 = 0.25;
+
+/// How long the CA is unavailable.
 pub const OUTAGE: Duration = Duration::from_secs(600);
 
-/// How far Vault and OpenBao date a certificate back, by default.
+/// How far Vault and OpenBao backdate a certificate by default.
 const BACKDATED: Duration = Duration::from_secs(30);
 
 /// The window over which fetches are counted.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// A fleet and what it goes through.
+/// The settings of a simulation.
 #[derive(Clone, Copy, Debug)]
 pub struct Fleet {
-    /// How many instances.
+    /// The number of instances.
     pub size: u32,
-    /// How long it is watched.
-    pub watched: Duration,
-    /// Of every draw.
+    /// How long the simulation runs.
+    pub duration: Duration,
+    /// The seed of all random draws.
     pub seed: u64,
 }
 
-/// What was seen of one fleet.
+/// The result of one simulation.
 #[derive(Clone, Debug)]
-pub struct Sight {
-    /// Fetches in each [`WINDOW`], failed ones too; the first window holds the start.
+pub struct FleetRun {
+    /// Fetches in each [`WINDOW`], including failed ones; the first window contains the start.
     pub windows: Vec<u32>,
-    /// Certificates that expired before a newer one came.
-    pub lost: u32,
-    /// Fetches that failed.
+    /// Certificates that expired before they were renewed.
+    pub expired: u32,
+    /// Failed fetches.
     pub failed: u64,
 }
 
-/// An outage, and what was seen of the fleet that went through it.
+/// A simulation with an outage.
 #[derive(Clone, Debug)]
-pub struct Ordeal {
-    /// When the CA went, counted from the fleet's start; it came back [`OUTAGE`] later.
+pub struct OutageRun {
+    /// When the outage began, counted from the start of the fleet; it lasted [`OUTAGE`].
     pub began: Duration,
-    /// The whole run.
-    pub sight: Sight,
+    /// The whole simulation.
+    pub run: FleetRun,
 }
 
 /// An instance between two fetches.
@@ -61,42 +63,42 @@ struct Instance {
 }
 
 impl Fleet {
-    /// Fetches in a window if one life's renewals were spread evenly over our band.
+    /// Fetches per window if the renewals of one lifetime were spread evenly over our band.
     pub fn even(&self) -> f64 {
-        let band = LIFE.mul_f64(RENEWAL_BAND.end - RENEWAL_BAND.start);
+        let band = LIFETIME.mul_f64(BAND);
         f64::from(self.size) * WINDOW.as_secs_f64() / band.as_secs_f64()
     }
 
-    /// Lets it run; every fetch within `outage` fails at once.
-    pub fn run(&self, policy: Policy, outage: Range<Duration>) -> Sight {
+    /// Runs the simulation; every fetch within `outage` fails at once.
+    pub fn run(&self, policy: &dyn Policy, outage: Range<Duration>) -> FleetRun {
         let mut rng = StdRng::seed_from_u64(self.seed);
-        let windows = self.watched.as_secs().div_ceil(WINDOW.as_secs());
-        let mut sight = Sight {
+        let windows = self.duration.as_secs().div_ceil(WINDOW.as_secs());
+        let mut run = FleetRun {
             windows: vec![0; windows as usize],
-            lost: 0,
+            expired: 0,
             failed: 0,
         };
         let mut instances = Vec::new();
         let mut queue = BinaryHeap::new();
         for index in 0..self.size as usize {
             let started = Duration::from_secs_f64(rng.random());
-            sight.count(started);
+            run.count(started);
             let cert = issue(started);
             queue.push(Reverse((policy.renewal_point(&cert, &mut rng), index)));
             instances.push(Instance { cert, failures: 0 });
         }
         while let Some(Reverse((now, index))) = queue.pop() {
-            if now >= self.watched {
+            if now >= self.duration {
                 break;
             }
             let instance = &mut instances[index];
-            sight.count(now);
+            run.count(now);
             let next = if outage.contains(&now) {
-                sight.failed += 1;
+                run.failed += 1;
                 instance.failures += 1;
                 now + policy.retry_wait(&instance.cert, instance.failures, now, &mut rng)
             } else {
-                sight.lost += u32::from(now >= instance.cert.not_after);
+                run.expired += u32::from(now >= instance.cert.not_after);
                 *instance = Instance {
                     cert: issue(now),
                     failures: 0,
@@ -105,106 +107,107 @@ impl Fleet {
             };
             queue.push(Reverse((next, index)));
         }
-        sight
+        run
     }
 
-    /// Lets it run in peace.
-    pub fn calm(&self, policy: Policy) -> Sight {
+    /// Runs the simulation without an outage.
+    pub fn calm(&self, policy: &dyn Policy) -> FleetRun {
         self.run(policy, Duration::ZERO..Duration::ZERO)
     }
 
-    /// Lets it run through the outage in its first wave of renewals that hurts most.
+    /// Runs the simulation with the outage at the worst moment of the first renewals.
     ///
-    /// That is the one with the most certificates lost, and among equals the highest peak
-    /// afterwards; looked for every 30 s with a tenth of the fleet.
-    pub fn worst_outage(&self, policy: Policy) -> Ordeal {
+    /// The worst moment is the one with the most expired certificates, and among equals with the highest
+    /// peak afterwards. It is searched every 30 s with a tenth of the fleet.
+    pub fn worst_outage(&self, policy: &dyn Policy) -> OutageRun {
         let tenth = Self {
             size: self.size / 10,
-            watched: 2 * LIFE,
+            duration: 2 * LIFETIME,
             ..*self
         };
         let starts = (1..120).map(|n| 3 * WINDOW * n);
-        let pain = |&began: &Duration| {
-            let sight = tenth.run(policy, began..began + OUTAGE);
-            (sight.lost, sight.peak_from(began + OUTAGE))
+        let damage = |&began: &Duration| {
+            let run = tenth.run(policy, began..began + OUTAGE);
+            (run.expired, run.peak_from(began + OUTAGE))
         };
-        let began = starts.max_by_key(pain).unwrap_or_default();
-        let sight = self.run(policy, began..began + OUTAGE);
-        Ordeal { began, sight }
+        let began = starts.max_by_key(damage).unwrap_or_default();
+        let run = self.run(policy, began..began + OUTAGE);
+        OutageRun { began, run }
     }
 }
 
-impl Sight {
+impl FleetRun {
     fn count(&mut self, at: Duration) {
         let window = at.as_secs() / WINDOW.as_secs();
         self.windows[window as usize] += 1;
     }
 
-    /// The fullest window that begins at `from` or later.
+    /// The most fetches in a window that begins at `from` or later.
     pub fn peak_from(&self, from: Duration) -> u32 {
         let first = from.as_secs().div_ceil(WINDOW.as_secs()) as usize;
         let rest = self.windows.get(first..).unwrap_or_default();
         rest.iter().copied().max().unwrap_or_default()
     }
 
-    /// The fullest window of renewals: after the one in which everybody started.
+    /// The most fetches in a window, without the first one, in which all instances start.
     pub fn peak(&self) -> u32 {
         self.peak_from(WINDOW)
     }
 }
 
-impl Ordeal {
-    /// The fullest window after the CA is back.
+impl OutageRun {
+    /// The most fetches in a window after the outage.
     pub fn recovery_peak(&self) -> u32 {
-        self.sight.peak_from(self.began + OUTAGE)
+        self.run.peak_from(self.began + OUTAGE)
     }
 }
 
-/// Issues in whole seconds, as X.509 times are.
+/// Issues a certificate; X.509 times have whole seconds.
 fn issue(now: Duration) -> Cert {
     Cert {
         obtained_at: now,
-        not_after: Duration::from_secs(now.as_secs()) + LIFE,
-        validity: BACKDATED + LIFE,
+        not_after: Duration::from_secs(now.as_secs()) + LIFETIME,
+        validity: BACKDATED + LIFETIME,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policies::{ConsulTemplate, Perennial};
 
     const FLEET: Fleet = Fleet {
         size: 20_000,
-        watched: Duration::from_secs(3 * 3_600),
+        duration: Duration::from_secs(3 * 3_600),
         seed: 7,
     };
 
     #[test]
     fn fleet_renews_evenly_over_the_band() {
-        let sight = FLEET.calm(Policy::Perennial);
-        let first_wave = &sight.windows[181..269];
-        // Windows of 222 fetches, with a deviation of 7 % each: four of them to either side.
+        let run = FLEET.calm(&Perennial);
+        let first_wave = &run.windows[181..269];
+        // Each window has 222 fetches with a standard deviation of 7 %; allow four deviations.
         for &fetches in first_wave {
             let over = f64::from(fetches) / FLEET.even();
             assert!((0.72..1.28).contains(&over), "{over}");
         }
-        assert_eq!(sight.lost, 0);
+        assert_eq!(run.expired, 0);
     }
 
     #[test]
-    fn outage_in_the_first_wave_loses_no_certificate() {
+    fn no_certificate_expires_in_an_outage_during_the_first_renewals() {
         let began = Duration::from_secs(2_010);
-        let sight = FLEET.run(Policy::Perennial, began..began + OUTAGE);
-        assert_eq!(sight.lost, 0);
-        assert!(sight.failed > 0);
-        // The bar; docs/src/benchmarks.md has the peak where the outage hurts most.
-        let over = f64::from(sight.peak_from(began + OUTAGE)) / FLEET.even();
+        let run = FLEET.run(&Perennial, began..began + OUTAGE);
+        assert_eq!(run.expired, 0);
+        assert!(run.failed > 0);
+        // The bar. docs/src/benchmarks.md has the peak for the worst outage.
+        let over = f64::from(run.peak_from(began + OUTAGE)) / FLEET.even();
         assert!(over <= 6.0, "{over}");
     }
 
     #[test]
     fn fleet_without_jitter_renews_in_one_window() {
-        // The simulation itself can tell good from bad.
-        assert_eq!(FLEET.calm(Policy::ConsulTemplate).peak(), FLEET.size);
+        // This proves that the simulation can show a peak.
+        assert_eq!(FLEET.calm(&ConsulTemplate).peak(), FLEET.size);
     }
 }

@@ -1,6 +1,6 @@
-//! What Perennial costs, measured against its bars; unpublished.
+//! Benchmarks: what Perennial costs, compared with bars and with peers; unpublished.
 //!
-//! `docs/src/benchmarks.md` holds the figures and tells how to run each.
+//! `docs/src/benchmarks.md` contains the results and the command for each benchmark.
 
 pub mod bars;
 pub mod fleet;

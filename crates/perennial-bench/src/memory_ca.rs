@@ -1,22 +1,22 @@
-//! A CA in this process, by the wall clock: what a fetch costs without a network.
+//! A CA in this process, so that a fetch costs no network.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use perennial::testing::TestCa;
-use perennial::{Ask, CertMaterial, CertSource, SourceError};
+use perennial::{CertMaterial, CertSource, FetchContext, Fetched, SourceError};
 
-/// Issues from memory certificates of one hour, with a new P-256 key each; clones are one CA.
+/// Issues certificates valid for one hour, each with a new P-256 key; clones are one CA.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCa(Arc<TestCa>);
 
-/// The life of what it issues.
-pub const LIFE: Duration = Duration::from_secs(3_600);
+/// The lifetime of the certificates that it issues.
+pub const LIFETIME: Duration = Duration::from_secs(3_600);
 
 impl MemoryCa {
-    /// A leaf with its intermediate, key and root, valid from now on.
+    /// Issues a leaf with its intermediate, key and root, valid from now on.
     pub fn issue(&self) -> CertMaterial {
-        self.0.issue(wall_clock(), LIFE)
+        self.0.issue(wall_clock(), LIFETIME)
     }
 
     /// The certificate authority itself.
@@ -26,16 +26,16 @@ impl MemoryCa {
 }
 
 impl CertSource for MemoryCa {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        Ok(self.issue())
+    async fn fetch(&self, _: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        Ok(self.issue().into())
     }
 }
 
-/// The time that certificates are issued by.
+/// The current time, at which certificates are issued.
 pub fn wall_clock() -> SystemTime {
     #[expect(
         clippy::disallowed_methods,
-        reason = "measured as in production, on the real clock"
+        reason = "benchmarks use the real clock, as in production"
     )]
     SystemTime::now()
 }

@@ -1,4 +1,4 @@
-//! Drawings as SVG: one title, one legend, panels of step curves below each other.
+//! SVG drawings: a title, a legend, and panels of step curves below each other.
 
 pub mod fleet;
 pub mod pool;
@@ -11,13 +11,13 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 860.0;
 const PANEL: f64 = 210.0;
 
-/// Between the tops of two panels.
+/// Distance between the tops of two panels.
 const NEXT_PANEL: f64 = 285.0;
 
-/// Above the first panel.
+/// Distance from the top of the page to the first panel.
 const TOP: f64 = 90.0;
 
-/// What a curve is called and looks like.
+/// The name and the look of a curve.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pen {
     pub(crate) name: &'static str,
@@ -25,34 +25,34 @@ pub(crate) struct Pen {
     pub(crate) width: f64,
 }
 
-/// Colours that people with colour blindness tell apart (Okabe and Ito), ours first.
+/// Colours that people with colour blindness can distinguish (Okabe and Ito); ours is the first.
 const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"];
 
-/// Pens for these names; ours is the first, and the thick one.
+/// Pens for these names; the first is ours and thicker than the others.
 pub(crate) fn pens<const N: usize>(names: [&'static str; N]) -> [Pen; N] {
-    let mut place = 0;
+    let mut index = 0;
     names.map(|name| {
         let pen = Pen {
             name,
-            colour: COLOURS[place % COLOURS.len()],
-            width: if place == 0 { 2.2 } else { 1.3 },
+            colour: COLOURS[index % COLOURS.len()],
+            width: if index == 0 { 2.2 } else { 1.3 },
         };
-        place += 1;
+        index += 1;
         pen
     })
 }
 
-/// How values become heights.
+/// The vertical scale.
 #[derive(Clone, Debug)]
 pub(crate) enum Scale {
-    /// Lines at the powers of ten.
+    /// Lines at powers of ten.
     Log(Range<f64>),
-    /// Lines at multiples of `step`, from 0; what is above `top` is cut.
+    /// Lines at multiples of `step`, starting at 0; values above `top` are cut off.
     Linear { top: f64, step: f64 },
 }
 
 impl Scale {
-    /// Which part of the height this value is at.
+    /// The height of a value, as a part of the panel's height.
     fn part(&self, value: f64) -> f64 {
         match self {
             Self::Log(range) => {
@@ -62,7 +62,7 @@ impl Scale {
         }
     }
 
-    /// The values that have a line.
+    /// The values of the lines.
     fn lines(&self) -> Vec<f64> {
         let (first, last) = match self {
             Self::Log(range) => (range.start, range.end),
@@ -77,7 +77,7 @@ impl Scale {
     }
 }
 
-/// Where a panel lies on the page, and what it shows.
+/// The position and the scales of a panel.
 pub(crate) struct Panel {
     top: f64,
     across: Range<f64>,
@@ -85,7 +85,7 @@ pub(crate) struct Panel {
     up: Scale,
 }
 
-/// The page, down to the legend.
+/// The beginning of the page, up to the legend.
 pub(crate) fn begin(panels: u32, title: &str, pens: &[Pen]) -> Result<String, fmt::Error> {
     let mut svg = String::new();
     let height = 70.0 + NEXT_PANEL * f64::from(panels);
@@ -96,9 +96,9 @@ pub(crate) fn begin(panels: u32, title: &str, pens: &[Pen]) -> Result<String, fm
          <rect width='100%' height='100%' fill='#fff'/>\n\
          <text x='20' y='28' font-size='16' font-weight='bold'>{title}</text>"
     )?;
-    let apart = 185.0_f64.min((RIGHT - LEFT) / pens.len() as f64);
-    for (place, pen) in (0u32..).zip(pens) {
-        let x = LEFT + apart * f64::from(place);
+    let distance = 185.0_f64.min((RIGHT - LEFT) / pens.len() as f64);
+    for (index, pen) in (0u32..).zip(pens) {
+        let x = LEFT + distance * f64::from(index);
         let Pen { name, colour, .. } = pen;
         writeln!(
             svg,
@@ -111,10 +111,10 @@ pub(crate) fn begin(panels: u32, title: &str, pens: &[Pen]) -> Result<String, fm
 }
 
 impl Panel {
-    /// The panel at this place, counted from 0; ticks at multiples of `step`.
-    pub(crate) fn new(place: u32, across: Range<f64>, step: f64, up: Scale) -> Self {
+    /// The panel with this index, from 0; ticks at multiples of `step`.
+    pub(crate) fn new(index: u32, across: Range<f64>, step: f64, up: Scale) -> Self {
         Self {
-            top: TOP + NEXT_PANEL * f64::from(place),
+            top: TOP + NEXT_PANEL * f64::from(index),
             across,
             step,
             up,
@@ -130,7 +130,7 @@ impl Panel {
         self.top + PANEL * (1.0 - self.up.part(value))
     }
 
-    /// A grey band, to be drawn first.
+    /// Draws a grey band; call it before drawing anything else.
     pub(crate) fn band(&self, svg: &mut String, across: Range<f64>) -> fmt::Result {
         let (from, to) = (self.x(across.start), self.x(across.end));
         writeln!(
@@ -169,7 +169,7 @@ impl Panel {
         Ok(())
     }
 
-    /// A line of steps, each from its place to the next; where nothing is, is no line.
+    /// Draws a line of steps, each up to the next one; `None` leaves a gap.
     pub(crate) fn curve(
         &self,
         svg: &mut String,
@@ -181,7 +181,7 @@ impl Panel {
             svg,
             "<path fill='none' stroke='{colour}' stroke-width='{width}' stroke-linejoin='round' d='"
         )?;
-        // Steps of one height are one stroke.
+        // Adjacent steps of the same height are one stroke.
         let mut last: Option<f64> = None;
         for (at, value) in steps {
             if !self.across.contains(&at) {

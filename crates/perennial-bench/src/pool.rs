@@ -1,12 +1,9 @@
-//! Pools that meet a rotation under an open-loop load: ours, and what is usually done.
+//! Pools that go through a rotation under an open-loop load: ours, and the usual ways on stock bb8.
 
 mod contender;
-mod course;
 mod load;
-mod logins;
-mod stock;
+mod run;
 
-pub use contender::{Contender, Pool};
-pub use course::{Course, Settings, Window, refusal, rotations};
+pub use contender::{Contender, MAX_LIFETIME, Pool, Retire};
 pub use load::{Load, Sample};
-pub use stock::{LIFETIME, Retire};
+pub use run::{PoolRun, Settings, Window, refusal, rotations};

@@ -1,27 +1,27 @@
-//! What the kernel says of this process, and of others.
+//! Memory, CPU time and open files of this process and of others, from `/proc`.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Memory of this process that is resident now, in bytes.
+/// The resident memory of this process, in bytes.
 ///
 /// # Errors
-/// `/proc` is not there, or not as proc(5) describes.
+/// `/proc` is missing, or its format differs from proc(5).
 pub fn resident() -> io::Result<u64> {
     resident_in(Path::new("/proc/self"))
 }
 
-/// As [`resident`], of another process.
+/// Like [`resident`], for another process.
 ///
 /// # Errors
-/// As [`resident`], and where there is no such process.
+/// As [`resident`], and if there is no such process.
 pub fn resident_of(pid: u32) -> io::Result<u64> {
     resident_in(&other(pid))
 }
 
-/// Time that all threads of this process have spent on a core, to the nanosecond.
+/// The CPU time of all threads of this process, exact to the nanosecond.
 ///
 /// # Errors
 /// As [`resident`].
@@ -29,7 +29,7 @@ pub fn cpu_time() -> io::Result<Duration> {
     cpu_time_in(Path::new("/proc/self"))
 }
 
-/// As [`cpu_time`], of another process; threads that have ended are left out.
+/// Like [`cpu_time`], for another process; ended threads do not count.
 ///
 /// # Errors
 /// As [`resident_of`].
@@ -37,12 +37,12 @@ pub fn cpu_time_of(pid: u32) -> io::Result<Duration> {
     cpu_time_in(&other(pid))
 }
 
-/// File descriptors that are open now.
+/// The number of open file descriptors.
 ///
 /// # Errors
 /// As [`resident`].
 pub fn open_files() -> io::Result<usize> {
-    // One more is open while we look.
+    // Reading the folder opens one more.
     Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
 }
 

@@ -1,7 +1,7 @@
-//! Everything that a service does with a pool, for as long as one likes, on short certificates.
+//! Everything that a service does with a pool, for any length of time, with short-lived certificates.
 
 mod growth;
 mod work;
 
 pub use growth::{Growth, Watch};
-pub use work::{Counts, Heard, Work};
+pub use work::{Counts, Listened, Work};

@@ -1,4 +1,4 @@
-//! A real Postgres that takes certificates of a CA in this process, so that no CA costs CPU.
+//! A real Postgres that trusts a CA in this process, so that no CA process uses CPU.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use perennial::testing::TestCa;
-use perennial::{Ask, CertMaterial, CertSource, LiveCert, Renewal, Snapshot, SourceError};
+use perennial::{
+    CertMaterial, CertSource, FetchContext, Fetched, LiveCert, Renewed, Snapshot, SourceError,
+};
 use perennial_testbed::{Postgres, Testbed};
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -14,38 +16,39 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::memory_ca::wall_clock;
 
-/// The life of a certificate that no measurement is to see renewed by itself.
+/// A certificate lifetime so long that no renewal becomes due during a measurement.
 pub const LONG: Duration = Duration::from_secs(24 * 3_600);
 
-/// How many the server lets in: a stock pool of 200 that is replaced needs twice as many.
+/// The server's limit of sessions: a stock pool of 200 needs twice as many while it is replaced.
 const SESSIONS: u32 = 600;
 
-/// How long anything may take that should happen soon.
+/// Time limit for everything that should happen soon.
 pub const SOON: Duration = Duration::from_secs(30);
 
-const LOOK: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(5);
 
-/// Postgres, the superuser as its witness, and the CA of its clients.
+/// Postgres, a superuser session that observes it, and the CA of its clients.
 #[derive(Debug)]
 pub struct Stage {
-    /// The CA whose clients get in.
+    /// The CA of the clients.
     pub ca: ClientCa,
     admin: Client,
     testbed: Testbed,
 }
 
 impl Stage {
-    /// Starts the servers, stops the OpenBao that has made the server's certificate, and has
-    /// Postgres trust our CA and let in more sessions, for which it starts anew.
+    /// Starts the servers, stops OpenBao after it has issued the server's certificate, and restarts
+    /// Postgres with our CA and a higher limit of sessions.
     ///
     /// # Errors
-    /// What does not start, or a Postgres that refuses the new CA.
-    pub async fn set(life: Duration) -> anyhow::Result<Self> {
+    /// A server does not start, or Postgres refuses the CA.
+    pub async fn set(lifetime: Duration) -> anyhow::Result<Self> {
         let testbed = Testbed::start().await?;
-        let ca = ClientCa::new(testbed.bao.roots_pem(), life);
+        let ca = ClientCa::new(testbed.bao.roots_pem(), lifetime);
         testbed.bao.stop().await?;
         let trusted = testbed.postgres.folder().join("private/clients.crt");
-        std::fs::write(&trusted, ca.root_pem()).context("clients.crt of the server")?;
+        std::fs::write(&trusted, ca.root_pem())
+            .context("failed to write the server's clients.crt")?;
         let sessions = format!("alter system set max_connections = {SESSIONS}");
         testbed
             .postgres
@@ -70,7 +73,7 @@ impl Stage {
         &self.testbed.postgres
     }
 
-    /// The superuser, over the Unix socket.
+    /// The session of the superuser, over the Unix socket.
     pub fn admin(&self) -> &Client {
         &self.admin
     }
@@ -83,10 +86,10 @@ impl Stage {
         Ok(LiveCert::start(self.ca.clone()).await?)
     }
 
-    /// Waits until the server has ended every session of the app.
+    /// Waits until the app has no session left.
     ///
     /// # Errors
-    /// It has not within [`SOON`].
+    /// It still has one after [`SOON`].
     pub async fn no_backend_left(&self) -> anyhow::Result<()> {
         let query = "select count(*) from pg_stat_activity where usename = 'app'";
         eventually("no session of the app is left", async || {
@@ -97,13 +100,13 @@ impl Stage {
     }
 }
 
-/// Who issues.
+/// Which CA issues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Issuer {
     /// The CA that the server trusts.
     Trusted,
-    /// One that it does not know: each of its certificates is refused.
-    Stranger,
+    /// A CA that the server does not trust: it refuses each of its certificates.
+    Untrusted,
 }
 
 /// A source of client certificates for `app`, each with a new P-256 key; clones are one CA.
@@ -113,59 +116,59 @@ pub struct ClientCa(Arc<Authorities>);
 #[derive(Debug)]
 struct Authorities {
     trusted: TestCa,
-    stranger: TestCa,
-    strange: AtomicBool,
-    servers: String,
-    life: Duration,
+    untrusted: TestCa,
+    issue_untrusted: AtomicBool,
+    server_roots: String,
+    lifetime: Duration,
 }
 
 impl ClientCa {
-    fn new(servers: &str, life: Duration) -> Self {
+    fn new(server_roots: &str, lifetime: Duration) -> Self {
         Self(Arc::new(Authorities {
             trusted: TestCa::new(),
-            stranger: TestCa::new(),
-            strange: AtomicBool::new(false),
-            servers: servers.to_owned(),
-            life,
+            untrusted: TestCa::new(),
+            issue_untrusted: AtomicBool::new(false),
+            server_roots: server_roots.to_owned(),
+            lifetime,
         }))
     }
 
-    /// From now on it is this one who issues.
+    /// Makes this CA issue all later certificates.
     pub fn issue_from(&self, issuer: Issuer) {
-        let strange = issuer == Issuer::Stranger;
-        self.0.strange.store(strange, Ordering::SeqCst);
+        let untrusted = issuer == Issuer::Untrusted;
+        self.0.issue_untrusted.store(untrusted, Ordering::SeqCst);
     }
 
     fn root_pem(&self) -> String {
-        self.0.trusted.pem(wall_clock(), self.0.life).2
+        self.0.trusted.pem(wall_clock(), self.0.lifetime).2
     }
 
     fn issue(&self) -> Result<CertMaterial, SourceError> {
         let authorities = &*self.0;
-        let ca = if authorities.strange.load(Ordering::SeqCst) {
-            &authorities.stranger
+        let ca = if authorities.issue_untrusted.load(Ordering::SeqCst) {
+            &authorities.untrusted
         } else {
             &authorities.trusted
         };
-        let (chain, key, _clients) = ca.pem(wall_clock(), authorities.life);
-        CertMaterial::from_pem(chain, key, &authorities.servers).map_err(SourceError::invalid)
+        let (chain, key, _) = ca.pem(wall_clock(), authorities.lifetime);
+        CertMaterial::from_pem(chain, key, &authorities.server_roots).map_err(SourceError::invalid)
     }
 }
 
 impl CertSource for ClientCa {
-    async fn fetch(&self, _ask: Ask<'_>) -> Result<CertMaterial, SourceError> {
-        self.issue()
+    async fn fetch(&self, _: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.issue().map(Into::into)
     }
 }
 
-/// One TLS config, made once: what a program without rotation connects with.
+/// A TLS config that is built once, as in a program without rotation.
 pub fn static_tls(snapshot: &Snapshot) -> MakeRustlsConnect {
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     MakeRustlsConnect::new(config)
 }
 
-/// Logs in, as [`static_tls`] is meant to be used, and lets the driver run.
+/// Connects and drives the connection in a task.
 ///
 /// # Errors
 /// As [`tokio_postgres::Config::connect`].
@@ -174,40 +177,40 @@ pub async fn connect(
     tls: MakeRustlsConnect,
 ) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = config.connect(tls).await?;
-    // Ends with the client.
+    // Ends when the client is dropped.
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// Renews, past the rate limit of one fetch a second, and returns the new snapshot.
+/// Renews as soon as the limit of one fetch per second allows it, and returns the new snapshot.
 ///
 /// # Errors
-/// There is none within [`SOON`].
+/// There is no new snapshot within [`SOON`].
 pub async fn renew(live: &LiveCert) -> anyhow::Result<Arc<Snapshot>> {
     let end = Instant::now() + SOON;
     while Instant::now() < end {
-        if let Renewal::Newer(snapshot) = live.renew_now().await {
+        if let Ok(Renewed::Newer(snapshot)) = live.renew().await {
             return Ok(snapshot);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
     bail!("no renewal within {SOON:?}")
 }
 
-/// Waits for a condition, at most [`SOON`].
+/// Waits until a condition is true, at most [`SOON`].
 ///
 /// # Errors
-/// It does not come true, or cannot be told.
+/// The condition fails, or is still false.
 pub async fn eventually(
     what: &str,
     mut condition: impl AsyncFnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let waiting = async {
         while !condition().await? {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
         Ok(())
     };
     let in_time = tokio::time::timeout(SOON, waiting).await;
-    in_time.with_context(|| format!("not within {SOON:?}: {what}"))?
+    in_time.with_context(|| format!("still false after {SOON:?}: {what}"))?
 }

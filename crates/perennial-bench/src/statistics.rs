@@ -1,15 +1,15 @@
-//! Medians and quantiles of what was measured, and how sure they are.
+//! Medians and quantiles of measurements, with confidence intervals.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// How sure an interval is to hold what it is for, at least.
-const SURE: f64 = 0.95;
+/// The least confidence level of an interval.
+const CONFIDENCE: f64 = 0.95;
 
-/// Draws of a bootstrap.
+/// The number of draws of a bootstrap.
 const DRAWS: usize = 1_000;
 
-/// The value below which this part of them lies (nearest rank); 0 if there is none.
+/// The quantile at `part` (nearest rank); 0 if there are no values.
 pub fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -20,36 +20,37 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
         .unwrap_or_default()
 }
 
-/// The value in the middle; 0 if there is none.
+/// The median; 0 if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// Between which two of them lies, with 95 % or more, the median of what they were drawn from.
+/// An interval that contains the median of the underlying distribution with at least 95 % confidence.
 ///
-/// By the sign test, so for any distribution: each draw lies above that median or below it with
-/// the odds of a coin. Of 15 draws these are the fourth and the twelfth; fewer than six are too few.
+/// It uses the sign test, so it holds for any distribution: each value lies above or below that median
+/// with equal probability. Of 15 values it is the fourth to the twelfth; `None` for fewer than six.
 pub fn interval_of_the_median(values: &[f64]) -> Option<Interval> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().checked_sub(1)?;
-    let unsure = |&outside: &usize| 2.0 * at_most_heads(sorted.len(), outside) > 1.0 - SURE;
-    let outside = (0..=last).find(unsure)?.checked_sub(1)?;
+    let uncertain =
+        |&outside: &usize| 2.0 * at_most_heads(sorted.len(), outside) > 1.0 - CONFIDENCE;
+    let outside = (0..=last).find(uncertain)?.checked_sub(1)?;
     Some(Interval {
         low: sorted[outside],
         high: sorted[last - outside],
     })
 }
 
-/// Ratios of pairs: their median, and how sure it is.
+/// The median of the ratios of pairs, and its confidence interval.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> (f64, Option<Interval>) {
     let ratios: Vec<_> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
     (median(&ratios), interval_of_the_median(&ratios))
 }
 
-/// The quantiles' ratio of two sets of batches taken in pairs, and how sure it is.
+/// The ratio of the quantiles of two sets of paired batches, and its confidence interval.
 ///
-/// By the bootstrap: pairs are drawn again and again, with replacement, as many as there are.
+/// It uses the bootstrap: as many pairs as there are, drawn with replacement, a thousand times.
 pub fn ratio_of_quantiles(pairs: &[(Vec<f64>, Vec<f64>)], part: f64) -> (f64, Option<Interval>) {
     let of = |pairs: &[&(Vec<f64>, Vec<f64>)]| {
         let (ours, theirs): (Vec<&[f64]>, Vec<&[f64]>) =
@@ -70,37 +71,37 @@ pub fn ratio_of_quantiles(pairs: &[(Vec<f64>, Vec<f64>)], part: f64) -> (f64, Op
         })
         .collect();
     let interval = Interval {
-        low: quantile(&draws, (1.0 - SURE) / 2.0),
-        high: quantile(&draws, (1.0 + SURE) / 2.0),
+        low: quantile(&draws, (1.0 - CONFIDENCE) / 2.0),
+        high: quantile(&draws, (1.0 + CONFIDENCE) / 2.0),
     };
     (of(&all), Some(interval))
 }
 
-/// Where something lies with 95 %.
+/// A 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Interval {
-    /// From here.
+    /// The lower bound.
     pub low: f64,
-    /// To here.
+    /// The upper bound.
     pub high: f64,
 }
 
-/// For what follows a figure: `95 % within 0.98 and 1.03`.
-pub fn tell(interval: Option<Interval>) -> String {
+/// The text behind a figure, such as `95 % between 0.98 and 1.03`.
+pub fn describe(interval: Option<Interval>) -> String {
     interval.map_or_else(
-        || "too few to tell how sure".to_owned(),
-        |Interval { low, high }| format!("95 % within {low:.3} and {high:.3}"),
+        || "too few values for an interval".to_owned(),
+        |Interval { low, high }| format!("95 % between {low:.3} and {high:.3}"),
     )
 }
 
-/// The odds that of this many coins at most `heads` show heads.
+/// The probability that at most `heads` of this many coins show heads.
 fn at_most_heads(coins: usize, heads: usize) -> f64 {
-    let mut odds = 0.5f64.powi(coins as i32);
-    let mut sum = odds;
+    let mut probability = 0.5f64.powi(coins as i32);
+    let mut sum = probability;
     for head in 0..heads {
-        odds *= (coins - head) as f64 / (head + 1) as f64;
-        sum += odds;
+        probability *= (coins - head) as f64 / (head + 1) as f64;
+        sum += probability;
     }
     sum
 }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_values_that_were_measured() {
+    fn quantiles_are_measured_values() {
         let values = [5.0, 1.0, 4.0, 2.0, 3.0];
         assert_eq!(median(&values), 3.0);
         assert_eq!(
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn interval_of_the_median_is_that_of_the_sign_test() {
+    fn interval_of_the_median_matches_the_sign_test() {
         let draws = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
         // From the tables of the binomial distribution.
         for (count, low, high) in [(6, 1.0, 6.0), (15, 4.0, 12.0), (20, 6.0, 15.0)] {
@@ -132,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn ratio_of_quantiles_is_as_sure_as_its_pairs_agree() {
+    fn ratio_of_quantiles_is_as_certain_as_its_pairs_agree() {
         let batch = |slowest: f64| vec![1.0, 2.0, 3.0, slowest];
         let alike = vec![(batch(11.0), batch(10.0)); 20];
         let (ratio, interval) = ratio_of_quantiles(&alike, 0.99);
         let (low, high) = (1.1, 1.1);
         assert_eq!((ratio, interval), (1.1, Some(Interval { low, high })));
 
-        let mut torn = alike;
-        torn[0].0 = batch(50.0);
-        let (ratio, interval) = ratio_of_quantiles(&torn, 0.99);
+        let mut with_outlier = alike;
+        with_outlier[0].0 = batch(50.0);
+        let (ratio, interval) = ratio_of_quantiles(&with_outlier, 0.99);
         assert_eq!(ratio, 5.0);
-        // One pair in twenty is missing from a third of the draws.
+        // A third of the draws do not contain the one pair in twenty.
         let (low, high) = (1.1, 5.0);
         assert_eq!(interval, Some(Interval { low, high }));
     }

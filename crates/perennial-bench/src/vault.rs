@@ -1,55 +1,55 @@
-//! What certificates from a real OpenBao cost, beside a bare client and beside OpenBao's own agent.
+//! Certificates from a real OpenBao: ours compared with a bare client and with OpenBao's own agent.
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-
 use perennial_testbed::{AppRole, BaoAgent, OpenBao};
-use perennial_vault::{Auth, BuildError, VaultPki, VaultPkiBuilder};
+use perennial_vault::{Auth, Vault, VaultBuilder, VaultError, VaultPki, VaultPkiBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-mod bare;
 mod hundred;
-mod leader;
 mod outage;
 mod rate;
 
-pub use bare::Bare;
 pub use hundred::{Hundred, Keeper, keep};
-pub use leader::{Loss, lost_by_agent, lost_by_us};
-pub use outage::{Outage, outage};
-pub use rate::{IN_FLIGHT, Ours, Turn};
+pub use outage::{LeaderLoss, Outage, lost_leader_agent, lost_leader_ours, outage};
+pub use rate::{Bare, IN_FLIGHT, Ours, Turn};
 
-/// How often something is looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// Interval between two checks of a condition.
+const POLL: Duration = Duration::from_millis(2);
 
-/// Longer than anything takes: the agent waits for a minute at most between its tries.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// Time limit for everything: the agent waits up to a minute between two attempts.
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// Waits until the agent has written every certificate.
-async fn written(agent: &BaoAgent) -> anyhow::Result<()> {
+async fn wait_written(agent: &BaoAgent) -> anyhow::Result<()> {
     let all = async {
-        // It writes by renaming: what is there is whole.
+        // The agent writes by renaming, so an existing file is complete.
         while !agent.certificates().iter().all(|path| path.exists()) {
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     };
-    let in_time = timeout(PATIENCE, all).await;
-    in_time.with_context(|| format!("files are missing:\n{}", agent.log()))
+    let in_time = timeout(LIMIT, all).await;
+    in_time.with_context(|| {
+        format!(
+            "the agent has not written all files; its log:\n{}",
+            agent.log()
+        )
+    })
 }
 
-/// Waits until this is not what is in the file any more.
-async fn changed(file: &Path, old: &[u8]) -> anyhow::Result<()> {
+/// Waits until the content of the file differs from `old`.
+async fn wait_changed(file: &Path, old: &[u8]) -> anyhow::Result<()> {
     while std::fs::read(file)? == old {
-        sleep(LOOK).await;
+        sleep(POLL).await;
     }
     Ok(())
 }
 
-/// Where certificates are to be had, and as whom: all that another process must be told.
+/// The server and the credentials for certificates, in a form for another process.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Place {
     address: String,
@@ -58,6 +58,8 @@ pub struct Place {
     secret_id: String,
     mount: String,
     role: String,
+    /// The root of the PKI.
+    roots_pem: String,
 }
 
 impl Place {
@@ -73,41 +75,39 @@ impl Place {
             secret_id,
             mount: bao.mount().to_owned(),
             role: bao.client_role().to_owned(),
+            roots_pem: bao.roots_pem().to_owned(),
         }
     }
 
-    /// A source of certificates for `name` that live for whole seconds of `life`.
+    /// A source of certificates for `name`, valid for `lifetime` (whole seconds).
     ///
     /// # Errors
-    /// As [`perennial_vault::VaultPkiBuilder::build`].
-    pub fn source(&self, name: &str, life: Duration) -> Result<VaultPki, BuildError> {
-        self.builder(name, life).build()
+    /// As [`VaultPkiBuilder::build`].
+    pub fn source(&self, name: &str, lifetime: Duration) -> Result<VaultPki, VaultError> {
+        self.pki(&self.vault().build()?, name, lifetime).build()
     }
 
-    /// Sources for all these names, which log in once.
-    fn sources(&self, names: &[String], life: Duration) -> Result<Vec<VaultPki>, BuildError> {
-        let mut all: Vec<VaultPki> = Vec::with_capacity(names.len());
-        for name in names {
-            all.push(match all.first() {
-                None => self.source(name, life)?,
-                Some(first) => self.certificate(first.another(), name, life).build()?,
-            });
-        }
-        Ok(all)
+    /// Sources for all these names, which share one login.
+    fn sources(&self, names: &[String], lifetime: Duration) -> Result<Vec<VaultPki>, VaultError> {
+        let vault = self.vault().build()?;
+        let sources = names
+            .iter()
+            .map(|name| self.pki(&vault, name, lifetime).build());
+        sources.collect()
     }
 
-    fn builder(&self, name: &str, life: Duration) -> VaultPkiBuilder {
-        let builder = VaultPki::builder(&self.address)
+    fn vault(&self) -> VaultBuilder {
+        Vault::builder(&self.address)
             .ca_pem(&self.ca_pem)
-            .auth(Auth::approle(&*self.role_id, &*self.secret_id));
-        self.certificate(builder, name, life)
+            .auth(Auth::approle(&*self.role_id, &*self.secret_id))
     }
 
-    fn certificate(&self, of: VaultPkiBuilder, name: &str, life: Duration) -> VaultPkiBuilder {
-        of.mount(&*self.mount)
-            .role(&*self.role)
+    fn pki(&self, vault: &Vault, name: &str, lifetime: Duration) -> VaultPkiBuilder {
+        vault
+            .pki(&self.mount)
+            .role(&self.role)
             .common_name(name)
-            .ttl(life)
+            .ttl(lifetime)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Its own program, for the allocator that counts is the whole program's.
+//! A test program of its own, because the counting allocator belongs to the whole program.
 
 use std::hint::black_box;
 
@@ -14,7 +14,7 @@ fn current_allocates_nothing() {
         }
     };
     assert_eq!(allocation_counter::measure(read).count_total, 0);
-    // It does count.
+    // This proves that the allocator counts.
     let clone = || drop(black_box(vec![1]));
     assert_eq!(allocation_counter::measure(clone).count_total, 1);
 }

@@ -1,39 +1,42 @@
-//! Breaking things on purpose, and mending them: what the live view's keys do.
+//! Faults on purpose, and their repair: the actions behind the keys of the live view.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use base64ct::{Base64, Encoding};
 use perennial::rustls::SignatureScheme;
-use perennial::{LiveCert, Renewal, Snapshot, with_causes};
-use perennial_postgres::CertConnectionManager;
+use perennial::{RenewError, Renewed, Snapshot, with_causes};
+use perennial_service::App;
 use perennial_testbed::serde_json::json;
-use perennial_testbed::{Fault, Testbed};
+use perennial_testbed::{Fault, Proxy, Testbed, TestbedError};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
 
-use crate::network::{Network, To};
+use crate::rotations::has_moved;
 
-/// How long revocation lists are good for: longer than anybody watches.
-const LISTS_LIFE: Duration = Duration::from_secs(24 * 3_600);
-/// How long anything may take that should happen soon.
-const SOON: Duration = Duration::from_secs(30);
-/// Between two looks at what should happen soon.
-const LOOK: Duration = Duration::from_millis(50);
+/// Lifetime of revocation lists: longer than any demo runs.
+const LISTS_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+/// Time limit for renewals, logins and the move of the pool.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Wait between two attempts or checks.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What a key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Stops OpenBao, or starts it again.
+    /// Stops or starts OpenBao.
     Stop,
-    /// Seals OpenBao, or unseals it.
+    /// Seals or unseals OpenBao.
     Seal,
-    /// Stalls the network to a server, or lets it pass again.
-    Stall(To),
-    /// Revokes the certificate in use.
+    /// Stalls or resumes the network to a server.
+    Stall(Server),
+    /// Revokes the current certificate.
     Revoke,
     /// Renews the certificate.
     Renew,
-    /// Gives the PKI a new root, and both sides what they need to follow.
+    /// Replaces the root of the PKI, on both sides.
     ChangeCa,
 }
 
@@ -42,8 +45,8 @@ impl Action {
         Some(match key {
             'o' => Self::Stop,
             's' => Self::Seal,
-            'n' => Self::Stall(To::OpenBao),
-            'p' => Self::Stall(To::Postgres),
+            'n' => Self::Stall(Server::OpenBao),
+            'p' => Self::Stall(Server::Postgres),
             'v' => Self::Revoke,
             'r' => Self::Renew,
             'c' => Self::ChangeCa,
@@ -52,65 +55,98 @@ impl Action {
     }
 }
 
-/// What is broken now.
+/// One of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    OpenBao,
+    Postgres,
+}
+
+/// A proxy in front of each server, which can stall the network. TLS passes through them unchanged.
+pub(crate) struct Network {
+    openbao: Proxy,
+    postgres: Proxy,
+}
+
+impl Network {
+    pub(crate) async fn start(testbed: &Testbed) -> Result<Self, TestbedError> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(Self {
+            openbao: Proxy::start(local(testbed.bao.port())).await?,
+            postgres: Proxy::start(local(testbed.postgres.port())).await?,
+        })
+    }
+
+    pub(crate) fn openbao(&self) -> String {
+        format!("https://{}", self.openbao.addr())
+    }
+
+    pub(crate) fn postgres(&self, testbed: &Testbed) -> Config {
+        let (postgres, proxy) = (&testbed.postgres, self.postgres.addr());
+        let mut config = Config::new();
+        config.host(proxy.ip().to_string()).port(proxy.port());
+        config.user(postgres.user()).dbname(postgres.database());
+        config.ssl_mode(SslMode::Require);
+        config
+    }
+
+    async fn set(&self, server: Server, fault: Fault) -> Result<(), TestbedError> {
+        match server {
+            Server::OpenBao => self.openbao.set(fault).await,
+            Server::Postgres => self.postgres.set(fault).await,
+        }
+    }
+}
+
+/// The faults that are active now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Broken {
+pub(crate) struct Active {
     pub(crate) openbao: OpenBao,
-    pub(crate) way_to_openbao: Way,
-    pub(crate) way_to_postgres: Way,
+    pub(crate) link_to_openbao: Link,
+    pub(crate) link_to_postgres: Link,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OpenBao {
     #[default]
-    Up,
+    Running,
     Stopped,
     Sealed,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Link {
     #[default]
     Open,
     Stalled,
 }
 
-/// The servers, and what has been done to them.
+/// The servers, and what was done to them so far.
 pub(crate) struct Faults<'a> {
     testbed: &'a Testbed,
     network: &'a Network,
-    live: LiveCert,
-    manager: CertConnectionManager,
-    pool: bb8::Pool<CertConnectionManager>,
-    done: Mutex<Done>,
+    app: App,
+    state: Mutex<State>,
 }
 
-struct Done {
-    broken: Broken,
+struct State {
+    active: Active,
     /// The root of the PKI (PEM).
     root: String,
-    /// How many roots there have been.
+    /// The number of roots so far.
     roots: u8,
-    /// The revocation lists that Postgres looks at (PEM); empty before the first revocation.
+    /// The revocation lists that Postgres checks (PEM); empty before the first revocation.
     lists: String,
 }
 
 impl<'a> Faults<'a> {
-    pub(crate) fn new(
-        testbed: &'a Testbed,
-        network: &'a Network,
-        live: &LiveCert,
-        manager: &CertConnectionManager,
-        pool: &bb8::Pool<CertConnectionManager>,
-    ) -> Self {
+    pub(crate) fn new(testbed: &'a Testbed, network: &'a Network, app: &App) -> Self {
         Self {
             testbed,
             network,
-            live: live.clone(),
-            manager: manager.clone(),
-            pool: pool.clone(),
-            done: Mutex::new(Done {
-                broken: Broken::default(),
+            app: app.clone(),
+            state: Mutex::new(State {
+                active: Active::default(),
                 root: testbed.bao.roots_pem().to_owned(),
                 roots: 1,
                 lists: String::new(),
@@ -118,183 +154,187 @@ impl<'a> Faults<'a> {
         }
     }
 
-    pub(crate) fn broken(&self) -> Broken {
-        self.done().broken
+    pub(crate) fn active(&self) -> Active {
+        self.state().active
     }
 
-    /// Does it, and says what was done.
+    /// Performs the action and returns a description of what was done.
     ///
     /// # Cancel safety
-    /// What was begun may have been done.
-    pub(crate) async fn act(&self, action: Action) -> anyhow::Result<String> {
+    /// The action may be half done.
+    pub(crate) async fn perform(&self, action: Action) -> anyhow::Result<String> {
         match action {
-            Action::Stop => self.stop().await,
-            Action::Seal => self.seal().await,
-            Action::Stall(to) => self.stall(to).await,
+            Action::Stop => self.stop_or_start().await,
+            Action::Seal => self.seal_or_unseal().await,
+            Action::Stall(server) => self.stall_or_resume(server).await,
             Action::Revoke => self.revoke().await,
             Action::Renew => self.renew().await,
             Action::ChangeCa => self.change_ca().await,
         }
     }
 
-    async fn stop(&self) -> anyhow::Result<String> {
+    async fn stop_or_start(&self) -> anyhow::Result<String> {
         let bao = &self.testbed.bao;
-        if self.broken().openbao == OpenBao::Stopped {
+        if self.active().openbao == OpenBao::Stopped {
             bao.start_again().await?;
-            self.done().broken.openbao = OpenBao::Up;
-            return Ok("OpenBao is up again".to_owned());
+            self.state().active.openbao = OpenBao::Running;
+            return Ok("OpenBao is running again".to_owned());
         }
         bao.stop().await?;
-        self.done().broken.openbao = OpenBao::Stopped;
+        self.state().active.openbao = OpenBao::Stopped;
         Ok("OpenBao is stopped".to_owned())
     }
 
-    async fn seal(&self) -> anyhow::Result<String> {
+    async fn seal_or_unseal(&self) -> anyhow::Result<String> {
         let bao = &self.testbed.bao;
-        let (now, said) = match self.broken().openbao {
+        let (openbao, done) = match self.active().openbao {
             OpenBao::Stopped => bail!("OpenBao is stopped: start it first"),
-            OpenBao::Up => (bao.seal().await.map(|()| OpenBao::Sealed), "sealed"),
-            OpenBao::Sealed => (bao.unseal().await.map(|()| OpenBao::Up), "unsealed"),
+            OpenBao::Running => (bao.seal().await.map(|()| OpenBao::Sealed), "sealed"),
+            OpenBao::Sealed => (bao.unseal().await.map(|()| OpenBao::Running), "unsealed"),
         };
-        self.done().broken.openbao = now?;
-        Ok(format!("OpenBao is {said}"))
+        self.state().active.openbao = openbao?;
+        Ok(format!("OpenBao is {done}"))
     }
 
-    async fn stall(&self, to: To) -> anyhow::Result<String> {
-        let broken = self.broken();
-        let way = match to {
-            To::OpenBao => broken.way_to_openbao,
-            To::Postgres => broken.way_to_postgres,
+    async fn stall_or_resume(&self, server: Server) -> anyhow::Result<String> {
+        let active = self.active();
+        let link = match server {
+            Server::OpenBao => active.link_to_openbao,
+            Server::Postgres => active.link_to_postgres,
         };
-        let (fault, now, said) = match way {
-            Way::Open => (Fault::Stall, Way::Stalled, "stalls: not a byte passes"),
-            Way::Stalled => (Fault::None, Way::Open, "passes everything again"),
+        let (fault, link, done) = match link {
+            Link::Open => (Fault::Stall, Link::Stalled, "stalled: no byte passes"),
+            Link::Stalled => (Fault::None, Link::Open, "resumed"),
         };
-        self.network.set(to, fault).await?;
-        match to {
-            To::OpenBao => self.done().broken.way_to_openbao = now,
-            To::Postgres => self.done().broken.way_to_postgres = now,
+        self.network.set(server, fault).await?;
+        match server {
+            Server::OpenBao => self.state().active.link_to_openbao = link,
+            Server::Postgres => self.state().active.link_to_postgres = link,
         }
-        Ok(format!("the network to {to:?} {said}"))
+        Ok(format!("network to {server:?} {done}"))
     }
 
-    /// Revokes the certificate and has somebody log in, so that the refusal is met at once.
+    /// Revokes the certificate and logs in, so that Postgres refuses it at once.
     async fn revoke(&self) -> anyhow::Result<String> {
-        self.needs_openbao()?;
-        let (bao, current) = (&self.testbed.bao, self.live.current()?);
-        let ask = json!({"certificate": leaf_pem(&current)?});
-        bao.api("POST", &format!("{}/revoke", bao.mount()), ask)
+        self.require_openbao()?;
+        let (bao, current) = (&self.testbed.bao, self.app.live.current()?);
+        let body = json!({"certificate": leaf_pem(&current)?});
+        bao.api("POST", &format!("{}/revoke", bao.mount()), body)
             .await?;
-        self.tell_lists().await?;
+        self.update_lists().await?;
         let login = async {
-            // Refused for good if the last renewal was a moment ago: then no other is forced yet.
+            // Right after a renewal, a refusal does not cause another one yet: try again.
             loop {
-                match self.pool.dedicated_connection().await {
+                match self.app.pool.dedicated_connection().await {
                     Ok(login) => return login,
-                    Err(_refused) => tokio::time::sleep(LOOK).await,
+                    Err(_) => tokio::time::sleep(POLL).await,
                 }
             }
         };
-        let login = tokio::time::timeout(SOON, login).await;
-        let login = login.context("no login after the revocation")?;
+        let login = tokio::time::timeout(LIMIT, login).await;
+        let login = login.context("no successful login within 30 s of the revocation")?;
         Ok(format!(
-            "generation {} was revoked; a login with it was refused, and went on with {}",
+            "generation {} revoked; a login with it was refused and repeated with generation {}",
             current.generation(),
             login.generation()
         ))
     }
 
     async fn renew(&self) -> anyhow::Result<String> {
-        let newest = self.renewed(|_any| true).await?;
-        Ok(format!("renewed on demand: {}", newest.generation()))
-    }
-
-    /// The server learns the new root first and presents it last.
-    async fn change_ca(&self) -> anyhow::Result<String> {
-        self.needs_openbao()?;
-        let (bao, postgres) = (&self.testbed.bao, &self.testbed.postgres);
-        let (old, name) = {
-            let done = self.done();
-            (done.root.clone(), char::from(b'A' + done.roots % 26))
-        };
-        let new = bao.change_root(&name.to_string()).await?;
-        {
-            let mut done = self.done();
-            done.root.clone_from(&new);
-            done.roots += 1;
-        }
-        postgres.trust(&format!("{old}{new}")).await?;
-        if !self.done().lists.is_empty() {
-            self.tell_lists().await?;
-        }
-        let of_it = |snapshot: &Snapshot| snapshot.issuer().ends_with(&format!(" {name}"));
-        let newest = self.renewed(of_it).await?;
-        self.moved_onto(newest.generation()).await?;
-        postgres.present(&bao.server_certificate().await?).await?;
-        postgres.trust(&new).await?;
+        let newest = self.renew_until(|_| true).await?;
         Ok(format!(
-            "the CA is {name} on both sides, from generation {} on",
+            "renewed on demand: generation {}",
             newest.generation()
         ))
     }
 
-    /// Has Postgres look at fresh lists of the CAs that issue now, besides those of before.
-    async fn tell_lists(&self) -> anyhow::Result<()> {
-        let fresh = self.testbed.bao.crls_pem(LISTS_LIFE).await?;
+    /// Postgres trusts the new root before any client uses it, and presents it last.
+    async fn change_ca(&self) -> anyhow::Result<String> {
+        self.require_openbao()?;
+        let (bao, postgres) = (&self.testbed.bao, &self.testbed.postgres);
+        let (old, name) = {
+            let state = self.state();
+            (state.root.clone(), char::from(b'A' + state.roots % 26))
+        };
+        let new = bao.change_root(&name.to_string()).await?;
+        {
+            let mut state = self.state();
+            state.root.clone_from(&new);
+            state.roots += 1;
+        }
+        postgres.trust(&format!("{old}{new}")).await?;
+        if !self.state().lists.is_empty() {
+            self.update_lists().await?;
+        }
+        let by_new_ca = |snapshot: &Snapshot| snapshot.issuer().ends_with(&format!(" {name}"));
+        let generation = self.renew_until(by_new_ca).await?.generation();
+        self.wait_moved(generation).await?;
+        postgres.present(&bao.server_certificate().await?).await?;
+        postgres.trust(&new).await?;
+        Ok(format!(
+            "CA changed to {name} on both sides, from generation {generation} on"
+        ))
+    }
+
+    /// Gives Postgres fresh revocation lists of the current CAs, in addition to the previous lists.
+    async fn update_lists(&self) -> anyhow::Result<()> {
+        let fresh = self.testbed.bao.crls_pem(LISTS_LIFETIME).await?;
         let lists = {
-            let mut done = self.done();
-            done.lists.insert_str(0, &fresh);
-            done.lists.clone()
+            let mut state = self.state();
+            state.lists.insert_str(0, &fresh);
+            state.lists.clone()
         };
         Ok(self.testbed.postgres.check_revocation(&lists).await?)
     }
 
-    /// Renews until there is a newer certificate as it should be.
-    async fn renewed(
+    /// Renews until a newer certificate fulfils the condition.
+    async fn renew_until(
         &self,
-        as_it_should_be: impl Fn(&Snapshot) -> bool,
-    ) -> anyhow::Result<std::sync::Arc<Snapshot>> {
+        condition: impl Fn(&Snapshot) -> bool,
+    ) -> anyhow::Result<Arc<Snapshot>> {
         let renewal = async {
             loop {
-                match self.live.renew_now().await {
-                    Renewal::Newer(snapshot) if as_it_should_be(&snapshot) => return Ok(snapshot),
-                    Renewal::Failed(error) => bail!("not renewed: {}", with_causes(&*error)),
-                    // Too short a while after the last one.
-                    _ => tokio::time::sleep(LOOK).await,
+                match self.app.live.renew().await {
+                    Ok(Renewed::Newer(snapshot)) if condition(&snapshot) => return Ok(snapshot),
+                    // Too soon after the previous renewal, or not the wanted certificate yet.
+                    Ok(_) | Err(RenewError::Limited { .. }) => tokio::time::sleep(POLL).await,
+                    Err(error) => bail!("renewal failed: {}", with_causes(&error)),
                 }
             }
         };
-        tokio::time::timeout(SOON, renewal).await?
+        let in_time = tokio::time::timeout(LIMIT, renewal).await;
+        in_time.context("no new certificate within 30 s")?
     }
 
-    async fn moved_onto(&self, generation: u64) -> anyhow::Result<()> {
+    async fn wait_moved(&self, generation: u64) -> anyhow::Result<()> {
         let moved = async {
-            while !crate::rotations::all_on(&self.manager, generation) {
-                tokio::time::sleep(LOOK).await;
+            while !has_moved(&self.app.pool, generation) {
+                tokio::time::sleep(POLL).await;
             }
         };
-        let in_time = tokio::time::timeout(SOON, moved).await;
-        in_time.context("the pool did not move")
+        let in_time = tokio::time::timeout(LIMIT, moved).await;
+        in_time.with_context(|| format!("pool did not move onto generation {generation} in 30 s"))
     }
 
-    fn needs_openbao(&self) -> anyhow::Result<()> {
-        match self.broken().openbao {
-            OpenBao::Up => Ok(()),
-            OpenBao::Stopped | OpenBao::Sealed => bail!("OpenBao must be up for that"),
+    fn require_openbao(&self) -> anyhow::Result<()> {
+        match self.active().openbao {
+            OpenBao::Running => Ok(()),
+            OpenBao::Stopped => bail!("OpenBao is stopped: start it first"),
+            OpenBao::Sealed => bail!("OpenBao is sealed: unseal it first"),
         }
     }
 
-    fn done(&self) -> MutexGuard<'_, Done> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What this snapshot presents: the CA stores nothing, so it must be shown what to revoke.
+/// The leaf in PEM: the CA does not store it, so a revocation request must contain it.
 fn leaf_pem(snapshot: &Snapshot) -> anyhow::Result<String> {
     let resolver = snapshot.client_config().client_auth_cert_resolver.clone();
     let presented = resolver.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]);
-    let presented = presented.context("a certificate to present")?;
-    let leaf = presented.cert.first().context("a leaf")?;
+    let presented = presented.context("no certificate to present")?;
+    let leaf = presented.cert.first().context("no leaf to present")?;
     let leaf = Base64::encode_string(leaf);
     Ok(format!(
         "-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n"

@@ -1,4 +1,4 @@
-//! What the live view shows, and how it is drawn: pure, from facts to cells.
+//! The contents of the live view and how they are drawn; pure, without a terminal.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,16 +10,17 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Sparkline};
 
-use crate::faults::{Broken, OpenBao, Way};
-use crate::witness::Sight;
+use crate::faults::{Active, Link, OpenBao};
+use crate::load::Second;
+use crate::rotations::Sessions;
 
-/// Seconds of load that are kept: as many as the widest sparkline shows.
+/// Seconds of load to keep: as many as the widest sparkline shows.
 const HISTORY: usize = 300;
-/// Events that are kept.
+/// Events to keep.
 const EVENTS: usize = 100;
-/// As wide as the time before an event.
-const TIME: &str = "       ";
-/// Colours of generations, in turn. None is red, which is for trouble.
+/// Margin as wide as the time before an event.
+const MARGIN: &str = "       ";
+/// Colours of the generations, in turn. Red is reserved for problems.
 const COLOURS: [Color; 5] = [
     Color::Green,
     Color::Cyan,
@@ -28,42 +29,34 @@ const COLOURS: [Color; 5] = [
     Color::Blue,
 ];
 
-/// Everything that is shown at one moment.
+/// Everything that the live view shows at one moment.
 #[derive(Default)]
 pub(crate) struct View {
-    /// What runs where.
+    /// The servers and their addresses.
     pub(crate) servers: String,
     pub(crate) elapsed: Duration,
     pub(crate) certificate: Option<Certificate>,
-    pub(crate) sight: Sight,
+    pub(crate) sessions: Sessions,
     pub(crate) load: VecDeque<Second>,
     pub(crate) failed: u64,
-    /// The newest last, each with when it was seen.
+    /// Oldest first, each with its time since the start.
     pub(crate) events: VecDeque<(Duration, String)>,
-    pub(crate) broken: Broken,
-    /// What a key has begun and not finished.
+    pub(crate) faults: Active,
+    /// Whether an action is under way.
     pub(crate) busy: bool,
 }
 
-/// The certificate in use.
+/// The current certificate.
 pub(crate) struct Certificate {
     pub(crate) generation: u64,
     pub(crate) serial: String,
     pub(crate) state: CertState,
-    /// Its whole usable life.
-    pub(crate) life: Duration,
+    /// The whole usable lifetime.
+    pub(crate) lifetime: Duration,
     pub(crate) remaining: Duration,
-    /// Until the source is asked next.
+    /// Time until the next fetch.
     pub(crate) next_fetch: Option<Duration>,
     pub(crate) failures: u32,
-}
-
-/// One second of load.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Second {
-    pub(crate) queries: u64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
 }
 
 impl View {
@@ -74,7 +67,7 @@ impl View {
         }
     }
 
-    /// Adds it, unless it was said a moment ago: two failures may alternate for long.
+    /// Adds an event unless it is one of the last three: two failures may alternate for a long time.
     pub(crate) fn add_event(&mut self, event: String) {
         if self
             .events
@@ -118,28 +111,28 @@ pub(crate) fn draw(frame: &mut Frame<'_>, view: &View) {
 
 fn draw_certificate(view: &View, width: u16) -> Paragraph<'static> {
     let Some(certificate) = &view.certificate else {
-        return Paragraph::new("no certificate".red().bold());
+        return Paragraph::new("no certificate yet".red().bold());
     };
     let colour = colour(certificate.generation);
-    let (state, mood) = match certificate.state {
+    let (state, state_colour) = match certificate.state {
         CertState::Fresh => ("fresh", Color::Green),
         CertState::Due => ("due", Color::Yellow),
-        CertState::Failing => ("renewal fails", Color::Red),
+        CertState::Failing => ("renewal failing", Color::Red),
         CertState::Expired => ("expired", Color::Red),
         _ => ("starting", Color::Gray),
     };
-    let mut facts = format!(
+    let mut summary = format!(
         "{} of {} left",
         seconds(certificate.remaining),
-        seconds(certificate.life)
+        seconds(certificate.lifetime)
     );
     if let Some(wait) = certificate.next_fetch {
         let what = if certificate.failures == 0 {
-            "renewed".to_owned()
+            "renewal".to_owned()
         } else {
-            format!("failed {} times, tried again", certificate.failures)
+            format!("failed {} times, next attempt", certificate.failures)
         };
-        facts += &format!(" · {what} in {}", seconds(wait));
+        summary += &format!(" · {what} in {}", seconds(wait));
     }
     Paragraph::new(vec![
         Line::from(vec![
@@ -147,38 +140,38 @@ fn draw_certificate(view: &View, width: u16) -> Paragraph<'static> {
             format!(" #{} ", certificate.generation)
                 .fg(Color::Black)
                 .bg(colour),
-            format!("  {state}  ").fg(mood).bold(),
+            format!("  {state}  ").fg(state_colour).bold(),
             format!("serial {}", certificate.serial).dark_gray(),
         ]),
-        Line::from(life(certificate, width)),
-        Line::from(facts),
+        Line::from(lifetime(certificate, width)),
+        Line::from(summary),
     ])
 }
 
-/// The life from left to right: what is gone, what is left, and where the source is asked next.
-fn life(certificate: &Certificate, width: u16) -> Vec<Span<'static>> {
+/// The lifetime from left to right: the elapsed part, the remaining part, and a mark at the next fetch.
+fn lifetime(certificate: &Certificate, width: u16) -> Vec<Span<'static>> {
     let width = usize::from(width);
-    let gone = certificate.life.saturating_sub(certificate.remaining);
+    let elapsed = certificate.lifetime.saturating_sub(certificate.remaining);
     let at = |moment: Duration| {
-        let part = moment.as_secs_f64() / certificate.life.as_secs_f64().max(f64::MIN_POSITIVE);
+        let part = moment.as_secs_f64() / certificate.lifetime.as_secs_f64().max(f64::MIN_POSITIVE);
         ((part * width as f64) as usize).min(width)
     };
-    let now = at(gone);
-    let asked = certificate.next_fetch.map(|wait| at(gone + wait));
+    let now = at(elapsed);
+    let fetch = certificate.next_fetch.map(|wait| at(elapsed + wait));
     let colour = colour(certificate.generation);
-    let cell = |column: usize| match asked {
-        Some(asked) if column == asked => "◆".fg(Color::White).bold(),
+    let cell = |column: usize| match fetch {
+        Some(fetch) if column == fetch => "◆".fg(Color::White).bold(),
         _ if column < now => "─".dark_gray(),
         _ => "█".fg(colour),
     };
     (0..width).map(cell).collect()
 }
 
-/// One for each connection that Postgres sees, the oldest generation first; `None` is a stranger.
-fn cells(sight: &Sight) -> Vec<Option<u64>> {
-    let ours = sight.by_generation.iter();
-    let ours = ours.flat_map(|(generation, count)| repeat(Some(*generation), *count));
-    ours.chain(repeat(None, sight.strangers)).collect()
+/// One cell for each session that Postgres reports, oldest generation first; `None` is an unknown certificate.
+fn cells(sessions: &Sessions) -> Vec<Option<u64>> {
+    let known = sessions.by_generation.iter();
+    let known = known.flat_map(|(generation, count)| repeat(Some(*generation), *count));
+    known.chain(repeat(None, sessions.unknown)).collect()
 }
 
 fn repeat(cell: Option<u64>, count: i64) -> impl Iterator<Item = Option<u64>> {
@@ -186,12 +179,12 @@ fn repeat(cell: Option<u64>, count: i64) -> impl Iterator<Item = Option<u64>> {
 }
 
 fn draw_pool(view: &View, width: u16) -> Vec<Line<'static>> {
-    let (cells, width) = (cells(&view.sight), usize::from(width).max(1));
+    let (cells, width) = (cells(&view.sessions), usize::from(width).max(1));
     let mut lines = vec![Line::from(vec![
-        "pool, as Postgres sees it  ".bold(),
+        "pool as seen by Postgres  ".bold(),
         format!("{} connections", cells.len()).into(),
     ])];
-    // With its number where four rows hold them all, else in colour alone.
+    // Show the generation's number if all cells fit in four rows, otherwise only its colour.
     let wide = (width / 4).max(1);
     let (label, gap, per_row): (fn(&Option<u64>) -> String, _, _) = if cells.len() <= 4 * wide {
         (numbered, " ", wide)
@@ -242,7 +235,7 @@ fn draw_load(frame: &mut Frame<'_>, view: &View, area: Rect) {
     };
     let queries = newest(left, |second| second.queries);
     frame.render_widget(Sparkline::default().data(queries).style(Color::Green), left);
-    // In tenths of a millisecond: whole ones are too coarse.
+    // In tenths of a millisecond, because whole milliseconds are too coarse.
     let p99 = newest(right, |second| (second.p99_ms * 10.0) as u64);
     frame.render_widget(Sparkline::default().data(p99).style(Color::Yellow), right);
 }
@@ -252,15 +245,15 @@ fn halves(area: Rect) -> [Rect; 2] {
     halves.spacing(2).areas(area)
 }
 
-/// The newest events that there is room for, whole.
+/// The newest events that fit, each with its whole text.
 fn draw_events(view: &View, area: Rect) -> Paragraph<'static> {
-    let width = usize::from(area.width).saturating_sub(TIME.len()).max(1);
+    let width = usize::from(area.width).saturating_sub(MARGIN.len()).max(1);
     let mut lines: Vec<_> = (view.events.iter())
         .flat_map(|(at, event)| {
             let text: Vec<char> = event.chars().collect();
             let time = format!("{}  ", clock(*at));
             let parts = text.chunks(width).enumerate().map(|(part, text)| {
-                let margin = if part == 0 { time.as_str() } else { TIME };
+                let margin = if part == 0 { time.as_str() } else { MARGIN };
                 Line::from(vec![
                     margin.to_owned().dark_gray(),
                     text.iter().collect::<String>().into(),
@@ -275,48 +268,46 @@ fn draw_events(view: &View, area: Rect) -> Paragraph<'static> {
     Paragraph::new(lines)
 }
 
-/// What the keys do now; in red what they would mend.
+/// What each key does now; red keys end an active fault.
 fn draw_keys(view: &View) -> Vec<Line<'static>> {
-    let broken = view.broken;
-    let (breaks, mends) = (Style::new(), Style::new().red().bold());
-    let stalls = |way: Way| match way {
-        Way::Open => ("stall", breaks),
-        Way::Stalled => ("unstall", mends),
+    let faults = view.faults;
+    let (normal, repair) = (Style::new(), Style::new().red().bold());
+    let network = |link: Link| match link {
+        Link::Open => ("stall", normal),
+        Link::Stalled => ("resume", repair),
     };
-    let (stop, seal) = match broken.openbao {
-        OpenBao::Up => (("stop", breaks), ("seal", breaks)),
-        OpenBao::Stopped => (("start", mends), ("seal", breaks)),
-        OpenBao::Sealed => (("stop", breaks), ("unseal", mends)),
+    let (stop, seal) = match faults.openbao {
+        OpenBao::Running => (("stop", normal), ("seal", normal)),
+        OpenBao::Stopped => (("start", repair), ("seal", normal)),
+        OpenBao::Sealed => (("stop", normal), ("unseal", repair)),
     };
-    let line = |keys: [(&'static str, (&'static str, Style), &'static str); 4]| {
-        let key = |(key, (verb, style), what)| {
-            [
-                format!(" {key} ").bold().reversed(),
-                Span::styled(format!(" {verb}{what}  "), style),
-            ]
-        };
-        keys.into_iter().flat_map(key).collect::<Vec<_>>()
+    let key = |key: &'static str, (verb, style): (&'static str, Style), object: &'static str| {
+        [
+            format!(" {key} ").bold().reversed(),
+            Span::styled(format!(" {verb} {object}  "), style),
+        ]
     };
-    let first = line([
-        ("o", stop, " OpenBao"),
-        ("s", seal, " OpenBao"),
-        ("n", stalls(broken.way_to_openbao), " OpenBao"),
-        ("p", stalls(broken.way_to_postgres), " Postgres"),
-    ]);
-    let mut second = line([
-        ("v", ("revoke", breaks), ""),
-        ("r", ("renew", breaks), " now"),
-        ("c", ("new CA", breaks), ""),
-        ("q", ("quit", breaks), ""),
-    ]);
+    let first = [
+        key("o", stop, "OpenBao"),
+        key("s", seal, "OpenBao"),
+        key("r", ("renew", normal), "now"),
+        key("v", ("revoke", normal), ""),
+        key("c", ("new", normal), "CA"),
+    ];
+    let second = [
+        key("n", network(faults.link_to_openbao), "network to OpenBao"),
+        key("p", network(faults.link_to_postgres), "network to Postgres"),
+        key("q", ("quit", normal), ""),
+    ];
+    let mut second = second.concat();
     if view.busy {
         second.push("…".yellow().bold());
     }
-    vec![first.into(), second.into()]
+    vec![first.concat().into(), second.into()]
 }
 
 fn colour(generation: u64) -> Color {
-    // The remainder of five fits any integer.
+    // A remainder of five fits in any integer type.
     COLOURS[(generation % COLOURS.len() as u64) as usize]
 }
 

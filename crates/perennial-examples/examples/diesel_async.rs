@@ -1,12 +1,12 @@
 //! diesel-async on bb8: a custom setup gives each connect the current certificate.
 //!
 //! `cargo run -p perennial-examples --example diesel_async` starts a real OpenBao and a real Postgres,
-//! rotates once, and asks Postgres what it saw.
+//! rotates once, and asks Postgres which certificates it saw.
 //!
-//! What it cannot do: diesel owns the connection, so nothing can be exchanged while it is idle. Old
-//! ones are closed at check-out, by the recycling check, and that query waits for a connect.
+//! Limits: diesel owns the connections, so idle ones cannot be replaced. The recycling check closes
+//! old ones at check-out, and that query waits for a connect.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use diesel::{ConnectionError, QueryableByName};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, bb8::Pool};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
-use perennial::{LiveCert, Renewal, with_causes};
+use perennial::{LiveCert, Renewed, with_causes};
 use perennial_postgres::PgTls;
 use perennial_testbed::Testbed;
-use perennial_vault::{Auth, VaultPki};
+use perennial_vault::{Auth, Vault};
 
 #[derive(QueryableByName)]
 struct Seen {
@@ -32,32 +32,34 @@ async fn main() -> anyhow::Result<()> {
     let testbed = Testbed::start().await?;
     let (bao, postgres) = (&testbed.bao, &testbed.postgres);
     let approle = bao.approle();
-    let source = VaultPki::builder(bao.address())
+    let vault = Vault::builder(bao.address())
         .ca_pem(bao.ca_pem())
         .auth(Auth::approle(&approle.role_id, &approle.secret_id))
-        .mount(bao.mount())
+        .build()?;
+    let source = vault
+        .pki(bao.mount())
         .role(bao.client_role())
         .common_name("app")
         .build()?;
     let live = LiveCert::start(source).await?;
 
-    // What Perennial brings: the connector, in place of diesel's own.
+    // The part of Perennial: its connector instead of diesel's own.
     let mut setup = ManagerConfig::default();
     let certificate = live.clone();
     setup.custom_setup = Box::new(move |settings| {
         let tls = PgTls::new(certificate.clone());
         let settings = settings.to_owned();
         async move {
-            let bad = |error: tokio_postgres::Error| {
+            let failed = |error: tokio_postgres::Error| {
                 ConnectionError::BadConnection(with_causes(&error).to_string())
             };
-            let config: tokio_postgres::Config = settings.parse().map_err(bad)?;
-            let (client, connection) = config.connect(tls).await.map_err(bad)?;
+            let config: tokio_postgres::Config = settings.parse().map_err(failed)?;
+            let (client, connection) = config.connect(tls).await.map_err(failed)?;
             AsyncPgConnection::try_from_client_and_connection(client, connection).await
         }
         .boxed()
     });
-    // A connector cannot see sslmode: without `require`, the driver may go on in plain text.
+    // A connector does not know sslmode: without `require`, the driver may continue in plain text.
     let settings = format!(
         "host={} port={} user={} dbname={} sslmode=require",
         postgres.host(),
@@ -66,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
         postgres.database()
     );
     let manager = AsyncDieselConnectionManager::new_with_config(settings, setup);
-    // No connection outlives its certificate by this: shorter than what is left at a renewal.
+    // Shorter than the remaining lifetime at a renewal, so no connection is used after its certificate's expiry.
     let max_lifetime = Some(Duration::from_secs(600));
     let pool = Pool::builder().max_lifetime(max_lifetime).build(manager);
     let pool: Pool<AsyncPgConnection> = pool.await?;
@@ -74,18 +76,21 @@ async fn main() -> anyhow::Result<()> {
     let first = serial(&pool).await?;
     println!("Postgres sees {first}");
     ensure!(first == live.current()?.serial().to_decimal());
-    // Renewals are at least a second apart.
+    // Renewals are at least a second apart, so the first attempt may come too early.
     let newest = loop {
-        if let Renewal::Newer(snapshot) = live.renew_now().await {
+        if let Ok(Renewed::Newer(snapshot)) = live.renew().await {
             break snapshot.serial().to_decimal();
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let same = serial(&pool).await?;
-    println!("after the rotation the pooled connection still stands on {same}");
-    let mut extra = pool.dedicated_connection().await.context("a new connect")?;
+    println!("after the rotation the pooled connection still uses {same}");
+    let mut extra = pool
+        .dedicated_connection()
+        .await
+        .context("failed to open a new connection")?;
     let seen: Seen = diesel::sql_query(SERIAL).get_result(&mut extra).await?;
-    println!("a new one stands on {}", seen.serial);
+    println!("a new connection uses {}", seen.serial);
     ensure!(same == first && seen.serial == newest);
     Ok(())
 }

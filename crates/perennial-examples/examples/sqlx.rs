@@ -1,13 +1,13 @@
-//! sqlx: its pool takes new connect options on each rotation, and closes older connections.
+//! sqlx: each connect reads the certificate from files, and the pool closes older connections.
 //!
 //! `cargo run -p perennial-examples --example sqlx` starts a real OpenBao and a real Postgres, changes
-//! the files once, and asks Postgres what it saw.
+//! the files once, and asks Postgres which certificates it saw.
 //!
-//! What it cannot do: sqlx wants certificate and key in PEM, so they must be files (or bytes of your
-//! own): a key that is made in the process cannot be used. Its pool closes an old connection at
-//! check-out, and that query waits for a connect. Its public roots stay trusted beside yours.
+//! Limits: sqlx takes certificate and key only as PEM files or bytes, so a key generated in the process
+//! cannot be used. Its pool closes an old connection at check-out, and that query waits for a connect.
+//! Its built-in public roots stay trusted in addition to yours.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -25,11 +25,11 @@ async fn main() -> anyhow::Result<()> {
     let postgres = &testbed.postgres;
     let folder = testbed.bao.folder().join("files");
     std::fs::create_dir(&folder)?;
-    // Somebody else's work: cert-manager, certbot, an agent.
+    // In production another program does this: cert-manager, certbot, an agent.
     issue(&testbed.bao, &folder).await?;
     let [chain, key, roots] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
 
-    // What Perennial brings: it notices each change, and shows it only when the files fit together.
+    // The part of Perennial: it notices each change, and publishes it only if the files match each other.
     let live = LiveCert::start(FileSource::new(&chain, &key, &roots)).await?;
     let options = PgConnectOptions::new()
         .host("localhost")
@@ -44,22 +44,22 @@ async fn main() -> anyhow::Result<()> {
     let since = Arc::clone(&rotated);
     let pool = PgPoolOptions::new()
         .before_acquire(move |_connection, metadata| {
-            // Older than the newest certificate: closed, and a new one is connected.
+            // Close a connection that is older than the newest certificate; sqlx then opens a new one.
             let rotation = since.lock().map(|at| at.elapsed()).unwrap_or_default();
             Box::pin(async move { Ok(metadata.age <= rotation) })
         })
         .connect_with(options)
         .await?;
-    let mut rotations = live.rotations();
-    rotations.next().await.context("the first certificate")?;
+    let mut rotations = live.subscribe();
+    rotations.next().await.context("no first certificate")?;
 
     let first = serial(&pool).await?;
     println!("Postgres sees {first}");
     ensure!(first == live.current()?.serial().to_decimal());
     issue(&testbed.bao, &folder).await?;
-    let newest = rotations.next().await.context("a rotation")?;
+    let newest = rotations.next().await.context("no rotation")?;
     if let Ok(mut at) = rotated.lock() {
-        // sqlx reads the files anew for each connect: nothing else is to be done.
+        // sqlx reads the files again for each connect, so this is all that is needed.
         *at = Instant::now();
     }
     let second = serial(&pool).await?;
@@ -68,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts a new certificate into the folder, each file in one step.
+/// Writes a new certificate into the folder; each file changes atomically.
 async fn issue(bao: &OpenBao, folder: &Path) -> anyhow::Result<()> {
     let path = format!("{}/issue/{}", bao.mount(), bao.client_role());
     let reply = bao
@@ -85,7 +85,10 @@ async fn issue(bao: &OpenBao, folder: &Path) -> anyhow::Result<()> {
         ("ca.crt", Some(bao.roots_pem().to_owned())),
     ] {
         let new = folder.join("new");
-        std::fs::write(&new, content.context("a field of the reply")?)?;
+        std::fs::write(
+            &new,
+            content.with_context(|| format!("no content for {name} in the reply"))?,
+        )?;
         std::fs::rename(new, folder.join(name))?;
     }
     Ok(())
@@ -94,7 +97,7 @@ async fn issue(bao: &OpenBao, folder: &Path) -> anyhow::Result<()> {
 const SERIAL: &str = "select client_serial::text from pg_stat_ssl where pid = pg_backend_pid()";
 
 async fn serial(pool: &PgPool) -> anyhow::Result<String> {
-    // A rotation is noticed in its own time; a query may be ahead of it.
+    // The pool retries a failing connect, so the query needs a limit.
     let query = sqlx::query_scalar(SERIAL).fetch_one(pool);
     Ok(tokio::time::timeout(Duration::from_secs(30), query).await??)
 }

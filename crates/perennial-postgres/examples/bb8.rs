@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use perennial::{FileSource, LiveCert, with_causes};
-use perennial_postgres::{CertConnectionManager, ConnectProbe, PoolEvent};
+use perennial_postgres::{CertPool, ConnectProbe, PoolEvent};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,20 +16,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let config: tokio_postgres::Config = connect.parse()?;
     let live = LiveCert::builder()
-        // A certificate that Postgres refuses is never used.
+        // A certificate that Postgres refuses is not published.
         .gate(ConnectProbe::new(config.clone())?)
         .start(FileSource::new(chain, key, roots))
         .await?;
-    let manager = CertConnectionManager::new(live, config)?;
-    let pool = manager.pool_builder().max_size(5).min_idle(5);
-    let pool = pool.build(manager.clone()).await?;
+    let pool = CertPool::builder(live, config).max_size(5).min_idle(5);
+    let pool = pool.build().await?;
 
-    let client = pool.get().await.map_err(|error| manager.explain(error))?;
+    let client = pool.get().await?;
     let row = client.query_one("select current_user::text", &[]).await?;
     println!("logged in as {}", row.get::<_, String>(0));
     drop(client);
 
-    let mut events = manager.events();
+    let mut events = pool.events();
     while let Some(event) = events.next().await {
         match event {
             PoolEvent::Moved { generation, took } => {

@@ -18,9 +18,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manager = CertConnectionManager::new(live.clone(), connect.parse()?)?;
     let pool = manager.deadpool_builder().max_size(5).build()?;
 
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     while rotations.next().await.is_some() {
-        // What fails here is told with its cause: deadpool keeps none to itself.
+        // The error has its cause: deadpool, unlike bb8, returns it.
         let client = pool.get().await?;
         let row = client.query_one("select current_user::text", &[]).await?;
         println!(

@@ -2,49 +2,50 @@ use std::sync::Arc;
 
 use bb8::{ErrorSink, ManageConnection, RunError};
 
-use crate::error::{CheckoutError, ConnectError};
-use crate::failure::FailureClass;
+use crate::error::{ConnectError, FailureClass};
+use crate::pool::checkout;
 use crate::pool::connection::PgConnection;
 use crate::pool::manager::CertConnectionManager;
-use crate::pool::rotation::Rotation;
+use crate::pool::state::PoolState;
 
 /// For bb8.
 impl CertConnectionManager {
-    /// A bb8 builder with what rotation needs: hand it a clone of this manager.
+    /// A bb8 builder with the settings that rotation needs; give a clone of this manager to `build`.
+    ///
+    /// Do not set a `connection_customizer`: it does not run on replacements, and a rotation cannot
+    /// move a connection that it has used until that was checked out once. Use
+    /// [`on_connect`](crate::CertPoolBuilder::on_connect).
     ///
     /// # Defaults
     /// No `max_lifetime` and no `idle_timeout`, which would close connections that rotation keeps
-    /// fresh anyway; `test_on_check_out`, which costs no round trip here; and an error sink that
-    /// remembers why connects fail. The rest is bb8's.
-    ///
-    /// Leave `connection_customizer` alone: it does not run on replacements, and what it touches is
-    /// out of a rotation's reach until it has been checked out once.
-    /// [`on_connect`](crate::CertConnectionManagerBuilder::on_connect) is for that.
-    pub fn pool_builder(&self) -> bb8::Builder<Self> {
+    /// fresh; `test_on_check_out`, which costs no round trip here; an error sink that keeps why
+    /// connects fail. The rest is bb8's.
+    pub fn bb8_builder(&self) -> bb8::Builder<Self> {
         bb8::Pool::builder()
             .max_lifetime(None)
             .idle_timeout(None)
             .test_on_check_out(true)
-            .error_sink(Box::new(Sink(Arc::clone(self.rotation()))))
+            .error_sink(Box::new(Sink(Arc::clone(self.state()))))
     }
 
-    /// Adds the cause to what `pool.get()` returned.
+    /// Adds the cause to the error of bb8's `get()`.
     ///
     /// # Example
     /// ```no_run
-    /// # use perennial_postgres::{CertConnectionManager, CheckoutError};
+    /// # use perennial_postgres::{CertConnectionManager, ConnectError};
     /// # async fn example(
     /// #     pool: bb8::Pool<CertConnectionManager>, manager: CertConnectionManager,
-    /// # ) -> Result<(), CheckoutError> {
+    /// # ) -> Result<(), ConnectError> {
     /// let client = pool.get().await.map_err(|error| manager.explain(error))?;
     /// # Ok(()) }
     /// ```
-    pub fn explain(&self, error: RunError<ConnectError>) -> CheckoutError {
+    pub fn explain(&self, error: RunError<ConnectError>) -> ConnectError {
         match error {
-            RunError::TimedOut => CheckoutError::TimedOut {
-                last: self.rotation().dialer.signals.counts().last_error,
+            RunError::User(error) => error,
+            RunError::TimedOut => ConnectError::NoneFree {
+                in_use: self.state().in_use(),
+                last: self.status().last_error.map(Arc::new),
             },
-            RunError::User(error) => CheckoutError::Failed(error),
         }
     }
 }
@@ -54,31 +55,31 @@ impl ManageConnection for CertConnectionManager {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<PgConnection, ConnectError> {
-        self.running().connect().await
+        self.dedicated_connection().await
     }
 
-    /// Costs no round trip: what the driver has read is known at once.
+    /// Costs no round trip: what the driver has read is known.
     async fn is_valid(&self, connection: &mut PgConnection) -> Result<(), ConnectError> {
-        self.rotation().check_out(connection)
+        checkout::check_out(self.state(), connection)
     }
 
-    /// Called at return: exchanges an old client if a spare stands ready, and parks.
+    /// Called when a connection is returned.
     fn has_broken(&self, connection: &mut PgConnection) -> bool {
-        !self.rotation().take_back(connection)
+        !checkout::take_back(self.state(), connection)
     }
 }
 
-/// Keeps what bb8 would drop.
+/// Keeps the errors that bb8 would drop.
 #[derive(Debug)]
-struct Sink(Arc<Rotation>);
+struct Sink(Arc<PoolState>);
 
 impl ErrorSink<ConnectError> for Sink {
     fn sink(&self, error: ConnectError) {
         match error.class() {
-            // No failure to connect: the pool replaces what has ended.
-            FailureClass::Ended => tracing::debug!(%error, "a pooled connection is replaced"),
-            // Told when it happened, but bb8's next success may be far off.
-            _ => self.0.dialer.signals.keep(error),
+            // Not a failed connect: the pool replaces a connection that has ended.
+            FailureClass::Ended => tracing::debug!(%error, "replacing a pooled connection"),
+            // Reported already, but bb8's next try may be far away.
+            _ => self.0.observer.keep(error),
         }
     }
 

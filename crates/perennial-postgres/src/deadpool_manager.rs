@@ -5,22 +5,20 @@ use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolBuilder, RecycleError, RecycleResult};
 
 use crate::error::ConnectError;
+use crate::pool::checkout;
 use crate::pool::connection::PgConnection;
 use crate::pool::manager::CertConnectionManager;
 
-/// A deadpool pool whose connections are exchanged as they go idle.
-pub type DeadpoolPool = Pool<CertConnectionManager, DeadpoolConnection>;
-
 /// For deadpool.
 impl CertConnectionManager {
-    /// A deadpool builder for this manager: the pool's connections park when they come back.
+    /// A deadpool builder for this manager.
     ///
-    /// In the pool's own `retain`, look at connections by what claims nothing:
+    /// In the pool's own `retain`, call only methods that claim nothing:
     /// [`is_closed`](PgConnection::is_closed), [`generation`](PgConnection::generation).
     ///
     /// # Defaults
-    /// Tokio as the runtime, so that timeouts can be set. The rest is deadpool's: `get` waits as long
-    /// as it takes for a connection to come back, and what [`ConnectError`] says reaches the caller.
+    /// Tokio as the runtime, so that timeouts can be set. The rest is deadpool's: `get` waits without
+    /// a limit until a connection is returned, and the caller gets the [`ConnectError`].
     ///
     /// # Example
     /// ```no_run
@@ -35,7 +33,7 @@ impl CertConnectionManager {
     /// # Ok(()) }
     /// ```
     pub fn deadpool_builder(&self) -> PoolBuilder<Self, DeadpoolConnection> {
-        DeadpoolPool::builder(self.clone()).runtime(Runtime::Tokio1)
+        Pool::builder(self.clone()).runtime(Runtime::Tokio1)
     }
 }
 
@@ -44,38 +42,37 @@ impl Manager for CertConnectionManager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<PgConnection, ConnectError> {
-        let connection = self.running().connect().await?;
+        let connection = self.dedicated_connection().await?;
         connection.slot().mark_pooled(true);
         Ok(connection)
     }
 
-    /// Costs no round trip: what the driver has read is known at once.
+    /// Costs no round trip: what the driver has read is known.
     async fn recycle(
         &self,
         connection: &mut PgConnection,
         _metrics: &Metrics,
     ) -> RecycleResult<ConnectError> {
-        let fit = self.rotation().check_out(connection);
-        fit.map_err(RecycleError::Backend)
+        checkout::check_out(self.state(), connection).map_err(RecycleError::Backend)
     }
 
-    /// Taken out of the pool: nobody waits for it to come back.
+    /// Taken out of the pool: it is dedicated from now on.
     fn detach(&self, connection: &mut PgConnection) {
         connection.slot().mark_pooled(false);
     }
 }
 
-/// A checked-out connection of a [`DeadpoolPool`]; derefs to [`PgConnection`].
+/// A connection that was checked out of a deadpool pool; derefs to [`PgConnection`].
 ///
-/// deadpool has no hook at return. This is its place: dropped, it parks its connection where a
-/// rotation can exchange it, and goes back to the pool.
+/// Dropping it returns the connection: it parks the client where a rotation can exchange it, which
+/// deadpool itself has no hook for.
 pub struct DeadpoolConnection {
-    /// Empty only while this is being dropped.
+    /// `None` only while this is being dropped.
     object: Option<Object<CertConnectionManager>>,
 }
 
 impl DeadpoolConnection {
-    /// Takes the connection out of the pool for good: from then on it is dedicated.
+    /// Takes the connection out of the pool permanently: it is dedicated from then on.
     pub fn take(mut self) -> PgConnection {
         #[expect(clippy::expect_used, reason = "only `take` and `drop` empty it")]
         Object::take(self.object.take().expect("not dropped yet"))
@@ -100,11 +97,11 @@ impl Drop for DeadpoolConnection {
         let Some(mut object) = self.object.take() else {
             return;
         };
-        // Without its pool it is closed with this.
+        // Without its pool, the connection closes when it is dropped here.
         let Some(pool) = Object::pool(&object) else {
             return;
         };
-        if !pool.manager().rotation().take_back(&mut object) {
+        if !checkout::take_back(pool.manager().state(), &mut object) {
             drop(Object::take(object));
         }
     }

@@ -1,64 +1,84 @@
+//! Why there is no connection: the error, its class, and how the driver's error gets one.
+
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::Unavailable;
+use perennial::rustls::{self, AlertDescription};
+use perennial::{RenewError, Unavailable, find_cause};
+use tokio_postgres::error::SqlState;
 
-use crate::failure::{FailureClass, classify};
-
-/// Why there is no connection, or no longer one that may be used.
+/// Why there is no connection, or why a connection must not be used.
 ///
-/// [`perennial::with_causes`] makes one line of it and its causes.
+/// [`perennial::with_causes`] writes it and its causes in one line.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// A setting cannot be used; returned at build.
+    #[error("invalid {field} {got}: expected {expected}")]
+    Setting {
+        /// The setter's name, or the name in the connection string.
+        field: &'static str,
+        /// The value it got.
+        got: String,
+        /// The values it takes.
+        expected: &'static str,
+    },
     /// There is no certificate to connect with.
     #[error("no certificate to connect with")]
     Certificate(#[source] Unavailable),
-    /// TCP, TLS or login failed: what Postgres or the driver said is in the cause.
+    /// TCP, TLS or login failed; the cause is the driver's error.
     #[error("{} (certificate of generation {generation})", class.advice())]
     Postgres {
         /// What kind of failure this is.
         class: FailureClass,
-        /// The generation that was connected with.
+        /// The generation of the certificate that was presented.
         generation: u64,
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         cause: Arc<tokio_postgres::Error>,
     },
-    /// It took too long; `phase` says what did.
-    #[error("connecting took longer than {after:?}: {phase}")]
+    /// A connect took longer than its timeout.
+    #[error("connecting took longer than {after:?}: {problem}")]
     TimedOut {
         /// The connect timeout in force.
         after: Duration,
-        /// What was waited for.
-        phase: Phase,
-        /// The last failure before that, where there was one.
+        /// What had not happened by then.
+        problem: &'static str,
+        /// Why the last renewal failed, if the connect waited for a certificate.
         #[source]
-        last: Option<Arc<dyn Error + Send + Sync>>,
+        last: Option<RenewError>,
     },
-    /// The hook that prepares each connection failed.
+    /// No connection of the pool became free in time.
+    #[error("no connection became free in time ({in_use} in use)")]
+    NoneFree {
+        /// Connections in use, dedicated ones included.
+        in_use: usize,
+        /// Why the last connect failed, unless one has succeeded since: the cause.
+        #[source]
+        last: Option<Arc<Self>>,
+    },
+    /// The `on_connect` hook failed.
     #[error("on_connect failed")]
     OnConnect(#[source] Arc<tokio_postgres::Error>),
-    /// That hook panicked.
+    /// The `on_connect` hook panicked.
     #[error("on_connect panicked")]
     OnConnectPanicked,
     /// The server or the network closed the connection while it was idle.
-    #[error("the connection was closed")]
+    #[error("the server or the network closed the connection")]
     Closed,
-    /// The connection's certificate has expired, and no newer one took its place.
-    #[error(
-        "the certificate of generation {generation}, which the connection is built on, expired"
-    )]
+    /// The connection's certificate has expired, and there is no newer one.
+    #[error("the connection's certificate (generation {generation}) has expired")]
     Expired {
-        /// The generation that the connection is built on.
+        /// The generation of the connection's certificate.
         generation: u64,
         /// When its certificate expired, wall clock.
         not_after: SystemTime,
     },
-    /// The pool is being drained and hands out nothing more.
-    #[error("the pool is being drained")]
+    /// The pool is draining and hands out no more connections.
+    #[error("the pool is draining")]
     Draining,
 }
 
@@ -71,12 +91,30 @@ impl ConnectError {
         }
     }
 
+    pub(crate) fn setting(
+        field: &'static str,
+        got: impl fmt::Debug,
+        expected: &'static str,
+    ) -> Self {
+        Self::Setting {
+            field,
+            got: format!("{got:?}"),
+            expected,
+        }
+    }
+
     /// What kind of failure this is.
+    ///
+    /// [`NoneFree`](Self::NoneFree) has the class of its cause, or `TimedOut` without one.
     pub fn class(&self) -> FailureClass {
         match self {
+            Self::Setting { .. } => FailureClass::Setting,
             Self::Certificate(_) => FailureClass::NoCertificate,
             Self::Postgres { class, .. } => *class,
-            Self::TimedOut { .. } => FailureClass::TimedOut,
+            Self::NoneFree {
+                last: Some(last), ..
+            } => last.class(),
+            Self::NoneFree { last: None, .. } | Self::TimedOut { .. } => FailureClass::TimedOut,
             Self::OnConnect(_) | Self::OnConnectPanicked => FailureClass::OnConnect,
             Self::Closed | Self::Expired { .. } => FailureClass::Ended,
             Self::Draining => FailureClass::Draining,
@@ -89,70 +127,217 @@ impl ConnectError {
     }
 }
 
-/// What a connect waits for, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What kind of failure a connect ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Phase {
-    /// A certificate that is valid now.
-    Certificate,
-    /// TCP, TLS and login.
-    Server,
-    /// The hook that prepares each connection.
+pub enum FailureClass {
+    /// A setting cannot be used.
+    Setting,
+    /// There was no certificate to connect with.
+    NoCertificate,
+    /// Name lookup or TCP failed, or no host matches `target_session_attrs`.
+    Unreachable,
+    /// The server answered that it has no TLS, or it is not Postgres.
+    NoTls,
+    /// The TLS handshake failed for a reason other than a certificate.
+    Handshake,
+    /// We do not trust the server's certificate.
+    ServerNotTrusted,
+    /// The server refused our certificate, with a TLS alert or with SQLSTATE 28000.
+    CertificateRefused,
+    /// The server is starting or stopping, or has reached `max_connections`.
+    NotNow,
+    /// The server refused the login for another reason, such as a missing database.
+    LoginRefused,
+    /// The connection closed during login.
+    Lost,
+    /// A connect, or the wait for a free connection, took too long.
+    TimedOut,
+    /// The `on_connect` hook failed.
     OnConnect,
+    /// The pool is draining.
+    Draining,
+    /// A pooled connection was closed, or its certificate expired.
+    Ended,
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Certificate => "there was no valid certificate",
-            Self::Server => {
-                "postgres did not answer; check that host and port are postgres', and its load"
+impl FailureClass {
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Setting => "setting",
+            Self::NoCertificate => "no_certificate",
+            Self::Unreachable => "unreachable",
+            Self::NoTls => "no_tls",
+            Self::Handshake => "handshake",
+            Self::ServerNotTrusted => "server_not_trusted",
+            Self::CertificateRefused => "certificate_refused",
+            Self::NotNow => "not_now",
+            Self::LoginRefused => "login_refused",
+            Self::Lost => "lost",
+            Self::TimedOut => "timed_out",
+            Self::OnConnect => "on_connect",
+            Self::Draining => "draining",
+            Self::Ended => "ended",
+        }
+    }
+
+    /// What happened, and what to do about it.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Unreachable => {
+                "postgres cannot be reached; check host and port, and that it runs"
             }
-            Self::OnConnect => "on_connect did not end",
-        })
+            Self::NoTls => {
+                "the server has no TLS; check host and port, and `ssl = on` in postgresql.conf"
+            }
+            Self::Handshake => {
+                "the TLS handshake failed; check that the server is postgres, and the TLS versions of both sides"
+            }
+            Self::ServerNotTrusted => {
+                "the server's certificate is not trusted; it must name the host, and its CA must be among the source's roots"
+            }
+            Self::CertificateRefused => {
+                "postgres refused the certificate; check pg_hba.conf, pg_ident.conf, ssl_ca_file and ssl_crl_file there"
+            }
+            Self::NotNow => {
+                "postgres does not accept connections now; it is starting, stopping, or max_connections is reached"
+            }
+            Self::LoginRefused => "postgres refused the login; check user and database",
+            Self::Lost => "the connection closed during login; see postgres' log",
+            Self::NoCertificate => "there is no valid certificate to connect with",
+            Self::Setting | Self::TimedOut | Self::OnConnect | Self::Draining | Self::Ended => {
+                self.as_str()
+            }
+        }
     }
 }
 
-/// Why a [`CertConnectionManager`](crate::CertConnectionManager) cannot be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The connection string asks for plain TCP.
-    #[error("sslmode is disable: certificates need TLS; use require, or leave it out")]
-    PlainTcp,
-    /// There is nowhere to connect to.
-    #[error("the connection settings name no host: add host=…")]
-    NoHost,
-    /// A host is a Unix socket, over which Postgres speaks no TLS.
-    #[error(
-        "a host is a Unix socket, where no certificate is used; name a TCP host, or call allow_unix_sockets"
-    )]
-    UnixSocket,
-    /// Unix sockets were allowed, but other hosts of the list need TLS.
-    #[error("the hosts are Unix sockets and TCP hosts at once; use one kind")]
-    MixedHosts,
-    /// A setting that cannot be used.
-    #[error("{field} is {got:?}: it must be longer than zero")]
-    Setting {
-        /// The setter's name.
-        field: &'static str,
-        /// The value it got.
-        got: Duration,
-    },
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
-/// Why a check-out failed, with the cause that bb8 keeps to itself.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckoutError {
-    /// No connection became free in time.
-    #[error("no connection became free in time")]
-    TimedOut {
-        /// The last failure to connect, if the last connect failed: then this is why.
-        #[source]
-        last: Option<ConnectError>,
-    },
-    /// Connecting failed.
-    #[error("a connection could not be made")]
-    Failed(#[source] ConnectError),
+/// The class of the driver's error.
+///
+/// With TLS 1.2 a refused certificate fails the handshake; with TLS 1.3 it fails the first read
+/// after the handshake. The alert is the same, at different depths of the error.
+fn classify(error: &tokio_postgres::Error) -> FailureClass {
+    if let Some(code) = error.code() {
+        return by_sqlstate(code);
+    }
+    if let Some(tls) = find_cause(error) {
+        return by_tls_error(tls);
+    }
+    if find_cause::<Unavailable>(error).is_some() {
+        // The certificate expired while the network was slow.
+        return FailureClass::NoCertificate;
+    }
+    let text = error.to_string();
+    let cause = error.source();
+    if cause.is_some_and(|cause| cause.to_string() == NO_TLS) {
+        FailureClass::NoTls
+    } else if text == UNREACHABLE {
+        FailureClass::Unreachable
+    } else if error.is_closed() || text == LOST {
+        FailureClass::Lost
+    } else if text == HANDSHAKE {
+        match cause {
+            Some(cause) if cause.is::<io::Error>() => FailureClass::Lost,
+            _ => FailureClass::Handshake,
+        }
+    } else {
+        FailureClass::LoginRefused
+    }
+}
+
+// tokio-postgres shows the kind of an error only in its text; tests on real servers pin these.
+const NO_TLS: &str = "server does not support TLS";
+const UNREACHABLE: &str = "error connecting to server";
+const LOST: &str = "error communicating with the server";
+const HANDSHAKE: &str = "error performing TLS handshake";
+
+fn by_sqlstate(code: &SqlState) -> FailureClass {
+    let not_now = [
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+    ];
+    if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
+        FailureClass::CertificateRefused
+    } else if not_now.contains(code) {
+        FailureClass::NotNow
+    } else {
+        FailureClass::LoginRefused
+    }
+}
+
+fn by_tls_error(error: &rustls::Error) -> FailureClass {
+    use AlertDescription as Alert;
+    match error {
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+            // The CA has a new key under its old name, so that the signature does not match.
+            | Alert::DecryptError,
+        ) => FailureClass::CertificateRefused,
+        rustls::Error::InvalidCertificate(_)
+        | rustls::Error::InvalidCertRevocationList(_)
+        | rustls::Error::NoCertificatesPresented => FailureClass::ServerNotTrusted,
+        _ => FailureClass::Handshake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_alerts_about_our_certificate_are_refusals() {
+        let refused = [
+            AlertDescription::BadCertificate,
+            AlertDescription::CertificateExpired,
+            AlertDescription::CertificateRevoked,
+            AlertDescription::UnknownCA,
+            AlertDescription::CertificateRequired,
+            AlertDescription::DecryptError,
+        ];
+        for alert in refused {
+            let class = by_tls_error(&rustls::Error::AlertReceived(alert));
+            assert_eq!(class, FailureClass::CertificateRefused, "{alert:?}");
+        }
+        for alert in [
+            AlertDescription::ProtocolVersion,
+            AlertDescription::InternalError,
+        ] {
+            let class = by_tls_error(&rustls::Error::AlertReceived(alert));
+            assert_eq!(class, FailureClass::Handshake, "{alert:?}");
+        }
+        let unknown = rustls::CertificateError::UnknownIssuer;
+        let class = by_tls_error(&rustls::Error::InvalidCertificate(unknown));
+        assert_eq!(class, FailureClass::ServerNotTrusted);
+    }
+
+    #[test]
+    fn sqlstates_distinguish_a_refused_certificate_from_a_busy_server() {
+        let table = [
+            ("28000", FailureClass::CertificateRefused),
+            ("53300", FailureClass::NotNow),
+            ("57P03", FailureClass::NotNow),
+            ("57P01", FailureClass::NotNow),
+            ("28P01", FailureClass::LoginRefused),
+            ("3D000", FailureClass::LoginRefused),
+        ];
+        for (code, class) in table {
+            assert_eq!(by_sqlstate(&SqlState::from_code(code)), class, "{code}");
+        }
+    }
 }

@@ -1,64 +1,77 @@
 //! Postgres pools that move onto each new certificate without a failed query.
 //!
-//! - [`CertConnectionManager`] is a manager for bb8 and deadpool. It
-//!   takes the current certificate for each connect and exchanges pooled connections when a newer
-//!   one appears, each replacement ready first.
-//! - [`ConnectProbe`] is a gate: each new certificate logs in once before anybody uses it.
+//! - [`CertPool`] is a bb8 pool. It connects with the current certificate, and when a newer one
+//!   appears it exchanges its connections, each replacement ready first.
+//!   [`CertConnectionManager`] does the same for a bb8 or deadpool pool of your own.
+//! - [`ConnectProbe`] is a gate: it logs in with each new certificate before that is published.
 //! - [`PgTls`] is the connector alone, for stock `bb8-postgres`, `deadpool-postgres` or bare
 //!   `tokio-postgres`.
 //!
 //! # How a rotation goes
 //! ```text
-//!  generation n+1 appears                                    finished within ¼ of what n has left
+//!  generation n+1 appears                                     done within ¼ of n's remaining lifetime
 //!  │                                                                                            │
 //!  ├─ connect a spare ─ exchange an idle one ─ rest ─ connect a spare ─ exchange ─ rest ─ …     │
-//!  │                    └─ the old client drains, then says good-bye                            │
-//!  ├─ in use, comes back ──────► exchanged at return, if a spare stands ready; else once idle   │
-//!  └─ in use, never comes back ► left alone; the hard limit, if set, counts from its expiry     │
+//!  │                    └─ the old client drains, then sends the Terminate message              │
+//!  ├─ in use, returned ───────► exchanged at return if a spare is ready; otherwise once idle    │
+//!  └─ in use, never returned ─► left alone; the hard limit, if set, counts from its expiry      │
 //! ```
-//! A client that is idle in the pool is *parked*; the first touch after a check-out *claims* it. An
-//! old client is dropped, never aborted: what runs on it finishes, streams that are still read after
-//! their connection went back included. Connections that are dedicated are not retired: they have
-//! [`PgConnection::refresh`].
+//! The time is at most five minutes. A client that is idle in the pool is *parked*; a check-out
+//! *claims* it. An old client is dropped, never aborted: what runs on it finishes, including streams
+//! that a caller still reads after their connection was returned. The pool does not move dedicated
+//! connections: they have [`PgConnection::refresh`].
 //!
 //! # When something is wrong
-//! Every failure to connect has a [`FailureClass`] and says what to check; it is in the pool's
-//! status, events and log as it happens, and in `explain` for whoever was told "timed out". A refused
-//! certificate causes one forced renewal and one more try; while the newest is refused, the newest
-//! that has logged in serves on. Connects are tried again within a second while the server is away.
+//! Every [`ConnectError`] has a [`FailureClass`] and names what to check; it is in the pool's status,
+//! events and log, and is the cause of the error that [`CertPool::get`] returns. When the server
+//! refuses a certificate, the pool forces one renewal and tries once more; while the newest is
+//! refused, the newest that was accepted stays in use. While the server is away, connects retry
+//! within a second.
 //!
 //! # Features
-//! - `bb8` (default), `deadpool`: the manager for that pool.
-//! - `metrics`: these, through the `metrics` facade. Each has the label `pool`, the name given to
-//!   the builder.
+//! - `bb8` (default): [`CertPool`], and the manager for bb8.
+//! - `deadpool`: the manager for deadpool.
+//!
+//! # Metrics
+//! Recorded through the `metrics` facade, each with the label `pool`, the name given to the builder.
 //!
 //! | metric | kind | unit |
 //! |---|---|---|
-//! | `perennial_pool_connections` | gauge, label `generation_age`: `current`, `previous`, `older` | open connections; spares and leaving ones apart |
-//! | `perennial_pool_leaving` | gauge | connections that were let go of and still finish what runs on them |
+//! | `perennial_pool_connections` | gauge, label `generation_age`: `current`, `previous`, `older` | open connections, spares and draining ones excluded |
+//! | `perennial_pool_draining` | gauge | retired connections on which something still runs |
 //! | `perennial_pool_oldest_expiry_timestamp_seconds` | gauge | Unix time at which the first certificate among all these expires; infinite if there are none |
-//! | `perennial_pool_expired_in_use` | gauge | connections in use, leaving ones too, past their certificate's end |
+//! | `perennial_pool_expired_in_use` | gauge | connections in use, draining ones included, whose certificate has expired |
 //! | `perennial_pool_replacing` | gauge | replacements that are being connected |
 //! | `perennial_pool_retired_total` | counter, label `reason` ([`RetireReason`]) | connections |
 //! | `perennial_pool_connect_errors_total` | counter, label `class` ([`FailureClass`]) | failed connects |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "bb8")]
 mod bb8_manager;
 #[cfg(feature = "deadpool")]
 mod deadpool_manager;
 mod error;
-mod failure;
 #[cfg(feature = "pool")]
 mod pool;
 mod probe;
 mod tls;
 
 #[cfg(feature = "deadpool")]
-pub use deadpool_manager::{DeadpoolConnection, DeadpoolPool};
-pub use error::{CheckoutError, ConfigError, ConnectError, Phase};
-pub use failure::FailureClass;
+pub use deadpool_manager::DeadpoolConnection;
+pub use error::{ConnectError, FailureClass};
+#[cfg(feature = "bb8")]
+pub use pool::CertPool;
 #[cfg(feature = "pool")]
-pub use pool::*;
+pub use pool::builder::CertPoolBuilder;
+#[cfg(feature = "pool")]
+pub use pool::connection::{Cancel, PgConnection};
+#[cfg(feature = "pool")]
+pub use pool::manager::CertConnectionManager;
+#[cfg(feature = "pool")]
+pub use pool::observe::{PoolEvent, PoolStatus, RetireReason};
+#[cfg(feature = "pool")]
+pub use pool::session::Notified;
 pub use probe::ConnectProbe;
 pub use tls::PgTls;
 

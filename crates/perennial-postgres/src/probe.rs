@@ -1,19 +1,16 @@
-use std::fmt;
-
 use perennial::{Gate, Snapshot, Verdict};
 use tokio_postgres::Config;
 
-use crate::error::{ConfigError, ConnectError};
-use crate::failure::FailureClass;
+use crate::error::{ConnectError, FailureClass};
 use crate::tls::{connector, with_tls};
 
 /// A gate that logs in to Postgres with each new certificate before it is published.
 ///
-/// - Refused by the server, or the server is not trusted by the roots that came with it: the
-///   certificate in use stays, and its status says why in Postgres' words. The candidate is tried
-///   again, not fetched again.
-/// - It cannot be told, as while the database is down: published all the same, since that must not
-///   let the certificate expire.
+/// - The server refuses the certificate, or the roots that came with it do not verify the server:
+///   the certificate in use stays, and its status has Postgres' error. The gate checks the same
+///   candidate again later; nothing is fetched again.
+/// - Any other failure, such as a database that is down, is inconclusive: the certificate is
+///   published anyway, because a database outage must not let the certificate expire.
 ///
 /// # Example
 /// ```no_run
@@ -29,18 +26,18 @@ use crate::tls::{connector, with_tls};
 /// let manager = CertConnectionManager::new(live, config)?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ConnectProbe {
     config: Config,
 }
 
 impl ConnectProbe {
-    /// Logs in as `config` says; `sslmode` prefer is raised to require.
+    /// Logs in with these settings; `sslmode=prefer` is raised to `require`.
     ///
     /// # Errors
-    /// [`ConfigError::NoHost`], [`ConfigError::PlainTcp`] for `sslmode=disable`,
-    /// [`ConfigError::UnixSocket`] for a host that is one.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, and for
+    /// `sslmode=disable`.
+    pub fn new(config: Config) -> Result<Self, ConnectError> {
         let config = with_tls(config)?;
         Ok(Self { config })
     }
@@ -51,8 +48,8 @@ impl Gate for ConnectProbe {
         match self.config.connect(connector(candidate, None)).await {
             Ok((client, connection)) => {
                 drop(client);
-                // Says good-bye; what comes of that is no matter.
-                let _end = connection.await;
+                // Sends the Terminate message. The login has succeeded, so an error does not matter.
+                let _ = connection.await;
                 Verdict::Accept
             }
             Err(error) => {
@@ -61,17 +58,9 @@ impl Gate for ConnectProbe {
                     FailureClass::CertificateRefused | FailureClass::ServerNotTrusted => {
                         Verdict::refuse(error)
                     }
-                    _ => Verdict::cannot_tell(error),
+                    _ => Verdict::inconclusive(error),
                 }
             }
         }
-    }
-}
-
-impl fmt::Debug for ConnectProbe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectProbe")
-            .field("hosts", &self.config.get_hosts())
-            .finish_non_exhaustive()
     }
 }

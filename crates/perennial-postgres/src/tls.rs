@@ -8,30 +8,29 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::ConfigError;
-use last_words::LastWords;
+use crate::error::ConnectError;
+use alert_stream::AlertStream;
 
-mod last_words;
+mod alert_stream;
 
 /// The protocol name that PostgreSQL 17 requires for direct TLS; harmless elsewhere.
 const ALPN: &[u8] = b"postgresql";
 
-/// The driver of TLS, on sockets that hear the server out.
-type Rustls = <MakeRustlsConnect as MakeTlsConnect<LastWords<Socket>>>::TlsConnect;
-type RustlsStream = <Rustls as TlsConnect<LastWords<Socket>>>::Stream;
+type Rustls = <MakeRustlsConnect as MakeTlsConnect<AlertStream<Socket>>>::TlsConnect;
+type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
 
 /// A TLS connector that takes the current certificate for each connect.
 ///
 /// Works wherever `tokio-postgres` takes a `MakeTlsConnect`: stock `bb8-postgres`,
-/// `deadpool-postgres`, bare `tokio-postgres`. It sees single connects, not the pool: old
-/// connections stay on their old certificate until the pool closes them.
-/// [`CertConnectionManager`](crate::CertConnectionManager) does more.
+/// `deadpool-postgres`, bare `tokio-postgres`. It sees single connects, not the pool: open
+/// connections stay on their certificate until the pool closes them. [`CertPool`](crate::CertPool)
+/// moves them too.
 ///
-/// A connector cannot see `sslmode`: set `sslmode=require`. With the default, `prefer`,
-/// `tokio-postgres` goes on without TLS if the server says that it has none.
+/// A connector cannot see `sslmode`, so set `sslmode=require`: with the default, `prefer`,
+/// `tokio-postgres` continues without TLS when the server answers that it has none.
 ///
 /// Connecting fails with [`Unavailable`](perennial::Unavailable) while there is no valid
-/// certificate: it never goes on without one.
+/// certificate. It never continues without one.
 ///
 /// # Example
 /// ```no_run
@@ -48,7 +47,7 @@ pub struct PgTls {
 }
 
 impl PgTls {
-    /// Connects as whatever `live` holds at the time.
+    /// Presents the certificate that is current in `live` at each connect.
     pub fn new(live: LiveCert) -> Self {
         Self { live }
     }
@@ -64,16 +63,18 @@ impl MakeTlsConnect<Socket> for PgTls {
     }
 }
 
-/// Presents one snapshot's certificate, on every host of a list, as long as it is valid.
+/// Presents one snapshot's certificate to each host of a list, as long as it is valid.
 pub(crate) struct Connector<'a> {
     rustls: MakeRustlsConnect,
     snapshot: &'a Snapshot,
-    /// By whose clock.
+    /// Whose clock decides whether the certificate has expired.
     live: Option<&'a LiveCert>,
 }
 
-/// A connector for one snapshot; with a clock, it looks at it again for each host: a slow network
-/// must not outlast the certificate.
+/// A connector for one snapshot.
+///
+/// With `live`, it compares the clock with the certificate's expiry again for each host: a slow
+/// network may outlast the certificate.
 pub(crate) fn connector<'a>(snapshot: &'a Snapshot, live: Option<&'a LiveCert>) -> Connector<'a> {
     // The clone shares resolver, verifier and session store with all connects of its generation.
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
@@ -100,22 +101,22 @@ impl MakeTlsConnect<Socket> for Connector<'_> {
             }));
         }
         let rustls = &mut self.rustls;
-        let handshake = MakeTlsConnect::<LastWords<Socket>>::make_tls_connect(rustls, hostname)?;
+        let handshake = MakeTlsConnect::<AlertStream<Socket>>::make_tls_connect(rustls, hostname)?;
         Ok(Handshake(handshake))
     }
 }
 
-/// One TLS handshake to come.
+/// One TLS handshake that has not begun.
 #[expect(unnameable_types, reason = "named as the connector's associated type")]
 pub struct Handshake(Rustls);
 
 impl TlsConnect<Socket> for Handshake {
     type Stream = RustlsStream;
-    type Error = <Rustls as TlsConnect<LastWords<Socket>>>::Error;
-    type Future = <Rustls as TlsConnect<LastWords<Socket>>>::Future;
+    type Error = <Rustls as TlsConnect<AlertStream<Socket>>>::Error;
+    type Future = <Rustls as TlsConnect<AlertStream<Socket>>>::Future;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        self.0.connect(LastWords::new(socket))
+        self.0.connect(AlertStream::new(socket))
     }
 }
 
@@ -126,21 +127,25 @@ impl fmt::Debug for Handshake {
 }
 
 /// These settings with TLS required.
-pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConfigError> {
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(ConfigError::NoHost);
+pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConnectError> {
+    let hosts = config.get_hosts();
+    if hosts.is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(ConnectError::setting("host", "", "a TCP host"));
     }
-    let is_tcp = |host: &Host| matches!(host, Host::Tcp(_));
-    if !config.get_hosts().iter().all(is_tcp) {
-        return Err(ConfigError::UnixSocket);
+    if let Some(socket) = hosts.iter().find(|host| !matches!(host, Host::Tcp(_))) {
+        let expected = "a TCP host (postgres has no TLS on Unix sockets)";
+        return Err(ConnectError::setting("host", socket, expected));
     }
     match config.get_ssl_mode() {
-        SslMode::Disable => return Err(ConfigError::PlainTcp),
-        SslMode::Require => {}
-        // Prefer cannot be told from unset, and would go on in plain text.
+        SslMode::Disable => {
+            let expected = "require or unset (client certificates need TLS)";
+            Err(ConnectError::setting("sslmode", "disable", expected))
+        }
+        SslMode::Require => Ok(config),
+        // Prefer looks the same as unset, and would continue in plain text.
         _ => {
             config.ssl_mode(SslMode::Require);
+            Ok(config)
         }
     }
-    Ok(config)
 }

@@ -1,6 +1,6 @@
-//! The service of `docker-compose.yml`: a pool under steady load, which tells how it fares.
+//! The service of `docker-compose.yml`: a pool under steady load, with its counters, metrics and readiness over HTTP.
 
-mod load;
+mod counters;
 mod web;
 
 use std::io::{Read, Write};
@@ -11,27 +11,31 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use perennial::{LiveCert, Schedule, TlsSettings};
-use perennial_postgres::{CertConnectionManager, ConnectProbe};
-use perennial_vault::{Auth, VaultPki};
+use perennial::{LiveCert, RenewalSchedule, TlsSettings};
+use perennial_postgres::ConnectProbe;
+use perennial_service::{App, OpenLoop};
+use perennial_vault::{Auth, Vault};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::load::Load;
+use crate::counters::Queries;
 use crate::web::Web;
 
-/// How often the counters are written to the log.
+/// Interval at which the counters are logged.
 const REPORT: Duration = Duration::from_secs(10);
-/// How long the end waits for what is under way.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// How long `--check` waits: less than compose does for it.
-const ANSWER: Duration = Duration::from_secs(2);
+/// Limit for each step of the shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Limit for `--check`: less than the health check of docker-compose.yml allows.
+const CHECK: Duration = Duration::from_secs(2);
 
-/// Query Postgres with short-lived certificates, and count.
+/// Run queries on Postgres with short-lived client certificates, and count the results
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Serves /metrics (Prometheus), /counters (JSON) and /ready over HTTP."
+)]
 struct Args {
-    /// Ask the service that listens on this port whether it is ready, and do nothing else
+    /// Only check whether the service on this port is ready, then exit (0 = ready)
     #[arg(long)]
     check: bool,
 
@@ -40,42 +44,47 @@ struct Args {
     port: u16,
 
     /// Address of Vault or OpenBao
-    #[arg(long, default_value = "https://openbao:8200")]
+    #[arg(long, value_name = "URL", default_value = "https://openbao:8200")]
     vault: String,
 
-    /// The CA of its own certificate (PEM)
-    #[arg(long, default_value = "/public/openbao.pem")]
+    /// File with the CA of that server's own certificate (PEM)
+    #[arg(long, value_name = "FILE", default_value = "/public/openbao.pem")]
     vault_ca: PathBuf,
 
-    /// File with the AppRole's role_id
-    #[arg(long, default_value = "/credential/role_id")]
+    /// File with the role_id of the AppRole
+    #[arg(long, value_name = "FILE", default_value = "/credential/role_id")]
     role_id: PathBuf,
 
-    /// File with a wrapping token for its secret_id, good for one start
-    #[arg(long, default_value = "/credential/wrapped_secret_id")]
-    wrapped_secret_id: PathBuf,
-
-    /// The database
+    /// File with a wrapping token for the secret_id; it works for one start only
     #[arg(
         long,
+        value_name = "FILE",
+        default_value = "/credential/wrapped_secret_id"
+    )]
+    wrapped_secret_id: PathBuf,
+
+    /// Connection string of the database
+    #[arg(
+        long,
+        value_name = "CONFIG",
         default_value = "host=postgres user=app dbname=app sslmode=require"
     )]
     postgres: tokio_postgres::Config,
 
-    /// Life of each certificate
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "4m")]
+    /// Lifetime of each certificate
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "4m")]
     ttl: Duration,
 
-    /// How long Vault may be away
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "130s")]
+    /// Longest Vault outage to survive; certificates are renewed early enough for it
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "130s")]
     outage: Duration,
 
     /// Connections in the pool
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pool: u32,
 
-    /// Queries a second, started on time whether or not earlier ones are done
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    /// Queries per second; each starts on time even if earlier ones are still running
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
     rate: u32,
 }
 
@@ -93,85 +102,75 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    // As PID 1 it would not end otherwise.
+    // The kernel ignores SIGTERM for PID 1 unless the process handles it.
     let mut terminated = signal(SignalKind::terminate())?;
     let recorder = PrometheusBuilder::new().install_recorder()?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port)).await?;
-    let started = tokio::select! {
+    let app = tokio::select! {
         started = start(&args) => started?,
         _ = terminated.recv() => return Ok(()),
     };
-    let (live, manager, load) = started;
+    let queries = Queries::new(app.clone());
     let web = Web {
-        live: live.clone(),
-        load: load.clone(),
+        live: app.live.clone(),
+        queries: queries.clone(),
         recorder: recorder.clone(),
     };
     tokio::spawn(web.serve(listener));
-    let driver = tokio::spawn(load.clone().drive(args.rate));
+    let running = queries.clone();
+    let load = OpenLoop::start(args.rate, move |_due| running.clone().run_one());
     let mut reports = tokio::time::interval(REPORT);
     loop {
         tokio::select! {
             _ = terminated.recv() => break,
             _ = reports.tick() => {
-                // Else histograms that nobody scrapes would grow.
+                // Otherwise histograms grow without limit while Prometheus does not scrape them.
                 recorder.run_upkeep();
-                tracing::info!(counters = %serde_json::to_string(&load.counters())?, "so far");
+                let counters = serde_json::to_string(&queries.counters())?;
+                tracing::info!(%counters, "counters since the start");
             }
         }
     }
-    driver.abort();
-    manager.drain(FAREWELL).await;
-    live.shutdown(FAREWELL).await?;
+    drop(load);
+    app.pool.drain(SHUTDOWN).await;
+    app.live.shutdown(SHUTDOWN).await?;
     Ok(())
 }
 
-async fn start(args: &Args) -> anyhow::Result<(LiveCert, CertConnectionManager, Load)> {
-    let source = VaultPki::builder(&args.vault)
+async fn start(args: &Args) -> anyhow::Result<App> {
+    let vault = Vault::builder(&args.vault)
         .ca_pem(read(&args.vault_ca)?)
-        // As text: a file would be read again at the next login, when it may hold a token that was
-        // put there for another start.
+        // As text, not as paths: the next login would read the files again, and they may then hold a
+        // wrapping token for another start.
         .auth(Auth::approle_wrapped(
             read(&args.role_id)?,
             read(&args.wrapped_secret_id)?,
         ))
-        .mount("pki_int")
+        .build()?;
+    let source = vault
+        .pki("pki_int")
         .role("app")
         .common_name("app")
         .ttl(args.ttl)
         .build()?;
     let live = LiveCert::builder()
         .name("app")
-        .schedule(Schedule::new().survive_outage(args.outage))
-        // Postgres keeps its old certificate for a while after the CA has changed.
-        .tls(TlsSettings::new().anchor_overlap(args.ttl * 2))
-        .gate(ConnectProbe::new(args.postgres.clone())?)
-        .start(source)
-        .await
-        .context("the first certificate")?;
-    let manager = CertConnectionManager::builder(live.clone(), args.postgres.clone())
-        .name("app")
-        .build()?;
-    let pool = manager
-        .pool_builder()
-        .max_size(args.pool)
-        .min_idle(args.pool)
-        .build(manager.clone())
-        .await
-        .context("filling the pool")?;
-    let load = Load::new(pool, manager.clone());
-    Ok((live, manager, load))
+        .renewal(RenewalSchedule::new().survive_outage(args.outage))
+        // After a change of the CA, Postgres presents its old certificate for a while.
+        .tls(TlsSettings::new().roots_overlap(args.ttl * 2))
+        .gate(ConnectProbe::new(args.postgres.clone())?);
+    App::start(live, source, args.postgres.clone(), args.pool).await
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+    std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
-/// For the container's health check: the image has no other program.
+/// The health check of the container, whose image contains no other program.
 fn check(port: u16) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
+    let mut stream = TcpStream::connect_timeout(&address, CHECK)?;
+    stream.set_read_timeout(Some(CHECK))?;
     stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

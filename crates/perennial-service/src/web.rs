@@ -1,4 +1,4 @@
-//! What others may ask over HTTP: metrics, counters, readiness.
+//! Metrics, counters and readiness over HTTP.
 
 use std::convert::Infallible;
 
@@ -13,23 +13,23 @@ use perennial::{LiveCert, Snapshot};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::load::{Counters, Load};
+use crate::counters::{Counters, Queries};
 
-/// Everything that the answers are made of.
+/// Everything that the replies are built from.
 #[derive(Clone)]
 pub(crate) struct Web {
     pub(crate) live: LiveCert,
-    pub(crate) load: Load,
+    pub(crate) queries: Queries,
     pub(crate) recorder: PrometheusHandle,
 }
 
-/// What `/counters` shows. Field names are a contract with scripts.
+/// The reply to `/counters`. Scripts rely on the field names.
 #[derive(Serialize)]
-struct Told {
+struct Overview {
     generation: Option<u64>,
-    /// The serial number in use, in base ten as Postgres shows it.
+    /// The serial number in use, decimal as in `pg_stat_ssl`.
     serial: Option<String>,
-    /// The same as the CA writes it.
+    /// The same number in hexadecimal, as the CA writes it.
     serial_hex: Option<String>,
     issuer: Option<String>,
     consecutive_failures: u32,
@@ -38,7 +38,7 @@ struct Told {
 }
 
 impl Web {
-    /// Answers for as long as this process runs.
+    /// Serves requests until the process ends.
     pub(crate) async fn serve(self, listener: TcpListener) {
         loop {
             let Ok((stream, _peer)) = listener.accept().await else {
@@ -46,22 +46,22 @@ impl Web {
             };
             let web = self.clone();
             tokio::spawn(async move {
-                let answer = service_fn(|request| {
-                    let answer = web.answer(request.uri().path());
-                    async { Ok::<_, Infallible>(answer) }
+                let service = service_fn(|request| {
+                    let reply = web.reply(request.uri().path());
+                    async { Ok::<_, Infallible>(reply) }
                 });
                 let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
-                // Whoever asked may have gone.
-                let _gone = connection.await;
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                // Fails if the client has closed the connection.
+                let _ = connection.await;
             });
         }
     }
 
-    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+    fn reply(&self, path: &str) -> Response<Full<Bytes>> {
         let (status, text) = match path {
             "/metrics" => (StatusCode::OK, self.recorder.render()),
-            "/counters" => match serde_json::to_string(&self.told()) {
+            "/counters" => match serde_json::to_string(&self.overview()) {
                 Ok(json) => (StatusCode::OK, json),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
@@ -77,17 +77,17 @@ impl Web {
         response
     }
 
-    fn told(&self) -> Told {
-        // One snapshot for all that is told of it, whether it has expired or not.
-        let current = self.live.rotations().latest();
+    fn overview(&self) -> Overview {
+        // All fields from one snapshot, even if it has expired.
+        let current = self.live.subscribe().latest();
         let current = current.as_deref();
-        Told {
+        Overview {
             generation: current.map(Snapshot::generation),
             serial: current.map(|snapshot| snapshot.serial().to_decimal()),
             serial_hex: current.map(|snapshot| snapshot.serial().to_string()),
             issuer: current.map(|snapshot| snapshot.issuer().to_owned()),
             consecutive_failures: self.live.status().consecutive_failures,
-            counters: self.load.counters(),
+            counters: self.queries.counters(),
         }
     }
 }

@@ -4,9 +4,8 @@ mod agent;
 mod api;
 mod audit;
 mod cluster;
-mod life;
-mod listener;
 mod pki;
+mod process;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -19,25 +18,25 @@ use crate::folder::Folder;
 use crate::locate;
 use crate::server::Server;
 pub use agent::BaoAgent;
-use api::{Api, text};
+use api::{Api, Listener, text};
 use audit::Tally;
 pub use cluster::{Elections, OpenBaoCluster};
-use listener::Listener;
 pub use pki::ServerCertificate;
 
 const NAME: &str = "OpenBao";
 const AUDIT_LOG: &str = "audit.log";
-/// Longer than any test.
+/// Lifetime of a wrapping token: longer than any test.
 const WRAPPED_FOR: Duration = Duration::from_secs(3_600);
-/// A real OpenBao behind TLS, initialised and unsealed, with a PKI for clients and servers.
+
+/// A real OpenBao with TLS, initialised and unsealed, with a PKI for clients and servers.
 ///
-/// Its storage is a single raft node in its own folder, so everything survives [`OpenBao::stop`]. Root token and
-/// unseal key are held in memory only.
+/// Its storage is a single raft node in its own folder, so everything survives [`OpenBao::stop`]. The root token and
+/// the unseal key are kept only in memory.
 pub struct OpenBao {
     server: Server,
     program: PathBuf,
     port: u16,
-    /// The health endpoint's statuses that unsealing waits for.
+    /// The statuses of the health endpoint that unsealing waits for.
     ready: &'static [u16],
     listener: Listener,
     api: Api,
@@ -47,66 +46,66 @@ pub struct OpenBao {
     tally: Mutex<Tally>,
 }
 
-/// What an app logs in with.
+/// The credentials that an app logs in with.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AppRole {
-    /// The public half.
+    /// The public part.
     pub role_id: String,
-    /// The secret half. It can be used any number of times.
+    /// The secret part, valid for any number of logins.
     pub secret_id: String,
 }
 
 impl OpenBao {
-    /// Starts one without a Postgres beside it, and waits until it is ready, some 1.5 s.
+    /// Starts an OpenBao without a Postgres and waits until it is ready, about 1.5 s.
     ///
-    /// Dropping it ends it and removes its folder.
+    /// Dropping it ends the process and removes its folder.
     ///
     /// # Errors
     /// As [`Testbed::start`](crate::Testbed::start).
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the process.
     pub async fn alone() -> Result<Self, TestbedError> {
         Self::start(locate::openbao(&|_| ()).await?).await
     }
 
-    /// The address, such as `https://127.0.0.1:8200`. The certificate is also good for `localhost`.
+    /// The address, such as `https://127.0.0.1:8200`. The listener's certificate is also valid for `localhost`.
     pub fn address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// The port on 127.0.0.1. It stays the same over [`OpenBao::stop`] and [`OpenBao::start_again`].
+    /// The port on 127.0.0.1. It does not change with [`OpenBao::stop`] and [`OpenBao::start_again`].
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The CA of the TLS listener (PEM), which is not the PKI's: the listener is there before the PKI.
+    /// The CA of the TLS listener (PEM). It is not a CA of the PKI, because the listener exists before the PKI.
     pub fn ca_pem(&self) -> &str {
         self.listener.ca_pem()
     }
 
-    /// The mount of the intermediate, which issues.
+    /// The mount of the intermediate CA, which issues certificates.
     pub fn mount(&self) -> &'static str {
         pki::MOUNT
     }
 
-    /// The role for clients: EC P-256, client certificates only, common names `app` and `app-*`, nothing stored.
+    /// The role for clients: EC P-256, client certificates only, common names `app` and `app-*`, not stored.
     pub fn client_role(&self) -> &'static str {
         pki::CLIENT_ROLE
     }
 
-    /// As the role for clients, but every certificate is stored: an active node has to write it.
+    /// Like the role for clients, but every certificate is stored, so an active node must write it.
     pub fn stored_client_role(&self) -> &'static str {
         pki::STORED_ROLE
     }
 
-    /// What an app logs in with, at `auth/approle/login`.
+    /// The credentials that an app logs in with, at `auth/approle/login`.
     pub fn approle(&self) -> &AppRole {
         &self.approle
     }
 
-    /// The root CA that the PKI began with (PEM): what Postgres and its clients trust.
+    /// The first root CA of the PKI (PEM), which Postgres and its clients trust.
     pub fn roots_pem(&self) -> &str {
         &self.roots_pem
     }
@@ -116,40 +115,40 @@ impl OpenBao {
         self.server.folder().path()
     }
 
-    /// The `bao` that runs, which is its command line too.
+    /// The `bao` binary, which is also OpenBao's command line.
     pub fn program(&self) -> &Path {
         &self.program
     }
 
-    /// The process's number, or `None` while it is stopped.
+    /// The process number, or `None` while it is stopped.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
     }
 
-    /// What OpenBao has logged so far.
+    /// OpenBao's log so far.
     pub fn log(&self) -> String {
         self.server.log()
     }
 
-    /// A fresh token, good for an hour, that may do what an app may do and no more.
+    /// A new token, valid for an hour, with the same permissions as an app.
     ///
     /// # Errors
     /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Refused`] while it is sealed.
     ///
     /// # Cancel safety
-    /// Cancelling it loses at most a token.
+    /// Cancelling may leave an unused token behind.
     pub async fn app_token(&self) -> Result<String, TestbedError> {
-        let ask = json!({"policies": [pki::POLICY], "ttl": "1h", "no_parent": true});
-        let reply = self.api("POST", "auth/token/create", ask).await?;
+        let body = json!({"policies": [pki::POLICY], "ttl": "1h", "no_parent": true});
+        let reply = self.api("POST", "auth/token/create", body).await?;
         text(&reply["auth"]["client_token"], "client_token")
     }
 
-    /// How many certificates the CA has issued or signed through the client roles.
+    /// The number of certificates that the CA has issued or signed through the client roles.
     ///
-    /// Read from the audit log, to which OpenBao writes before it replies: never behind what a client knows.
+    /// Read from the audit log, which OpenBao writes before it replies: the number is never behind the clients.
     ///
     /// # Errors
-    /// [`TestbedError::Folder`] where the audit log cannot be read.
+    /// [`TestbedError::Folder`] if reading the audit log fails.
     ///
     /// # Cancel safety
     /// Safe.
@@ -157,10 +156,10 @@ impl OpenBao {
         self.tally().map(|tally| tally.issued)
     }
 
-    /// How many logins by AppRole have succeeded. As exact as [`OpenBao::issued`].
+    /// The number of successful AppRole logins. As exact as [`OpenBao::issued`].
     ///
     /// # Errors
-    /// [`TestbedError::Folder`] where the audit log cannot be read.
+    /// [`TestbedError::Folder`] if reading the audit log fails.
     ///
     /// # Cancel safety
     /// Safe.
@@ -171,21 +170,21 @@ impl OpenBao {
     /// Calls any endpoint below `/v1/` with the root token; `Value::Null` sends no body. An empty reply is `Null`.
     ///
     /// # Errors
-    /// [`TestbedError::NoReply`] while it is stopped, [`TestbedError::Refused`] with OpenBao's own words otherwise.
+    /// [`TestbedError::NoReply`] while it is stopped, otherwise [`TestbedError::Refused`] with OpenBao's own message.
     ///
     /// # Cancel safety
-    /// OpenBao may have done it nevertheless.
+    /// OpenBao may still execute the request.
     pub async fn api(&self, method: &str, path: &str, body: Value) -> Result<Value, TestbedError> {
         self.api.call(method, path, body).await
     }
 
-    /// The same, with the reply in a response-wrapping token that is good for an hour; returns that.
+    /// Like [`OpenBao::api`], but returns a response-wrapping token for the reply, valid for an hour.
     ///
     /// # Errors
     /// As [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// OpenBao may have done it nevertheless.
+    /// OpenBao may still execute the request.
     pub async fn api_wrapped(
         &self,
         method: &str,
@@ -195,53 +194,53 @@ impl OpenBao {
         self.api.call_wrapped(method, path, body, WRAPPED_FOR).await
     }
 
-    /// Makes a new root and a new intermediate, by which everything is issued from now on; returns the root (PEM).
+    /// Creates a new root and a new intermediate, which issue all later certificates; returns the root (PEM).
     ///
-    /// Both bear `name` at the end of their common names; those that the PKI began with bear `A`.
-    /// Certificates of the old root stay good wherever it is trusted: [`Postgres::trust`](crate::Postgres::trust).
+    /// The common names of both end in `name`; those of the first root and intermediate end in `A`.
+    /// Certificates of the old root stay valid wherever it is trusted: [`Postgres::trust`](crate::Postgres::trust).
     ///
     /// # Errors
     /// As [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// The new root may issue nevertheless.
+    /// The new root may still take effect.
     pub async fn change_root(&self, name: &str) -> Result<String, TestbedError> {
         pki::authorities(self, name).await
     }
 
-    /// Makes a new intermediate of the same root, by which everything is issued from now on.
+    /// Creates a new intermediate of the same root, which issues all later certificates.
     ///
-    /// It bears `name` at the end of its common name. The one before still may issue, where it is asked for by name.
+    /// Its common name ends in `name`. The previous intermediate still issues if a request names it.
     ///
     /// # Errors
     /// As [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// The new intermediate may issue nevertheless.
+    /// The new intermediate may still take effect.
     pub async fn change_intermediate(&self, name: &str) -> Result<(), TestbedError> {
         pki::intermediate(self, name).await
     }
 
-    /// Fresh revocation lists (PEM) of the root and the intermediate that issue now, in whole seconds of `life`.
+    /// Fresh revocation lists (PEM) of the current root and intermediate, valid for `lifetime` (whole seconds).
     ///
-    /// `revoke` takes a certificate that the CA has not stored if it is given whole: `{"certificate": pem}`.
+    /// To revoke a certificate that the CA has not stored, send it whole: `{"certificate": pem}`.
     ///
     /// # Errors
     /// As [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// The lists may be made nevertheless.
-    pub async fn crls_pem(&self, life: Duration) -> Result<String, TestbedError> {
-        pki::crls(self, life).await
+    /// OpenBao may still create the lists.
+    pub async fn crls_pem(&self, lifetime: Duration) -> Result<String, TestbedError> {
+        pki::crls(self, lifetime).await
     }
 
-    /// A certificate for a server, from the CA that issues now.
+    /// A new certificate for a server, from the current CA.
     ///
     /// # Errors
     /// As [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// Cancelling it loses at most a certificate.
+    /// Cancelling may leave an unused certificate behind.
     pub async fn server_certificate(&self) -> Result<ServerCertificate, TestbedError> {
         pki::server_certificate(self).await
     }

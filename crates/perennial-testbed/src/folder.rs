@@ -1,32 +1,35 @@
+//! The folder of one server, and the user who owns it.
+
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::TestbedError;
-use crate::postgres::Account;
 
-/// The environment variable that, when set to anything, keeps every server's logs.
+/// Environment variable: if set to anything, every server's logs are kept.
 pub const KEEP: &str = "PERENNIAL_KEEP";
 
-/// The longest folder whose Unix socket still fits: the kernel takes 107 bytes, the socket's name needs 22.
+/// The longest folder path that leaves room for a Unix socket: the kernel allows 107 bytes, the socket's name needs 22.
 const LONGEST: usize = 80;
 
-/// The folder of one server: logs on top, everything else in `private`.
+/// The folder of one server: logs at the top, everything else in `private`.
 ///
-/// Dropping it removes it, or only `private` when the thread panics or [`KEEP`] is set: keys are never kept.
+/// Dropping it removes the folder. If the thread panics or [`KEEP`] is set, it removes only `private`, so keys are
+/// never kept.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    /// Makes a folder that only `owner` (by default, whoever runs this) can enter.
+    /// Creates a folder that only `owner` can enter; the default owner is the current user.
     pub(crate) fn create(name: &str, owner: Option<&Account>) -> Result<Self, TestbedError> {
         let parent = parent(owner);
         let path = tempfile::Builder::new()
             .prefix(&format!("perennial-{name}-"))
-            // Whatever the umask says: the superuser's socket in there asks for no password.
+            // Regardless of the umask: the superuser's socket in this folder needs no password.
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(TestbedError::at(&parent))?
@@ -43,7 +46,7 @@ impl Folder {
         &self.path
     }
 
-    /// What is removed even where the logs are kept.
+    /// The part that is removed even if the logs are kept.
     pub(crate) fn private(&self) -> PathBuf {
         self.path.join("private")
     }
@@ -59,8 +62,6 @@ impl Folder {
         content: &str,
         owner: Option<&Account>,
     ) -> Result<(), TestbedError> {
-        use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(path).map_err(TestbedError::at(path))?;
@@ -78,20 +79,20 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking() || kept() {
+        if std::thread::panicking() || logs_are_kept() {
             remove(&self.private());
-            tell(&self.path);
+            print_path(&self.path);
         } else {
             remove(&self.path);
         }
     }
 }
 
-pub(crate) fn kept() -> bool {
+pub(crate) fn logs_are_kept() -> bool {
     std::env::var_os(KEEP).is_some()
 }
 
-/// Removes a folder, again where a process that is about to end still writes into it.
+/// Removes a folder; retries, because a process that is about to end may still write into it.
 fn remove(path: &Path) {
     for _ in 0..20 {
         if fs::remove_dir_all(path).is_ok() || !path.exists() {
@@ -99,18 +100,18 @@ fn remove(path: &Path) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    tracing::warn!(path = %path.display(), "the folder could not be removed");
+    tracing::warn!(path = %path.display(), "failed to remove the folder");
 }
 
 #[expect(
     clippy::print_stderr,
-    reason = "a failed test must say where its logs are, with or without a tracing subscriber"
+    reason = "a failed test must show where its logs are, with or without a tracing subscriber"
 )]
-fn tell(path: &Path) {
+fn print_path(path: &Path) {
     eprintln!("logs kept in {}", path.display());
 }
 
-/// The system's temporary folder, unless it is too long for a socket or closed to the owner.
+/// The system's temporary folder, or /tmp if that one is too long for a socket or closed to the owner.
 fn parent(owner: Option<&Account>) -> PathBuf {
     let temporary = std::env::temp_dir();
     let short = temporary.as_os_str().len() <= LONGEST;
@@ -121,11 +122,61 @@ fn parent(owner: Option<&Account>) -> PathBuf {
     }
 }
 
-/// Says whether every user can enter a folder: each folder on the way must allow it.
+/// Whether every user can enter a folder: each of its parents must allow it too.
 pub(crate) fn open_to_all(path: &Path) -> bool {
     path.ancestors()
         .filter(|ancestor| !ancestor.as_os_str().is_empty())
         .all(|ancestor| {
             fs::metadata(ancestor).is_ok_and(|data| data.permissions().mode() & 0o001 != 0)
         })
+}
+
+/// The user that Postgres and pgbouncer run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Account {
+    /// An unprivileged user if this process runs as root, because Postgres refuses to run as root; otherwise `None`.
+    pub(crate) fn for_postgres() -> Result<Option<Self>, TestbedError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let path = "/etc/passwd";
+        let accounts = fs::read_to_string(path).map_err(TestbedError::at(path))?;
+        ["postgres", "nobody"]
+            .iter()
+            .find_map(|name| Self::named(name, &accounts))
+            .map(Some)
+            .ok_or(TestbedError::NoUser)
+    }
+
+    fn named(name: &str, accounts: &str) -> Option<Self> {
+        accounts.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            if fields.next() != Some(name) {
+                return None;
+            }
+            // name:password:uid:gid:…
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(Self { uid, gid })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn account_is_found_by_its_whole_name() {
+        let accounts =
+            "root:x:0:0:root:/root:/bin/bash\npostgres2:x:7:7::/:\npostgres:x:101:104::/:\n";
+        let found = Account::named("postgres", accounts);
+        assert_eq!(found, Some(Account { uid: 101, gid: 104 }));
+        assert_eq!(Account::named("nobody", accounts), None);
+    }
 }

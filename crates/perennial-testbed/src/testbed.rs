@@ -1,3 +1,5 @@
+//! Both servers together, and further servers of the same PKI.
+
 use std::path::PathBuf;
 
 use crate::bao::OpenBao;
@@ -6,39 +8,39 @@ use crate::locate::{self, Progress};
 use crate::pgbouncer::PgBouncer;
 use crate::postgres::{Cluster, Postgres};
 
-/// An OpenBao and a Postgres that trusts its PKI, both up and ready.
+/// An OpenBao and a Postgres that trusts its PKI, both ready.
 ///
-/// Dropping it blocks until both servers have ended, some 0.2 s, and removes their folders.
+/// Dropping it blocks until both servers have ended, about 0.2 s, and removes their folders.
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use = "dropping a testbed ends its servers"]
 pub struct Testbed {
     /// The CA.
     pub bao: OpenBao,
-    /// The database that takes certificates of that CA, and nothing else.
+    /// The database, which accepts only clients with a certificate of that CA.
     pub postgres: Postgres,
 }
 
 impl Testbed {
-    /// Starts both servers and waits until both are ready, some 2.5 s.
+    /// Starts both servers and waits until both are ready, about 2.5 s.
     ///
     /// # Errors
-    /// [`TestbedError::NoServer`] where the programs are neither on this machine nor to be fetched;
-    /// [`TestbedError::NotStarted`] with the end of the log where a server does not come up.
+    /// [`TestbedError::NoServer`] if the programs are not on this machine and cannot be fetched;
+    /// [`TestbedError::NotStarted`] with the end of the log if a server does not start.
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the servers that were started.
     pub async fn start() -> Result<Self, TestbedError> {
         Self::start_with(|_| ()).await
     }
 
-    /// Starts both servers as [`Testbed::start`] does, and says each step, such as `starting OpenBao`.
+    /// Starts both servers as [`Testbed::start`] does, and reports each step, such as `starting OpenBao`.
     ///
     /// # Errors
     /// As [`Testbed::start`].
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the servers that were started.
     pub async fn start_with(progress: impl Fn(&str) + Send + Sync) -> Result<Self, TestbedError> {
         let progress: Progress<'_> = &progress;
         let bao_program = locate::openbao(progress).await?;
@@ -54,37 +56,37 @@ impl Testbed {
         Ok(Self { bao, postgres })
     }
 
-    /// Starts a further Postgres beside this one, with a certificate and clients of the same PKI, some 1.5 s.
+    /// Starts another Postgres with the same PKI, about 1.5 s.
     ///
     /// # Errors
     /// As [`Testbed::start`].
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the servers that were started.
     pub async fn another_postgres(&self) -> Result<Postgres, TestbedError> {
         self.postgres_from(locate::postgres(&|_| ()).await?).await
     }
 
-    /// Starts a further Postgres as [`Testbed::another_postgres`] does, of version 17 whatever this machine has.
+    /// Starts another Postgres as [`Testbed::another_postgres`] does, of the pinned version 17.
     ///
     /// # Errors
     /// As [`Testbed::start`].
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the servers that were started.
     pub async fn another_postgres_17(&self) -> Result<Postgres, TestbedError> {
         self.postgres_from(locate::postgres_17(&|_| ()).await?)
             .await
     }
 
-    /// Starts a pgbouncer in front of the Postgres, with a certificate and clients of the same PKI.
+    /// Starts a pgbouncer in front of the Postgres, with the same PKI.
     ///
     /// # Errors
-    /// [`TestbedError::NoPgBouncer`] where it is not installed: no package index has it; otherwise as
+    /// [`TestbedError::NoPgBouncer`] if it is not installed (no package index has it); otherwise as
     /// [`Testbed::start`].
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the servers that were started.
     pub async fn pgbouncer(&self) -> Result<PgBouncer, TestbedError> {
         let program = locate::pgbouncer()?;
         let certificate = self.bao.server_certificate().await?;

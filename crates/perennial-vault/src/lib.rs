@@ -77,6 +77,8 @@
 //! Set `no_store=true` for short lifetimes, and keep `generate_lease` off: with it, Vault revokes a
 //! certificate when the token that requested it expires.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("perennial-vault generates keys: enable its feature `aws-lc-rs` or `ring`");
 

@@ -101,6 +101,7 @@ fn file(folder: &TempDir, name: &str, text: &str) -> Secret {
     Secret::file(path)
 }
 
+/// Scenario: S13
 #[tokio::test]
 async fn token_approle_and_userpass_log_in_from_text_and_files() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -140,6 +141,7 @@ async fn token_approle_and_userpass_log_in_from_text_and_files() {
     assert_eq!(logins(bao, Auth::userpass("ann", "pass word")).await, 1);
 }
 
+/// Scenario: S14
 #[tokio::test]
 async fn wrapping_token_that_was_used_before_is_reported_as_an_interception() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -160,6 +162,7 @@ async fn wrapping_token_that_was_used_before_is_reported_as_an_interception() {
     assert_eq!(asked(bao, "sys/wrapping/").len(), before + 1);
 }
 
+/// Scenario: S14
 #[tokio::test]
 async fn wrapping_token_that_another_client_made_is_never_unwrapped() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -191,6 +194,7 @@ async fn wrapping_token_that_another_client_made_is_never_unwrapped() {
     fetch(&source_of(anew)).await.unwrap();
 }
 
+/// Scenario: S14
 /// In a namespace, paths are relative to it, including the path that made a wrapping token.
 #[tokio::test]
 async fn wrapped_secret_id_of_a_namespace_is_accepted() {
@@ -218,6 +222,7 @@ async fn wrapped_secret_id_of_a_namespace_is_accepted() {
     );
 }
 
+/// Scenario: S7
 /// With OpenBao's own clock: a short lease, and a longest lease that is a second longer.
 #[tokio::test]
 async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
@@ -247,6 +252,7 @@ async fn token_is_renewed_and_replaced_once_its_lease_shrinks() {
     assert_eq!(bao.logins().await.unwrap(), 2);
 }
 
+/// Scenario: S13
 #[tokio::test]
 async fn jwt_logs_in_and_another_one_in_its_file_is_used() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -278,6 +284,7 @@ async fn jwt_logs_in_and_another_one_in_its_file_is_used() {
     fetch(&source).await.unwrap();
 }
 
+/// Scenario: S13
 #[tokio::test]
 async fn kubernetes_logs_in_with_the_current_projected_token() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -308,6 +315,7 @@ async fn kubernetes_logs_in_with_the_current_projected_token() {
     assert_eq!(reviewed, [json!(first), json!(second)]);
 }
 
+/// Scenario: S13
 #[tokio::test]
 async fn first_certificate_logs_in_and_then_the_live_one() {
     let bao = &OpenBao::alone().await.unwrap();

@@ -57,6 +57,7 @@ async fn both_renewed(unstored: &LiveCert, stored: &LiveCert, despite: &str) {
     tokio::join!(renewed(unstored, despite), renewed(stored, despite));
 }
 
+/// Scenario: S6, S9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_certificate_expires_while_a_cluster_fails() {
     let cluster = OpenBaoCluster::start(Elections::Quick).await.unwrap();

@@ -80,6 +80,7 @@ async fn live(builder: VaultPkiBuilder, saved: PathBuf) -> String {
     text
 }
 
+/// Scenario: H1
 #[tokio::test]
 async fn no_secret_of_any_login_appears_anywhere() {
     let log = capture();

@@ -126,6 +126,7 @@ async fn refusals_are_distinguished_and_keep_openbaos_own_words() {
     assert_eq!(bao.issued().await.unwrap(), 0);
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn revoked_token_costs_one_login_and_one_certificate() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -149,6 +150,7 @@ async fn revoked_token_costs_one_login_and_one_certificate() {
     );
 }
 
+/// Scenario: S6, S16
 #[tokio::test]
 async fn sealed_hung_and_stopped_servers_are_transient_failures() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -209,6 +211,7 @@ async fn certificate_is_renewed_automatically_once_the_server_is_back() {
         .unwrap();
 }
 
+/// Scenario: S14
 #[tokio::test]
 async fn wrong_secret_is_sent_once_and_does_not_lock_the_role() {
     let bao = &OpenBao::alone().await.unwrap();
@@ -228,6 +231,7 @@ async fn wrong_secret_is_sent_once_and_does_not_lock_the_role() {
     once(approle(bao)).await.unwrap();
 }
 
+/// Scenario: S6
 #[tokio::test]
 async fn quota_is_transient_and_its_retry_after_is_kept() {
     let bao = &OpenBao::alone().await.unwrap();

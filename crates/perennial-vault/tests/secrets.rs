@@ -106,6 +106,7 @@ fn after_login(
     }
 }
 
+/// Scenario: H1
 #[tokio::test]
 async fn no_secret_is_logged_or_part_of_an_error() {
     let log = capture();

@@ -1,4 +1,4 @@
-//! A source of your own: here, a folder in which each certificate is a folder of its own.
+//! A source of your own: here, a folder with one folder for each certificate.
 //!
 //! `cargo run --example custom_source -- /srv/certificates`
 
@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use perennial::{CacheKey, CertMaterial, CertSource, FetchContext, LiveCert, SourceError};
+use perennial::{CacheKey, CertMaterial, CertSource, FetchContext, Fetched, LiveCert, SourceError};
 
 /// Takes the newest of the folders, by name: `2026-01-31`, `2026-02-28` …
 #[derive(Debug)]
@@ -15,20 +15,17 @@ struct Newest {
 }
 
 impl CertSource for Newest {
-    async fn fetch(&self, context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
-        println!("asked because: {:?}", context.reason);
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        println!("fetching because: {:?}", context.reason);
         let newest = self.newest().map_err(SourceError::unavailable)?;
         let read = |name| std::fs::read(newest.join(name)).map_err(SourceError::unavailable);
-        // The checks are done elsewhere: that key and leaf match, that the chain links, the dates.
-        Ok(CertMaterial::from_pem(
-            read("tls.crt")?,
-            read("tls.key")?,
-            read("ca.crt")?,
-        )?)
+        // The renewer checks that key and leaf match, the chain, and the dates.
+        let material = CertMaterial::from_pem(read("tls.crt")?, read("tls.key")?, read("ca.crt")?)?;
+        Ok(material.into())
     }
 
-    /// Lets `.saved_at(path)` tell whether what it saved is still what is wanted.
-    fn request(&self) -> Option<CacheKey> {
+    /// With it, `.saved_at(path)` uses a saved certificate only if it came from this folder.
+    fn cache_key(&self) -> Option<CacheKey> {
         Some(CacheKey::of([self.folder.as_os_str().as_encoded_bytes()]))
     }
 }
@@ -49,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .ok_or("usage: custom_source FOLDER")?
         .into();
     let live = LiveCert::start(Newest { folder }).await?;
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     while let Some(certificate) = rotations.next().await {
         println!(
             "generation {}: {:?}",

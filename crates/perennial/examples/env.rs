@@ -1,4 +1,4 @@
-//! Certificates from variables where they are set, else from files.
+//! Certificates from environment variables if they are set, else from files.
 //!
 //! `TLS_CHAIN="$(cat tls.crt)" TLS_KEY=/run/secrets/tls.key TLS_ROOTS=ca.crt cargo run --example env`
 
@@ -9,7 +9,7 @@ use perennial::{CertSource, EnvSource, FileSource, LiveCert};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let source = EnvSource::new("TLS_CHAIN", "TLS_KEY", "TLS_ROOTS")
-        // Asked only where none of the variables is set: a half-set environment is an error.
+        // Used only if none of the variables is set: a half-set environment is an error.
         .or(FileSource::new(
             "/etc/tls/tls.crt",
             "/etc/tls/tls.key",

@@ -1,4 +1,4 @@
-//! Certificates from files that somebody else renews: cert-manager, certbot, an agent.
+//! Certificates from files that another program renews: cert-manager, certbot, an agent.
 //!
 //! `cargo run --example files -- /etc/tls/tls.crt /etc/tls/tls.key /etc/tls/ca.crt`, and then
 //! change the files.
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => return Err("usage: files CHAIN KEY ROOTS, or files PAIR ROOTS".into()),
     };
     let live = LiveCert::start(source).await?;
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     while let Some(certificate) = rotations.next().await {
         println!(
             "generation {}: serial {}, valid until {:?}",

@@ -159,6 +159,7 @@ mod tests {
         began.elapsed()
     }
 
+    /// Scenario: T8
     #[tokio::test(start_paused = true)]
     async fn wall_clock_that_jumps_forward_ends_the_sleep_at_the_next_look() {
         let slept = slept(|wall| wall.step_forward(2 * HOUR)).await;
@@ -170,6 +171,7 @@ mod tests {
         assert_eq!(slept(|wall| wall.step_forward(HOUR / 2)).await, HOUR / 2);
     }
 
+    /// Scenario: T8
     #[tokio::test(start_paused = true)]
     async fn wall_clock_that_is_set_back_does_not_prolong_the_sleep() {
         assert_eq!(slept(|wall| wall.step_back(24 * HOUR)).await, HOUR);

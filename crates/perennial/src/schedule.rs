@@ -1,5 +1,10 @@
 //! When to renew, and how long to wait after a failure. Pure: takes facts, returns times.
 
+#![allow(
+    unreachable_pub,
+    reason = "the module `testing`, if it is on, exports the facts"
+)]
+
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
@@ -271,6 +276,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that waiting can cure, without a wait that the source asked for.
+    #[cfg(any(test, feature = "test-util"))]
     pub const fn transient(in_a_row: u32, remaining: Duration) -> Self {
         Self {
             in_a_row,

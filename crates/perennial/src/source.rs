@@ -17,6 +17,7 @@ mod env;
 pub use env::EnvSource;
 mod file;
 pub use file::FileSource;
+mod input;
 mod or;
 use or::Or;
 mod reader;

@@ -29,6 +29,11 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+#[cfg(test)]
+mod own;
+#[cfg(test)]
+pub(crate) use own::{MINUTE, builder, noon, until};
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,8 +44,6 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
-#[cfg(test)]
-use rcgen::{GeneralSubtree, NameConstraints};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -51,11 +54,6 @@ pub use crate::schedule::{Failure, UsableLifetime};
 use crate::{
     CertMaterial, CertSource, FetchContext, FetchReason, Fetched, RenewalSchedule, SourceError,
 };
-#[cfg(test)]
-use crate::{LiveCert, LiveCertBuilder};
-
-#[cfg(test)]
-pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// When the renewer renews a certificate with this lifetime and leaf, wall clock.
 ///
@@ -83,12 +81,6 @@ pub fn read_saved(text: &[u8]) -> Option<CertMaterial> {
         .ok()
 }
 
-/// A moment of a whole second, as X.509 times are.
-#[cfg(test)]
-pub(crate) fn noon() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)
-}
-
 /// A root and an intermediate under it, of P-256.
 pub struct TestCa {
     root: CertifiedIssuer<'static, KeyPair>,
@@ -99,17 +91,6 @@ impl TestCa {
     /// Makes both with new keys; they are valid for years.
     pub fn new() -> Self {
         Self::under(ca("test root"))
-    }
-
-    /// Under a root whose name constraints permit this DNS name alone.
-    #[cfg(test)]
-    pub(crate) fn bound_to(name: &str) -> Self {
-        let mut root = ca("test root");
-        root.name_constraints = Some(NameConstraints {
-            permitted_subtrees: vec![GeneralSubtree::DnsName(name.to_owned())],
-            excluded_subtrees: Vec::new(),
-        });
-        Self::under(root)
     }
 
     fn under(root: CertificateParams) -> Self {
@@ -140,28 +121,6 @@ impl TestCa {
         lifetime: Duration,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let (cert, key) = self.sign(&client("app.test", from, lifetime));
-        (cert.der().clone(), key.into())
-    }
-
-    /// A leaf for this purpose only.
-    #[cfg(test)]
-    pub(crate) fn leaf_for(
-        &self,
-        purpose: ExtendedKeyUsagePurpose,
-    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let mut params = client("app.test", noon(), MINUTE);
-        params.extended_key_usages = vec![purpose];
-        let (cert, key) = self.sign(&params);
-        (cert.der().clone(), key.into())
-    }
-
-    /// A leaf of another DNS name.
-    #[cfg(test)]
-    pub(crate) fn leaf_named(
-        &self,
-        name: &str,
-    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let (cert, key) = self.sign(&client(name, noon(), MINUTE));
         (cert.der().clone(), key.into())
     }
 
@@ -328,25 +287,4 @@ impl CertSource for ScriptedSource {
             self.0.change.notified().await;
         }
     }
-}
-
-/// A builder whose wall clock is `wall`.
-#[cfg(test)]
-pub(crate) fn builder(wall: &TestClock) -> LiveCertBuilder {
-    LiveCert::builder().clock(wall)
-}
-
-/// Lets paused time run until `condition` is true; fails after a (virtual) day.
-#[cfg(test)]
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let deadline = Duration::from_secs(86_400);
-    assert!(
-        tokio::time::timeout(deadline, waiting).await.is_ok(),
-        "never happened: {what}"
-    );
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, WantsVerifier};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::StartError;
 use crate::material::{Anchoring, Key, MaterialError, part};
@@ -76,28 +76,16 @@ impl TlsPolicy {
         chain: Vec<CertificateDer<'static>>,
         key: &Key,
     ) -> Result<CertifiedKey, MaterialError> {
-        let key = match key {
-            Key::Der(der) => self
-                .provider
-                .key_provider
-                .load_private_key(der.clone_key())
-                .map_err(MaterialError::Key)?,
-            Key::Signer(signer) => Arc::clone(signer),
-        };
-        let certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) => Ok(certified),
-            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                Err(MaterialError::KeyMismatch)
-            }
-            Err(error) => Err(MaterialError::Key(error)),
+        match key {
+            Key::Der(der) => load_pair(&self.provider, chain, der.clone_key()),
+            Key::Signer(signer) => pair(chain, Arc::clone(signer)),
         }
     }
 
     /// Verifies the presented chain's signatures and its use as a client's.
     ///
-    /// Where the roots are not said to issue the leaf, the chain's own last certificate is the
-    /// anchor: the links are checked, and where they lead is the server's business.
+    /// Unless the roots must issue the leaf, the chain's own last certificate is the anchor: the
+    /// links are checked, and the server decides whether it trusts their end.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
@@ -144,6 +132,30 @@ impl TlsPolicy {
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.resumption = self.resumption.clone();
         Ok(config)
+    }
+}
+
+/// Pairs a chain with its key; fails unless they belong together.
+pub(crate) fn load_pair(
+    provider: &CryptoProvider,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, MaterialError> {
+    let key = provider.key_provider.load_private_key(key);
+    pair(chain, key.map_err(MaterialError::Key)?)
+}
+
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+) -> Result<CertifiedKey, MaterialError> {
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(MaterialError::KeyMismatch)
+        }
+        Err(error) => Err(MaterialError::Key(error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A simulated fleet on the real schedule, beside three peers' formulas.
+//! A simulated fleet: the real schedule compared with the formulas of three peers.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use perennial_bench::fleet::Fleet;
-use perennial_bench::plot::fleet::{Seen, svg};
-use perennial_bench::policies::Policy;
+use perennial_bench::plot::fleet::{PolicyRuns, svg};
+use perennial_bench::policies;
 
-/// The fullest window of renewals, over an even band's mean.
+/// Bar: the most renewals in a window, over the mean of an even spread.
 const PEAK: f64 = 1.15;
 
-/// The fullest window after an outage, over the same mean.
+/// Bar: the most fetches in a window after an outage, over the same mean.
 const RECOVERY_PEAK: f64 = 6.0;
 
-/// Start a fleet in one second, and watch when it renews: in peace, and through an outage.
+/// Simulate when a fleet renews that was started within one second, without and with an outage.
 ///
-/// Certificates live one hour; the CA is away for ten minutes, where that hurts most.
+/// Certificates are valid for one hour. The CA is unavailable for ten minutes at the worst moment.
 #[derive(Parser)]
 #[command(name = "fleet")]
 struct Args {
@@ -26,11 +26,11 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
     size: u32,
 
-    /// Virtual hours
+    /// Simulated hours
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=48))]
     hours: u32,
 
-    /// Of every draw
+    /// Seed of all random draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
@@ -38,7 +38,7 @@ struct Args {
     #[arg(long)]
     check: bool,
 
-    /// Draw fetches over time into this SVG
+    /// Draw the fetches over time into this SVG file
     #[arg(long, value_name = "PATH")]
     plot: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let fleet = Fleet {
         size: args.size,
-        watched: Duration::from_secs(3_600) * args.hours,
+        duration: Duration::from_secs(3_600) * args.hours,
         seed: args.seed,
     };
     let even = fleet.even();
@@ -55,42 +55,45 @@ fn main() -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{} instances, 10 s windows over the {even:.0} fetches of an even band\n\n\
+        "{} instances; peaks of 10 s windows as multiples of {even:.0} fetches, the mean of an even spread\n\n\
          {:<16} {:>6}   {:>12} {:>9} {:>8} {:>10}",
-        args.size, "policy", "peak", "outage from", "recovery", "lost", "failed"
+        args.size, "policy", "peak", "outage from", "recovery", "expired", "failed"
     )?;
     let mut all = Vec::new();
-    for policy in Policy::ALL {
+    for policy in policies::ALL {
         let calm = fleet.calm(policy);
-        let ordeal = fleet.worst_outage(policy);
+        let outage = fleet.worst_outage(policy);
         writeln!(
             out,
             "{:<16} {:>6.2}   {:>10} s {:>9.2} {:>8} {:>10}",
             policy.name(),
             over(calm.peak()),
-            ordeal.began.as_secs(),
-            over(ordeal.recovery_peak()),
-            ordeal.sight.lost,
-            ordeal.sight.failed,
+            outage.began.as_secs(),
+            over(outage.recovery_peak()),
+            outage.run.expired,
+            outage.run.failed,
         )?;
-        all.push(Seen {
+        all.push(PolicyRuns {
             policy,
             calm,
-            ordeal,
+            outage,
         });
     }
     if let Some(path) = args.plot {
         std::fs::write(&path, svg(args.size, &all)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
     if args.check {
-        let Seen { calm, ordeal, .. } = &all[0];
+        let PolicyRuns { calm, outage, .. } = &all[0];
         ensure!(over(calm.peak()) <= PEAK, "the peak is above {PEAK}");
         ensure!(
-            over(ordeal.recovery_peak()) <= RECOVERY_PEAK,
+            over(outage.recovery_peak()) <= RECOVERY_PEAK,
             "the recovery peak is above {RECOVERY_PEAK}"
         );
-        ensure!(calm.lost + ordeal.sight.lost == 0, "certificates expired");
+        ensure!(
+            calm.expired + outage.run.expired == 0,
+            "certificates expired"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Pools under an open-loop load while their certificate rotates: ours beside stock bb8.
+//! Pools under an open-loop load while their certificate rotates: ours compared with stock bb8.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,30 +9,30 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use perennial_bench::bars::Bars;
 use perennial_bench::plot;
-use perennial_bench::pool::{Contender, Course, LIFETIME, Settings, refusal, rotations};
+use perennial_bench::pool::{Contender, MAX_LIFETIME, PoolRun, Settings, refusal, rotations};
 use perennial_bench::stage::{LONG, Stage};
-use perennial_bench::statistics::{median, quantile, tell};
+use perennial_bench::statistics::{describe, median, quantile};
 
-/// p99 while the pool moves, over p99 before it.
+/// Bar: p99 during rotations, over p99 before them.
 const DISTURBANCE: f64 = 1.15;
 
-/// Fewer rotations, or fewer requests in them, say nothing of a p99.
-const POOLED: f64 = 20.0;
+/// Bars: with fewer rotations, or fewer requests in them, a p99 has no meaning.
+const ROTATIONS: f64 = 20.0;
 const REQUESTS: f64 = 1_000.0;
 
-/// Seconds until the pool has moved, for each of its connections: 2 s for 20.
+/// Bar: seconds per connection until the pool has moved, so 2 s for 20 connections.
 const MOVED: f64 = 0.1;
 
-/// Those of all contenders that are ours: without a probe, and with one.
+/// The number of contenders that are ours: without and with a probe.
 const OURS: usize = 2;
 
-/// Logins side by side.
+/// Bar: logins in progress at once.
 const AT_ONCE: f64 = 2.0;
 
-/// Measure what a rotation does to requests, on a real Postgres.
+/// Measure the effect of a rotation on requests, with a real Postgres.
 ///
-/// Requests start on time whether or not earlier ones are done, take 10 ms on the server, and their
-/// latency counts from when they should have started.
+/// Requests start on time even if earlier ones are still running, and take 10 ms on the server. Their
+/// latency counts from when they were due.
 #[derive(Parser)]
 #[command(name = "pool")]
 struct Command {
@@ -42,7 +42,7 @@ struct Command {
 
 #[derive(Subcommand)]
 enum What {
-    /// Rotate again and again, to good certificates
+    /// Rotate repeatedly, to certificates that the server accepts
     Rotation {
         #[command(flatten)]
         load: LoadArgs,
@@ -56,9 +56,9 @@ enum What {
         #[command(flatten)]
         load: LoadArgs,
 
-        /// How long the load goes on after that
+        /// How long the load continues after that
         #[arg(long = "for", value_name = "TIME", default_value = "6s", value_parser = humantime::parse_duration)]
-        bad: Duration,
+        duration: Duration,
     },
 }
 
@@ -68,19 +68,19 @@ struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=250))]
     size: u32,
 
-    /// Requests a second; may be given several times
+    /// Requests per second; repeat the option for several rates
     #[arg(long = "rate", value_name = "N", default_values_t = [600, 1_200], value_parser = clap::value_parser!(u32).range(1..=5_000))]
     rates: Vec<u32>,
 
-    /// Leave the stock pools out
+    /// Measure only our pools
     #[arg(long)]
     only_ours: bool,
 
-    /// Fail if ours misses a bar
+    /// Fail if our pool misses a bar
     #[arg(long)]
     check: bool,
 
-    /// Draw into this SVG
+    /// Draw the results into this SVG file
     #[arg(long, value_name = "PATH")]
     plot: Option<PathBuf>,
 }
@@ -95,8 +95,8 @@ async fn main() -> anyhow::Result<()> {
             rotation(&stage, &load, rotations.into(), &mut bars).await?;
             load.check
         }
-        What::Refusal { load, bad } => {
-            refused(&stage, &load, bad, &mut bars).await?;
+        What::Refusal { load, duration } => {
+            refused(&stage, &load, duration, &mut bars).await?;
             load.check
         }
     };
@@ -121,7 +121,7 @@ impl LoadArgs {
 
     fn draw(&self, svg: &str) -> anyhow::Result<()> {
         let write = |path: &Path| {
-            std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
+            std::fs::write(path, svg).with_context(|| format!("failed to write {}", path.display()))
         };
         self.plot.as_deref().map_or(Ok(()), write)
     }
@@ -136,7 +136,7 @@ async fn rotation(
     let mut drawn = Vec::new();
     for &rate in &load.rates {
         say(format_args!(
-            "\nPostgreSQL {}, {} connections, {rate} requests a second of 10 ms, {count} rotations; \
+            "\nPostgreSQL {}, {} connections, {rate} requests per second of 10 ms, {count} rotations; \
              ms\n{:<21} {:>15} {:>6}   {:>22}   {:>31} {:>6} {:>7}",
             stage.postgres().version(),
             load.size,
@@ -148,45 +148,48 @@ async fn rotation(
             "p99 ×",
             "failed",
         ))?;
-        let mut courses = Vec::new();
+        let mut runs = Vec::new();
         for &contender in load.contenders() {
-            let course = rotations(stage, contender, load.at(rate), count).await?;
-            say(row(&course))?;
-            tell_failures(&course)?;
-            courses.push(course);
+            let run = rotations(stage, contender, load.at(rate), count).await?;
+            say(row(&run))?;
+            print_failures(&run)?;
+            runs.push(run);
         }
-        let ours = &courses[0];
-        bars.at_least("rotations pooled", count as f64, POOLED)?;
+        let ours = &runs[0];
+        bars.at_least("rotations", count as f64, ROTATIONS)?;
         let moving = ours.latencies(&ours.moving).len();
-        bars.at_least("requests while moving", moving as f64, REQUESTS)?;
+        bars.at_least("requests during rotations", moving as f64, REQUESTS)?;
         let took = quantile(&ours.took(), 1.0);
-        let (disturbance, sure) = ours.disturbance();
-        let what = format_args!("p99 while moving, over calm ({})", tell(sure));
+        let (disturbance, interval) = ours.disturbance();
+        let what = format_args!(
+            "p99 during rotations, over p99 before ({})",
+            describe(interval)
+        );
         bars.at_most(what, disturbance, DISTURBANCE)?;
-        bars.at_most("slowest move, s", took, MOVED * f64::from(load.size))?;
+        bars.at_most("slowest rotation, s", took, MOVED * f64::from(load.size))?;
         bars.at_most("logins at once", ours.logins_at_once as f64, AT_ONCE)?;
         bars.at_most("failed requests", ours.failures().count() as f64, 0.0)?;
-        drawn.push((rate, courses));
+        drawn.push((rate, runs));
     }
     load.draw(&plot::pool::rotations(load.size, &drawn)?)
 }
 
-/// One contender's line.
-fn row(course: &Course) -> String {
-    let (took, calm) = (course.took(), course.latencies(&course.calm));
-    let moving = course.latencies(&course.moving);
+/// The line of one contender.
+fn row(run: &PoolRun) -> String {
+    let (took, calm) = (run.took(), run.latencies(&run.calm));
+    let moving = run.latencies(&run.moving);
     let at = |values: &[f64]| [0.5, 0.99, 0.999].map(|part| quantile(values, part));
     let ([a, b, c], [d, e, f]) = (at(&calm), at(&moving));
     format!(
         "{:<21} {:>6.3} s {:>5.3} s {:>6}     {a:>6.1} {b:>6.1} {c:>6.1}     {d:>6.1} {e:>6.1} \
          {f:>6.1} {:>6.1} {:>6.2} {:>7}   {} requests moving",
-        course.contender.name(),
+        run.contender.name(),
         median(&took),
         quantile(&took, 1.0),
-        course.logins_at_once,
+        run.logins_at_once,
         quantile(&moving, 1.0),
-        course.disturbance().0,
-        course.failures().count(),
+        run.disturbance().0,
+        run.failures().count(),
         moving.len(),
     )
 }
@@ -194,47 +197,44 @@ fn row(course: &Course) -> String {
 async fn refused(
     stage: &Stage,
     load: &LoadArgs,
-    bad: Duration,
+    duration: Duration,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
     let mut drawn = Vec::new();
     for &rate in &load.rates {
         say(format_args!(
-            "\nPostgreSQL {}, {} connections, {rate} requests a second of 10 ms for {bad:?} after a \
-             certificate that it refuses; max_lifetime {LIFETIME:?}",
+            "\nPostgreSQL {}, {} connections, {rate} requests per second of 10 ms, for {duration:?} after a \
+             certificate that the server refuses; max_lifetime {MAX_LIFETIME:?}",
             stage.postgres().version(),
             load.size,
         ))?;
-        let mut courses = Vec::new();
+        let mut runs = Vec::new();
         for &contender in load.contenders() {
-            let course = refusal(stage, contender, load.at(rate), bad).await?;
-            let published = course.moving[0].start;
-            let after = course
-                .samples
-                .iter()
-                .filter(|sample| sample.due >= published);
+            let run = refusal(stage, contender, load.at(rate), duration).await?;
+            let published = run.moving[0].start;
+            let after = run.samples.iter().filter(|sample| sample.due >= published);
             say(format_args!(
-                "{:<21} {:>6} of {:>6} requests failed, {:>5} logins tried",
+                "{:<21} {:>6} of {:>6} requests failed, {:>5} logins",
                 contender.name(),
-                course.failures().count(),
+                run.failures().count(),
                 after.count(),
-                course.logins,
+                run.logins,
             ))?;
-            tell_failures(&course)?;
-            courses.push(course);
+            print_failures(&run)?;
+            runs.push(run);
         }
-        for ours in &courses[..OURS] {
+        for ours in &runs[..OURS] {
             let what = format_args!("failed requests, {}", ours.contender.name());
             bars.at_most(what, ours.failures().count() as f64, 0.0)?;
         }
-        drawn.push((rate, courses));
+        drawn.push((rate, runs));
     }
     load.draw(&plot::pool::refusal(load.size, &drawn)?)
 }
 
-/// Different errors, once each.
-fn tell_failures(course: &Course) -> io::Result<()> {
-    let errors = course
+/// Prints up to three different errors.
+fn print_failures(run: &PoolRun) -> io::Result<()> {
+    let errors = run
         .failures()
         .filter_map(|sample| sample.failure.as_deref());
     let errors: std::collections::BTreeSet<_> = errors.collect();

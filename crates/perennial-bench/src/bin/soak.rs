@@ -1,4 +1,4 @@
-//! A pool at work on short certificates, for as long as one likes.
+//! A pool at work with short-lived certificates, for any length of time.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -10,42 +10,42 @@ use clap::Parser;
 use perennial::LiveCert;
 use perennial_bench::soak::{Counts, Watch, Work};
 use perennial_bench::stage::{Stage, eventually};
-use perennial_postgres::{CertConnectionManager, RetireReason};
+use perennial_postgres::{CertPool, RetireReason};
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::Client;
 
-/// Of each certificate.
-const LIFE: Duration = Duration::from_secs(8);
+/// Lifetime of each certificate.
+const LIFETIME: Duration = Duration::from_secs(8);
 
 /// Connections in the pool.
 const POOL: u32 = 20;
 
-/// How often the server is asked who is logged in.
-const LOOK: Duration = Duration::from_millis(250);
+/// Interval between two queries of the server's sessions.
+const POLL: Duration = Duration::from_millis(250);
 
-/// What may be there more at the end than at the beginning: less than two rotations would leave.
+/// Limits of growth: less than a leak in two rotations would cause.
 const KIBIBYTES: f64 = 2_048.0;
 const TASKS: f64 = 8.0;
 const FILES: f64 = 8.0;
 
-/// Let a pool of 20 work on certificates of 8 s: queries, transactions, row streams, a LISTEN.
+/// Run queries, transactions, row streams and a LISTEN on a pool of 20, with certificates of 8 s.
 ///
-/// Fails if any of it fails, if Postgres has not seen each certificate, if a connection dies or is in
-/// use past its certificate's end, or if memory, tasks or file descriptors grow.
+/// Fails if any work fails, if Postgres does not see every certificate, if a connection dies or is in
+/// use after its certificate has expired, or if memory, tasks or file descriptors grow.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {
-    /// How long
+    /// How long to run
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     run_for: Duration,
 
-    /// Print one JSON object
+    /// Print the summary as one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// The whole run. Field names are a contract with scripts.
+/// The whole run. Scripts rely on the field names.
 #[derive(Serialize)]
 struct Summary {
     seconds: f64,
@@ -63,17 +63,17 @@ struct Summary {
     failed: u64,
     /// Certificates that Postgres never saw.
     serials_unseen: usize,
-    /// Sessions of the app at one moment, at most, by Postgres' word.
+    /// The most sessions of the app at one moment, as reported by Postgres.
     most_sessions: usize,
-    /// Connections in use past their certificate's end at one moment, at most.
+    /// The most connections in use after their certificate's expiry at one moment.
     most_expired_in_use: usize,
-    /// Connections that were found closed or did not answer.
+    /// Connections that were closed by the server or did not answer.
     dead: u64,
     memory_growth_kib: f64,
     task_growth: f64,
     file_growth: f64,
-    /// Why this run is no success; empty if it is one.
-    complaints: Vec<String>,
+    /// Why the run failed; empty if it succeeded.
+    failures: Vec<String>,
 }
 
 #[tokio::main]
@@ -86,7 +86,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     } else {
         writeln!(out, "{}", line(&summary))?;
     }
-    Ok(if summary.complaints.is_empty() {
+    Ok(if summary.failures.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -94,35 +94,37 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn run(run_for: Duration) -> anyhow::Result<Summary> {
-    let stage = Stage::set(LIFE).await?;
+    let stage = Stage::set(LIFETIME).await?;
     let live = stage.live().await?;
     let issued = Issued::follow(&live);
-    let manager = CertConnectionManager::new(live.clone(), stage.postgres().config())?;
-    let builder = manager.pool_builder().max_size(POOL).min_idle(POOL);
-    let pool = builder.build(manager.clone()).await?;
+    let pool = CertPool::builder(live.clone(), stage.postgres().config())
+        .max_size(POOL)
+        .min_idle(POOL)
+        .build()
+        .await?;
     let mut witness = Witness::default();
 
-    let work = Work::start(&pool, &manager, &live).await?;
+    let work = Work::start(&pool, &live).await?;
     let began = Instant::now();
     let mut watch = Watch::default();
     let mut most_expired = 0;
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut polls = tokio::time::interval(POLL);
+    polls.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while began.elapsed() < run_for {
-        looks.tick().await;
-        witness.look(stage.admin()).await?;
-        watch.look()?;
-        most_expired = most_expired.max(manager.status().expired_in_use);
+        polls.tick().await;
+        witness.query_sessions(stage.admin()).await?;
+        watch.measure()?;
+        most_expired = most_expired.max(pool.status().expired_in_use);
     }
     let counts = work.finish().await?;
     let growth = watch.growth();
-    // The newest may have come just now; the pool moves onto it without any work.
+    // The newest certificate may have been published just now; the pool moves onto it even without work.
     let all_seen = eventually("Postgres has seen every certificate", async || {
-        witness.look(stage.admin()).await?;
+        witness.query_sessions(stage.admin()).await?;
         Ok(issued.unseen(&witness) == 0)
     })
     .await;
-    let retired = manager.status().retired;
+    let retired = pool.status().retired;
     let done = |kind| counts.done.get(kind).copied().unwrap_or_default();
     let mut summary = Summary {
         seconds: began.elapsed().as_secs_f64(),
@@ -132,12 +134,12 @@ async fn run(run_for: Duration) -> anyhow::Result<Summary> {
         transactions: done("transactions"),
         streams: done("streams"),
         notifications: done("notifications"),
-        heard: counts.heard.heard,
-        lost_while_refreshing: counts.heard.excused,
-        refreshes: counts.heard.refreshes,
+        heard: counts.listened.received,
+        lost_while_refreshing: counts.listened.lost,
+        refreshes: counts.listened.refreshes,
         failed: counts.failed(),
-        // Never both: since then another may have come.
-        serials_unseen: all_seen.map_or_else(|_late| issued.unseen(&witness), |()| 0),
+        // Do not count again after a success: another certificate may have been published since then.
+        serials_unseen: all_seen.map_or_else(|_| issued.unseen(&witness), |()| 0),
         most_sessions: witness.most,
         most_expired_in_use: most_expired,
         dead: retired
@@ -147,15 +149,14 @@ async fn run(run_for: Duration) -> anyhow::Result<Summary> {
         memory_growth_kib: growth.kibibytes,
         task_growth: growth.tasks,
         file_growth: growth.files,
-        complaints: Vec::new(),
+        failures: Vec::new(),
     };
-    summary.complaints = complaints(&summary, &counts);
+    summary.failures = failures(&summary, &counts);
     Ok(summary)
 }
 
-fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
-    let failures = counts.failures.iter();
-    let mut complaints: Vec<_> = failures
+fn failures(summary: &Summary, counts: &Counts) -> Vec<String> {
+    let mut failures: Vec<_> = (counts.failures.iter())
         .map(|(failure, times)| format!("{times} × {failure}"))
         .collect();
     let Summary {
@@ -163,7 +164,7 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
         serials_unseen,
         ..
     } = summary;
-    for (wrong, complaint) in [
+    for (wrong, failure) in [
         (*rotations < 2, format!("only {rotations} rotations")),
         (
             [
@@ -175,19 +176,19 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
                 summary.refreshes,
             ]
             .contains(&0),
-            "a kind of work was never done".to_owned(),
+            "one kind of work was never done".to_owned(),
         ),
         (
             *serials_unseen > 0,
-            format!("Postgres has not seen {serials_unseen} certificates"),
+            format!("Postgres did not see {serials_unseen} certificates"),
         ),
         (
             summary.heard + summary.lost_while_refreshing != summary.notifications,
-            "what was notified and what was heard do not add up".to_owned(),
+            "received and lost notifications do not add up to the sent ones".to_owned(),
         ),
         (
             summary.most_expired_in_use > 0,
-            "a connection was in use past its certificate's end".to_owned(),
+            "a connection was in use after its certificate had expired".to_owned(),
         ),
         (
             summary.dead > 0,
@@ -195,23 +196,23 @@ fn complaints(summary: &Summary, counts: &Counts) -> Vec<String> {
         ),
         (
             summary.memory_growth_kib > KIBIBYTES,
-            "memory grows".to_owned(),
+            "memory grew".to_owned(),
         ),
-        (summary.task_growth > TASKS, "tasks grow".to_owned()),
-        (summary.file_growth > FILES, "open files grow".to_owned()),
+        (summary.task_growth > TASKS, "tasks grew".to_owned()),
+        (summary.file_growth > FILES, "open files grew".to_owned()),
     ] {
         if wrong {
-            complaints.push(complaint);
+            failures.push(failure);
         }
     }
-    complaints
+    failures
 }
 
 /// The whole run on one line.
 fn line(summary: &Summary) -> String {
     let mut line = format!(
         "{:.0} s on PostgreSQL {}: {} rotations, {} queries, {} transactions, {} streams, {} \
-         notifications ({} heard, {} lost in {} refreshes), {} failed; at most {} sessions; growth {:.0} KiB, {} tasks, {} files",
+         notifications ({} received, {} lost in {} refreshes), {} failed; at most {} sessions; growth {:.0} KiB, {} tasks, {} files",
         summary.seconds,
         summary.postgres,
         summary.rotations,
@@ -228,20 +229,20 @@ fn line(summary: &Summary) -> String {
         summary.task_growth,
         summary.file_growth,
     );
-    if !summary.complaints.is_empty() {
-        line += &format!("; FAILED: {}", summary.complaints.join("; "));
+    if !summary.failures.is_empty() {
+        line += &format!("; FAILED: {}", summary.failures.join("; "));
     }
     line
 }
 
-/// Every serial number that is published, as Postgres shows them.
+/// The serial numbers of all published certificates, in decimal as in `pg_stat_ssl`.
 #[derive(Clone, Default)]
 struct Issued(Arc<Mutex<BTreeSet<String>>>);
 
 impl Issued {
     fn follow(live: &LiveCert) -> Self {
         let issued = Self::default();
-        let mut rotations = live.rotations();
+        let mut rotations = live.subscribe();
         let kept = issued.clone();
         tokio::spawn(async move {
             while let Some(snapshot) = rotations.next().await {
@@ -264,16 +265,16 @@ impl Issued {
     }
 }
 
-/// The server's word on who is logged in with which certificate.
+/// Asks Postgres which certificates the app's sessions use.
 #[derive(Default)]
 struct Witness {
     serials: BTreeSet<String>,
-    /// Sessions at one moment, at most.
+    /// The most sessions at one moment.
     most: usize,
 }
 
 impl Witness {
-    async fn look(&mut self, admin: &Client) -> anyhow::Result<()> {
+    async fn query_sessions(&mut self, admin: &Client) -> anyhow::Result<()> {
         let query = "select s.client_serial::text from pg_stat_activity a
             join pg_stat_ssl s using (pid) where a.usename = 'app' and s.client_serial is not null";
         let rows = admin.query(query, &[]).await?;

@@ -1,4 +1,4 @@
-//! A thousand live certificates in one process: what each takes, and what idling costs.
+//! A thousand live certificates in one process: memory for each, and CPU time while idle.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use perennial_bench::memory_ca::MemoryCa;
 use perennial_bench::process::{cpu_time, resident};
 use tokio::time::Instant;
 
-/// Resident memory for each.
+/// Bar: resident memory for each certificate.
 const KIBIBYTES: f64 = 32.0;
 
-/// Part of one core while no renewal is due.
+/// Bar: part of one core while no renewal is due.
 const IDLE: f64 = 0.001;
 
-/// Start many live certificates from a CA in memory, then leave them alone.
+/// Start many live certificates with a CA in memory, then measure them while they are idle.
 #[derive(Parser)]
 #[command(name = "thousand")]
 struct Args {
@@ -24,7 +24,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     size: u32,
 
-    /// Seconds to idle
+    /// Seconds to stay idle
     #[arg(long, value_name = "N", default_value_t = 20)]
     idle: u64,
 
@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let mut out = io::stdout().lock();
     let ca = MemoryCa::default();
-    // The first pays for what the process has once: code pages, the provider, the clock watcher.
+    // The first certificate pays the costs per process: code pages and the crypto provider.
     let first = LiveCert::start(ca.clone()).await?;
 
     let before = resident()?;
@@ -47,7 +47,11 @@ async fn main() -> anyhow::Result<()> {
         all.push(LiveCert::start(ca.clone()).await?);
     }
     let each = resident()?.saturating_sub(before) as f64 / 1_024.0 / f64::from(args.size);
-    writeln!(out, "resident for each of {}: {each:.1} KiB", args.size)?;
+    writeln!(
+        out,
+        "resident memory for each of {}: {each:.1} KiB",
+        args.size
+    )?;
 
     let (began, spent) = (Instant::now(), cpu_time()?);
     tokio::time::sleep(Duration::from_secs(args.idle)).await;
@@ -62,11 +66,14 @@ async fn main() -> anyhow::Result<()> {
 
     ensure!(
         all.iter().chain([&first]).all(LiveCert::is_ready),
-        "a certificate is missing"
+        "a certificate is not ready"
     );
     if args.check {
-        ensure!(each <= KIBIBYTES, "more than {KIBIBYTES} KiB each");
-        ensure!(idle < IDLE, "idling takes more than {IDLE} of a core");
+        ensure!(each <= KIBIBYTES, "more than {KIBIBYTES} KiB for each");
+        ensure!(
+            idle < IDLE,
+            "idle certificates use more than {IDLE} of a core"
+        );
     }
     Ok(())
 }

@@ -1,27 +1,27 @@
-//! Latency and failures around rotations.
+//! Latency and failures around a rotation.
 
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::{Panel, Scale, begin, pens};
-use crate::pool::{Contender, Course, Sample};
+use crate::pool::{Contender, PoolRun, Sample};
 use crate::statistics::quantile;
 
-/// How finely latency is shown.
+/// Width of a step, in seconds.
 const BUCKET: f64 = 0.1;
 
-/// Milliseconds, or per cent, at the top.
+/// The top of the scale, in milliseconds or per cent.
 const TOP: f64 = 100.0;
 
-/// p99 over time around all rotations, a panel for each rate.
+/// p99 over time around all rotations, with a panel for each rate.
 ///
 /// # Errors
-/// None: writing into a text does not fail.
-pub fn rotations(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
+/// None: writing to a string cannot fail.
+pub fn rotations(size: u32, rates: &[(u32, Vec<PoolRun>)]) -> Result<String, fmt::Error> {
     let drawing = Drawing {
         title: format!("{size} connections, requests of 10 ms: p99 in ms around a rotation"),
-        panels: "seconds since the first replacement; what is above is cut",
+        panels: "seconds since the first replacement; higher values are cut off",
         across: -0.5..1.5,
         step: 0.5,
         of: p99,
@@ -29,13 +29,13 @@ pub fn rotations(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt:
     drawing.svg(rates)
 }
 
-/// Failed requests over time since a certificate was published that the server refuses.
+/// Failed requests over time after a certificate was published that the server refuses.
 ///
 /// # Errors
-/// None: writing into a text does not fail.
-pub fn refusal(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
+/// None: writing to a string cannot fail.
+pub fn refusal(size: u32, rates: &[(u32, Vec<PoolRun>)]) -> Result<String, fmt::Error> {
     let drawing = Drawing {
-        title: format!("{size} connections, a certificate that is refused: failed requests in %"),
+        title: format!("{size} connections, a refused certificate: failed requests in %"),
         panels: "seconds since it was published",
         across: -1.0..6.0,
         step: 1.0,
@@ -44,7 +44,7 @@ pub fn refusal(size: u32, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::E
     drawing.svg(rates)
 }
 
-/// What differs between the two.
+/// The differences between the two drawings.
 struct Drawing {
     title: String,
     panels: &'static str,
@@ -54,20 +54,20 @@ struct Drawing {
 }
 
 impl Drawing {
-    fn svg(&self, rates: &[(u32, Vec<Course>)]) -> Result<String, fmt::Error> {
+    fn svg(&self, rates: &[(u32, Vec<PoolRun>)]) -> Result<String, fmt::Error> {
         let pens = pens(Contender::ALL.map(Contender::name));
         let mut svg = begin(rates.len() as u32, &self.title, &pens)?;
-        for (place, (rate, courses)) in (0u32..).zip(rates) {
+        for (index, (rate, runs)) in (0u32..).zip(rates) {
             let up = Scale::Linear {
                 top: TOP,
                 step: 20.0,
             };
-            let panel = Panel::new(place, self.across.clone(), self.step, up);
-            let title = format!("{rate} requests a second; {}", self.panels);
+            let panel = Panel::new(index, self.across.clone(), self.step, up);
+            let title = format!("{rate} requests per second; {}", self.panels);
             panel.frame(&mut svg, &title)?;
-            // Ours last, on top.
-            for (pen, course) in pens.iter().zip(courses).rev() {
-                panel.curve(&mut svg, pen, buckets(course, &self.across, self.of))?;
+            // Draw ours last, on top.
+            for (pen, run) in pens.iter().zip(runs).rev() {
+                panel.curve(&mut svg, pen, buckets(run, &self.across, self.of))?;
             }
         }
         svg.push_str("</svg>\n");
@@ -75,16 +75,16 @@ impl Drawing {
     }
 }
 
-/// What `of` says of the requests due in each bucket, over all rotations laid upon each other.
+/// The value of `of` for the requests due in each bucket, over all rotations combined.
 fn buckets(
-    course: &Course,
+    run: &PoolRun,
     across: &Range<f64>,
     of: fn(&[&Sample]) -> f64,
 ) -> impl Iterator<Item = (f64, Option<f64>)> {
     let count = ((across.end - across.start) / BUCKET).round() as usize;
     let mut buckets: Vec<Vec<&Sample>> = vec![Vec::new(); count];
-    for began in course.moving.iter().map(|window| window.start) {
-        for sample in &course.samples {
+    for began in run.moving.iter().map(|window| window.start) {
+        for sample in &run.samples {
             let at = seconds(sample.due) - seconds(began) - across.start;
             if at >= 0.0
                 && let Some(bucket) = buckets.get_mut((at / BUCKET) as usize)

@@ -1,36 +1,54 @@
+//! The pools in the comparison: ours, and stock bb8 with three ways to retire old connections.
+
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use perennial::{LiveCert, with_causes};
-use perennial_postgres::{CertConnectionManager, ConnectProbe, bb8};
-use tokio_postgres::Client;
+use perennial::{LiveCert, Unavailable, with_causes};
+use perennial_postgres::bb8::{self, ManageConnection};
+use perennial_postgres::{CertPool, ConnectProbe};
+use tokio_postgres::{Client, Config};
 
-use super::stock::{Census, LIFETIME, Retire, StockManager};
-use crate::stage::{Stage, eventually};
+use crate::stage::{Stage, connect, eventually, static_tls};
 
-/// How long a request waits for a connection, before it has failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for a connection before it fails.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often bb8 looks for connections that are too old; its default is 30 s.
-const REAPER: Duration = Duration::from_millis(250);
+const REAPER_RATE: Duration = Duration::from_millis(250);
 
-/// Ten milliseconds of work on the server, in one round trip.
+/// The `max_lifetime` of [`Retire::ByAge`], within which each rotation ends.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(4);
+
+/// Ten milliseconds of work on the server in one round trip.
 const QUERY: &str = "select pg_sleep(0.01)";
 
-/// How a pool gets onto a new certificate.
+/// How a pool moves onto a new certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
-    /// Ours, as it is by default.
+    /// Our pool with its defaults.
     Perennial,
-    /// Ours, and each certificate logs in once before it is published.
+    /// Our pool, and a probe logs in with each certificate before it is published.
     Probed,
-    /// Stock bb8, on a manager of the service's own.
+    /// Stock bb8 with a manager as a service would write it.
     Stock(Retire),
 }
 
+/// When a stock pool closes an old connection; it opens the replacement afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retire {
+    /// At its return: `has_broken` reports it.
+    AtReturn,
+    /// At its check-out: `is_valid` fails.
+    AtCheckOut,
+    /// At [`MAX_LIFETIME`], bb8's own `max_lifetime`.
+    ByAge,
+}
+
 impl Contender {
-    /// All of them, ours first.
+    /// All contenders, ours first.
     pub const ALL: [Self; 5] = [
         Self::Perennial,
         Self::Probed,
@@ -39,7 +57,7 @@ impl Contender {
         Self::Stock(Retire::ByAge),
     ];
 
-    /// What tables and pictures call it.
+    /// The name in tables and drawings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Perennial => "perennial",
@@ -50,10 +68,10 @@ impl Contender {
         }
     }
 
-    /// A full pool of it on this stage, and its certificate.
+    /// A full pool of this kind, and its certificate.
     ///
     /// # Errors
-    /// It cannot be filled.
+    /// The pool is not full in time.
     pub async fn pool(self, stage: &Stage, size: u32) -> anyhow::Result<(Pool, LiveCert)> {
         let config = stage.postgres().config();
         let live = match self {
@@ -63,17 +81,13 @@ impl Contender {
             }
             _ => stage.live().await?,
         };
-        let pool = match self {
+        let kind = match self {
             Self::Perennial | Self::Probed => {
-                let manager = CertConnectionManager::new(live.clone(), config)?;
-                let builder = manager.pool_builder();
-                let builder = builder.connection_timeout(PATIENCE);
-                let builder = builder.max_size(size).min_idle(size);
-                let pool = builder.build(manager.clone()).await;
-                Made::Ours {
-                    pool: pool.context("our pool")?,
-                    manager,
-                }
+                let builder = CertPool::builder(live.clone(), config)
+                    .connection_timeout(CONNECTION_TIMEOUT)
+                    .max_size(size)
+                    .min_idle(size);
+                Kind::Ours(builder.build().await.context("failed to fill our pool")?)
             }
             Self::Stock(retire) => {
                 let census = Census::default();
@@ -84,19 +98,17 @@ impl Contender {
                     census: census.clone(),
                 };
                 let builder = bb8::Pool::builder()
-                    .connection_timeout(PATIENCE)
+                    .connection_timeout(CONNECTION_TIMEOUT)
                     .test_on_check_out(retire == Retire::AtCheckOut)
-                    .max_lifetime((retire == Retire::ByAge).then_some(LIFETIME))
+                    .max_lifetime((retire == Retire::ByAge).then_some(MAX_LIFETIME))
                     .idle_timeout(None)
-                    .reaper_rate(REAPER);
+                    .reaper_rate(REAPER_RATE);
                 let pool = builder.max_size(size).min_idle(size).build(manager).await;
-                Made::Stock {
-                    pool: pool.context("a stock pool")?,
-                    census,
-                }
+                let pool = pool.context("failed to fill a stock pool")?;
+                Kind::Stock { pool, census }
             }
         };
-        let pool = Pool(pool);
+        let pool = Pool(kind);
         eventually("the pool is full", async || {
             Ok(pool.by_generation().values().sum::<usize>() == size as usize)
         })
@@ -107,15 +119,11 @@ impl Contender {
 
 /// A pool of one contender; clones are one pool.
 #[derive(Clone, Debug)]
-pub struct Pool(Made);
+pub struct Pool(Kind);
 
-/// A pool, and what tells of its connections.
 #[derive(Clone, Debug)]
-enum Made {
-    Ours {
-        pool: bb8::Pool<CertConnectionManager>,
-        manager: CertConnectionManager,
-    },
+enum Kind {
+    Ours(CertPool),
     Stock {
         pool: bb8::Pool<StockManager>,
         census: Census,
@@ -123,29 +131,26 @@ enum Made {
 }
 
 impl Pool {
-    /// Connections by the generation of their certificate.
+    /// The number of connections by the generation of their certificate.
     pub fn by_generation(&self) -> BTreeMap<u64, usize> {
         match &self.0 {
-            Made::Ours { manager, .. } => manager.status().by_generation,
-            Made::Stock { census, .. } => census.by_generation(),
+            Kind::Ours(pool) => pool.status().by_generation,
+            Kind::Stock { census, .. } => census.by_generation(),
         }
     }
 
-    /// One request: a connection and a query of 10 ms.
+    /// One request: a check-out and a query of 10 ms.
     ///
     /// # Errors
-    /// What it failed of, with its causes.
+    /// The check-out or the query fails: the error and its causes in one line.
     pub async fn request(&self) -> Result<(), String> {
         match &self.0 {
-            Made::Ours { pool, manager } => {
-                let got = pool.get().await;
-                let client =
-                    got.map_err(|error| with_causes(&manager.explain(error)).to_string())?;
+            Kind::Ours(pool) => {
+                let client = pool.get().await.map_err(text)?;
                 query(&client).await
             }
-            Made::Stock { pool, .. } => {
-                let got = pool.get().await;
-                let client = got.map_err(|error| with_causes(&error).to_string())?;
+            Kind::Stock { pool, .. } => {
+                let client = pool.get().await.map_err(text)?;
                 query(&client).await
             }
         }
@@ -153,8 +158,103 @@ impl Pool {
 }
 
 async fn query(client: &Client) -> Result<(), String> {
-    let answer = client.simple_query(QUERY).await;
-    answer
-        .map(drop)
-        .map_err(|error| with_causes(&error).to_string())
+    client.simple_query(QUERY).await.map(drop).map_err(text)
+}
+
+fn text(error: impl std::error::Error + 'static) -> String {
+    with_causes(&error).to_string()
+}
+
+/// The manager that a service writes without us; unlike `bb8-postgres` it sends no ping at check-out.
+#[derive(Debug)]
+struct StockManager {
+    live: LiveCert,
+    config: Config,
+    retire: Retire,
+    census: Census,
+}
+
+/// Counts the open connections by the generation of their certificate.
+#[derive(Clone, Debug, Default)]
+struct Census(Arc<Mutex<BTreeMap<u64, usize>>>);
+
+impl Census {
+    fn by_generation(&self) -> BTreeMap<u64, usize> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client that is counted until it is dropped.
+struct CountedClient {
+    client: Client,
+    generation: u64,
+    census: Census,
+}
+
+impl Deref for CountedClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for CountedClient {
+    fn drop(&mut self) {
+        let mut census = self.census.lock();
+        if let Some(count) = census.get_mut(&self.generation) {
+            *count -= 1;
+        }
+        census.retain(|_, count| *count > 0);
+    }
+}
+
+impl StockManager {
+    fn is_old(&self, connection: &CountedClient) -> bool {
+        let current = self.live.current();
+        current.is_ok_and(|snapshot| connection.generation < snapshot.generation())
+    }
+}
+
+/// Why a stock pool cannot provide a connection.
+#[derive(Debug, thiserror::Error)]
+enum StockError {
+    #[error("no valid certificate")]
+    Certificate(#[from] Unavailable),
+    #[error("failed to connect to postgres")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("the connection's certificate is old")]
+    Old,
+}
+
+impl ManageConnection for StockManager {
+    type Connection = CountedClient;
+    type Error = StockError;
+
+    async fn connect(&self) -> Result<CountedClient, StockError> {
+        let snapshot = self.live.current()?;
+        let client = connect(&self.config, static_tls(&snapshot)).await?;
+        let generation = snapshot.generation();
+        *self.census.lock().entry(generation).or_default() += 1;
+        Ok(CountedClient {
+            client,
+            generation,
+            census: self.census.clone(),
+        })
+    }
+
+    async fn is_valid(&self, connection: &mut CountedClient) -> Result<(), StockError> {
+        if self.retire == Retire::AtCheckOut && self.is_old(connection) {
+            return Err(StockError::Old);
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut CountedClient) -> bool {
+        connection.is_closed() || self.retire == Retire::AtReturn && self.is_old(connection)
+    }
 }

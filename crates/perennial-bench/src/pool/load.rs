@@ -1,22 +1,21 @@
-//! An open-loop load: requests start on time, whether or not earlier ones are done.
+//! An open-loop load on a pool, and the result of each request.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use perennial_service::OpenLoop;
+use tokio::time::Instant;
 
 use super::Pool;
 
-/// What came of one request.
+/// The result of one request.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When it should have started, counted from the start of the load.
+    /// When it was due, counted from the start of the load.
     pub due: Duration,
-    /// From then until it was answered or had failed.
+    /// From then until it was answered or failed.
     pub took: Duration,
-    /// What it failed of.
+    /// The error and its causes, if it failed.
     pub failure: Option<String>,
 }
 
@@ -24,58 +23,45 @@ pub struct Sample {
 #[derive(Debug)]
 pub struct Load {
     began: Instant,
-    stop: Arc<AtomicBool>,
     samples: Arc<Mutex<Vec<Sample>>>,
-    driver: JoinHandle<()>,
+    requests: OpenLoop,
 }
 
 impl Load {
-    /// Starts `rate` requests a second.
+    /// Starts `rate` requests per second.
     pub fn start(pool: &Pool, rate: u32) -> Self {
         let began = Instant::now();
-        let stop = Arc::new(AtomicBool::new(false));
         let samples = Arc::new(Mutex::new(Vec::new()));
-        let (stopping, seen, pool) = (Arc::clone(&stop), Arc::clone(&samples), pool.clone());
-        let driver = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval_at(began, Duration::from_secs(1) / rate);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let mut running = JoinSet::new();
-            while !stopping.load(Ordering::Relaxed) {
-                let due = ticks.tick().await;
-                let (pool, seen) = (pool.clone(), Arc::clone(&seen));
-                running.spawn(async move {
-                    let failure = pool.request().await.err();
-                    let sample = Sample {
-                        due: due - began,
-                        took: due.elapsed(),
-                        failure,
-                    };
-                    lock(&seen).push(sample);
+        let (pool, noted) = (pool.clone(), Arc::clone(&samples));
+        let requests = OpenLoop::start(rate, move |due| {
+            let (pool, samples) = (pool.clone(), Arc::clone(&noted));
+            async move {
+                let failure = pool.request().await.err();
+                lock(&samples).push(Sample {
+                    due: due - began,
+                    took: due.elapsed(),
+                    failure,
                 });
-                while running.try_join_next().is_some() {}
             }
-            while running.join_next().await.is_some() {}
         });
         Self {
             began,
-            stop,
             samples,
-            driver,
+            requests,
         }
     }
 
-    /// Since its start.
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Starts no more requests, waits for those under way, and returns all.
+    /// Starts no more requests, waits for those that are still running, and returns all results.
     ///
     /// # Errors
-    /// The load itself failed, so that requests are missing.
+    /// A request panicked, so its result is missing.
     pub async fn finish(self) -> anyhow::Result<Vec<Sample>> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.driver.await?;
+        self.requests.finish().await?;
         Ok(std::mem::take(&mut *lock(&self.samples)))
     }
 }

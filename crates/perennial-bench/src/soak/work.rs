@@ -1,4 +1,4 @@
-//! What a service does with a pool; each kind of work checks its own result.
+//! The work of a service with a pool; each kind of work checks its own result.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -8,26 +8,24 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::TryStreamExt;
-use perennial::{LiveCert, Rotations};
-use perennial_postgres::{CertConnectionManager, Notifications, Notified, PgConnection, bb8};
+use perennial::{Events, LiveCert, Rotations};
+use perennial_postgres::{CertPool, Notified, PgConnection};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Far more than the buffers on the way hold: the backend is busy until they are read.
+/// Far more rows than fit into the buffers: the backend stays busy until the client has read them.
 const ROWS: &str = "select repeat('x', 200) from generate_series(1, 20000)";
 
-/// How many rows are read in one go.
-const GULP: usize = 1_000;
+/// Rows that a stream reads between two pauses.
+const ROWS_PER_PAUSE: usize = 1_000;
 
-/// Between two short queries of one task, two gulps of rows, and two notifications.
+/// Pause between two rounds of a task, between two parts of a stream, and between two notifications.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a notification may be on its way.
+/// Time limit for the delivery of a notification.
 const SOON: Duration = Duration::from_secs(10);
 
-type Pool = bb8::Pool<CertConnectionManager>;
-
-/// What a task does again and again.
+/// What a task does repeatedly.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Query,
@@ -35,32 +33,32 @@ enum Kind {
     Stream,
 }
 
-/// How many tasks do each kind.
+/// The number of tasks of each kind.
 const TASKS: [(Kind, usize); 3] = [(Kind::Query, 6), (Kind::Transaction, 3), (Kind::Stream, 2)];
 
-/// How often each kind of work was done, and what failed.
+/// The amount of each kind of work, and the failures.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// By kind.
     pub done: BTreeMap<&'static str, u64>,
-    /// Failures, and how often each was seen.
+    /// Different failures, and how often each occurred.
     pub failures: BTreeMap<String, u64>,
-    /// What came of the LISTEN.
-    pub heard: Heard,
+    /// The results of the LISTEN.
+    pub listened: Listened,
 }
 
-/// What came of a LISTEN.
+/// The results of a LISTEN.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Heard {
-    /// Notifications.
-    pub heard: u64,
-    /// Those that were lost while the listener moved onto a new certificate.
-    pub excused: u64,
-    /// How often it did so.
+pub struct Listened {
+    /// Notifications received.
+    pub received: u64,
+    /// Notifications lost while the listener moved onto a new certificate, which is allowed.
+    pub lost: u64,
+    /// How often the listener moved onto a new certificate.
     pub refreshes: u64,
 }
 
-/// Work under way.
+/// The running work.
 #[derive(Debug)]
 pub struct Work {
     stop: Arc<AtomicBool>,
@@ -69,15 +67,11 @@ pub struct Work {
 }
 
 impl Work {
-    /// Starts it on this pool; `manager` is for the LISTEN, which has a connection of its own.
+    /// Starts the work on this pool; the LISTEN uses a dedicated connection.
     ///
     /// # Errors
-    /// The LISTEN cannot be set up.
-    pub async fn start(
-        pool: &Pool,
-        manager: &CertConnectionManager,
-        live: &LiveCert,
-    ) -> anyhow::Result<Self> {
+    /// Setting up the LISTEN fails.
+    pub async fn start(pool: &CertPool, live: &LiveCert) -> anyhow::Result<Self> {
         let mut work = Self {
             stop: Arc::default(),
             counts: Arc::default(),
@@ -97,12 +91,12 @@ impl Work {
                 });
             }
         }
-        let (said, to_hear) = watch::channel(Said::default());
-        let mut listener = Listener::start(manager, live, to_hear).await?;
+        let (sender, sent) = watch::channel(Sent::default());
+        let mut listener = Listener::start(pool, live, sent).await?;
         let (pool, stop, counts) = work.shared(pool);
         work.tasks.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                let outcome = say(&pool, &said).await;
+                let outcome = notify(&pool, &sender).await;
                 lock(&counts).note("notifications", outcome);
                 tokio::time::sleep(PAUSE).await;
             }
@@ -111,13 +105,13 @@ impl Work {
         work.tasks.spawn(async move {
             let outcome = listener.listen().await;
             let mut counts = lock(&counts);
-            counts.heard = listener.heard;
+            counts.listened = listener.results;
             counts.note("listen", outcome);
         });
         Ok(work)
     }
 
-    fn shared(&self, pool: &Pool) -> (Pool, Arc<AtomicBool>, Arc<Mutex<Counts>>) {
+    fn shared(&self, pool: &CertPool) -> (CertPool, Arc<AtomicBool>, Arc<Mutex<Counts>>) {
         (
             pool.clone(),
             Arc::clone(&self.stop),
@@ -125,10 +119,10 @@ impl Work {
         )
     }
 
-    /// Begins nothing more, waits for what is under way, and tells all.
+    /// Starts no more work, waits for the running work, and returns the counts.
     ///
     /// # Errors
-    /// A task has panicked, so that its work is missing.
+    /// A task panicked, so its work is missing.
     pub async fn finish(mut self) -> anyhow::Result<Counts> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -159,13 +153,13 @@ impl Counts {
         }
     }
 
-    /// All failures together.
+    /// The number of failures.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 }
 
-async fn once(kind: Kind, pool: &Pool, round: i64) -> anyhow::Result<()> {
+async fn once(kind: Kind, pool: &CertPool, round: i64) -> anyhow::Result<()> {
     match kind {
         Kind::Query => query(pool, round).await,
         Kind::Transaction => transaction(pool, round).await,
@@ -173,15 +167,18 @@ async fn once(kind: Kind, pool: &Pool, round: i64) -> anyhow::Result<()> {
     }
 }
 
-async fn query(pool: &Pool, round: i64) -> anyhow::Result<()> {
+async fn query(pool: &CertPool, round: i64) -> anyhow::Result<()> {
     let client = pool.get().await?;
     let row = client.query_one("select $1::int8 + 1", &[&round]).await?;
-    ensure!(row.try_get::<_, i64>(0)? == round + 1, "another's answer");
+    ensure!(
+        row.try_get::<_, i64>(0)? == round + 1,
+        "the answer to another query"
+    );
     Ok(())
 }
 
-/// From none to a second, less than any old certificate has left; with state that only its own session has.
-async fn transaction(pool: &Pool, round: i64) -> anyhow::Result<()> {
+/// Takes up to a second, less than the remaining lifetime of any old certificate; uses state of its own session.
+async fn transaction(pool: &CertPool, round: i64) -> anyhow::Result<()> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     transaction
@@ -193,13 +190,16 @@ async fn transaction(pool: &Pool, round: i64) -> anyhow::Result<()> {
     let wait = "select pg_sleep($1)::text";
     transaction.query_one(wait, &[&seconds]).await?;
     let row = transaction.query_one("select n from mine", &[]).await?;
-    ensure!(row.try_get::<_, i64>(0)? == round, "another's session");
+    ensure!(
+        row.try_get::<_, i64>(0)? == round,
+        "the state of another session"
+    );
     transaction.commit().await?;
     Ok(())
 }
 
-/// Every other time the connection goes back before its rows are read.
-async fn stream(pool: &Pool, round: i64) -> anyhow::Result<()> {
+/// In every other round the connection is returned before its rows are read.
+async fn stream(pool: &CertPool, round: i64) -> anyhow::Result<()> {
     let client = pool.get().await?;
     let parameters: [i32; 0] = [];
     let rows = client.query_raw(ROWS, parameters).await?;
@@ -207,146 +207,146 @@ async fn stream(pool: &Pool, round: i64) -> anyhow::Result<()> {
     let mut rows = pin!(rows);
     let mut seen = 0;
     while let Some(row) = rows.try_next().await? {
-        ensure!(row.try_get::<_, &str>(0)?.len() == 200, "a torn row");
+        ensure!(row.try_get::<_, &str>(0)?.len() == 200, "a damaged row");
         seen += 1;
-        if seen % GULP == 0 {
+        if seen % ROWS_PER_PAUSE == 0 {
             tokio::time::sleep(PAUSE).await;
         }
     }
     drop(held);
-    ensure!(seen == 20_000, "{seen} rows of 20000");
+    ensure!(seen == 20_000, "{seen} of 20000 rows");
     Ok(())
 }
 
-/// Which numbers were said: each is begun, then the server has it.
+/// The numbers sent so far: each is first begun, then confirmed by the server.
 #[derive(Clone, Copy, Debug, Default)]
-struct Said {
+struct Sent {
     begun: u64,
-    done: u64,
+    confirmed: u64,
 }
 
-/// Says one number after the other through the pool.
-async fn say(pool: &Pool, said: &watch::Sender<Said>) -> anyhow::Result<()> {
+/// Sends the next number through the pool.
+async fn notify(pool: &CertPool, sent: &watch::Sender<Sent>) -> anyhow::Result<()> {
     let client = pool.get().await?;
-    let number = said.borrow().begun + 1;
-    said.send_modify(|said| said.begun = number);
+    let number = sent.borrow().begun + 1;
+    sent.send_modify(|sent| sent.begun = number);
     let notify = "select pg_notify('soak', $1)::text";
     client.query_one(notify, &[&number.to_string()]).await?;
-    said.send_modify(|said| said.done = number);
+    sent.send_modify(|sent| sent.confirmed = number);
     Ok(())
 }
 
 /// A LISTEN on a dedicated connection, which moves onto each new certificate.
 ///
-/// Each number must be heard, once and in order. Excused are only those that were under way between
-/// the beginning of a refresh and the end of the LISTEN after it.
+/// It must receive each number once and in order. Only numbers that were in flight between the
+/// beginning of a refresh and the end of the LISTEN after it may be lost.
 struct Listener {
     connection: PgConnection,
-    notifications: Notifications,
+    notifications: Events<Notified>,
     rotations: Rotations,
-    said: watch::Receiver<Said>,
-    /// The number to be heard next.
+    sent: watch::Receiver<Sent>,
+    /// The next expected number.
     next: u64,
-    /// Up to here a number may have been lost.
-    excused: u64,
-    heard: Heard,
+    /// Numbers up to this one may be lost.
+    may_be_lost: u64,
+    results: Listened,
 }
 
 impl Listener {
     async fn start(
-        manager: &CertConnectionManager,
+        pool: &CertPool,
         live: &LiveCert,
-        said: watch::Receiver<Said>,
+        sent: watch::Receiver<Sent>,
     ) -> anyhow::Result<Self> {
-        let connection = bb8::ManageConnection::connect(manager).await;
-        let connection = connection.context("the LISTEN's connection")?;
+        let connection = pool.dedicated_connection().await;
+        let connection = connection.context("failed to connect for the LISTEN")?;
         let notifications = connection.notifications();
         connection.batch_execute("listen soak").await?;
         Ok(Self {
             connection,
             notifications,
-            rotations: live.rotations(),
-            said,
+            rotations: live.subscribe(),
+            sent,
             next: 1,
-            excused: 0,
-            heard: Heard::default(),
+            may_be_lost: 0,
+            results: Listened::default(),
         })
     }
 
-    /// Listens until nothing more is said, and all of it was heard.
+    /// Listens until the sender has ended and all its numbers were received.
     async fn listen(&mut self) -> anyhow::Result<()> {
         let mut over = false;
-        while !over || self.is_owed(self.said.borrow().done) {
-            let something = async {
+        while !over || self.is_pending(self.sent.borrow().confirmed) {
+            let next = async {
                 tokio::select! {
                     notified = self.notifications.next() => Next::Notified(notified),
                     Some(_) = self.rotations.next() => Next::Rotated,
-                    more = self.said.changed(), if !over => Next::Said { over: more.is_err() },
+                    more = self.sent.changed(), if !over => Next::Sent { over: more.is_err() },
                 }
             };
-            match tokio::time::timeout(SOON, something).await {
-                Ok(Next::Notified(notified)) => self.hear(notified)?,
+            match tokio::time::timeout(SOON, next).await {
+                Ok(Next::Notified(notified)) => self.receive(notified)?,
                 Ok(Next::Rotated) => self.refresh().await?,
-                Ok(Next::Said { over: now }) => over = now,
-                Err(_elapsed) => bail!("{} was not heard", self.next),
+                Ok(Next::Sent { over: now }) => over = now,
+                Err(_) => bail!("{} was not received", self.next),
             }
         }
-        let done = self.said.borrow().done;
-        self.skip_to(done + 1);
+        let confirmed = self.sent.borrow().confirmed;
+        self.skip_to(confirmed + 1);
         Ok(())
     }
 
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        let before = self.said.borrow().done;
-        while self.is_owed(before) {
+        let before = self.sent.borrow().confirmed;
+        while self.is_pending(before) {
             let notified = tokio::time::timeout(SOON, self.notifications.next()).await;
-            self.hear(notified.with_context(|| format!("{} was not heard", self.next))?)?;
+            self.receive(notified.with_context(|| format!("{} was not received", self.next))?)?;
         }
-        self.connection.refresh().await.context("refresh")?;
+        self.connection.refresh().await.context("refresh failed")?;
         self.notifications = self.connection.notifications();
         self.connection.batch_execute("listen soak").await?;
-        self.excused = self.said.borrow().begun;
-        self.heard.refreshes += 1;
+        self.may_be_lost = self.sent.borrow().begun;
+        self.results.refreshes += 1;
         Ok(())
     }
 
-    fn hear(&mut self, notified: Option<Notified>) -> anyhow::Result<()> {
-        let number = match notified.context("the LISTEN has ended")? {
+    fn receive(&mut self, notified: Option<Notified>) -> anyhow::Result<()> {
+        let number = match notified.context("the LISTEN ended")? {
             Notified::Notification(notification) => notification.payload().parse()?,
             other => bail!("{other:?}"),
         };
         ensure!(
             number >= self.next,
-            "{number} was heard after {}",
+            "{number} was received instead of {}",
             self.next
         );
-        let (next, excused) = (self.next, self.excused);
-        let in_order = number == next || number <= excused + 1;
+        let (next, may_be_lost) = (self.next, self.may_be_lost);
+        let in_order = number == next || number <= may_be_lost + 1;
         ensure!(
             in_order,
-            "{next} was lost: heard {number}, excused to {excused}"
+            "{next} was lost: received {number}, only numbers up to {may_be_lost} may be lost"
         );
         self.skip_to(number);
         self.next = number + 1;
-        self.heard.heard += 1;
+        self.results.received += 1;
         Ok(())
     }
 
-    /// Whether this number or one before it has yet to be heard.
-    fn is_owed(&self, number: u64) -> bool {
-        self.next <= number && self.excused < number
+    /// Whether this number or an earlier one must still arrive.
+    fn is_pending(&self, number: u64) -> bool {
+        self.next <= number && self.may_be_lost < number
     }
 
     fn skip_to(&mut self, number: u64) {
-        self.heard.excused += number.saturating_sub(self.next);
+        self.results.lost += number.saturating_sub(self.next);
     }
 }
 
-/// What happens to a listener.
+/// What a listener waits for.
 enum Next {
     Notified(Option<Notified>),
     Rotated,
-    Said { over: bool },
+    Sent { over: bool },
 }
 
 fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {

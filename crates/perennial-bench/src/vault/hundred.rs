@@ -1,3 +1,5 @@
+//! Many certificates in one process: ours compared with OpenBao's own agent.
+
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,40 +12,40 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::{Place, written};
+use super::{Place, wait_written};
 use crate::process::{cpu_time_of, resident_of};
 
-/// The word of a process of ours that has every certificate.
+/// The line that our process prints once it has every certificate.
 const READY: &str = "ready";
 
-/// Many certificates, to be kept by one process.
+/// Many certificates for one process.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hundred {
     place: Place,
     names: Vec<String>,
-    life: Duration,
+    lifetime: Duration,
 }
 
 impl Hundred {
-    /// `count` certificates of different names that live for whole seconds of `life`.
-    pub fn new(bao: &OpenBao, count: u16, life: Duration) -> Self {
+    /// `count` certificates with different names, valid for `lifetime` (whole seconds).
+    pub fn new(bao: &OpenBao, count: u16, lifetime: Duration) -> Self {
         Self {
             place: Place::of(bao),
             names: (0..count).map(|number| format!("app-{number}")).collect(),
-            life,
+            lifetime,
         }
     }
 }
 
-/// A process that keeps them, and how long it took from its launch until it had all.
+/// A process that keeps the certificates.
 #[derive(Debug)]
 pub struct Keeper {
     process: Process,
-    /// Seconds.
+    /// Seconds from its launch until it had all certificates.
     pub took: f64,
 }
 
-/// Ends when it is dropped.
+/// The process ends when this is dropped.
 #[derive(Debug)]
 enum Process {
     Ours(Child),
@@ -51,10 +53,10 @@ enum Process {
 }
 
 impl Keeper {
-    /// This program once more, as a service of ours.
+    /// Starts this program again, as a service with our library.
     ///
     /// # Errors
-    /// What it fails with.
+    /// The process fails.
     pub async fn ours(hundred: &Hundred) -> anyhow::Result<Self> {
         let began = Instant::now();
         let mut child = Command::new(std::env::current_exe()?)
@@ -63,43 +65,44 @@ impl Keeper {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let stdin = child.stdin.as_mut().context("its input")?;
-        let mut order = serde_json::to_vec(hundred)?;
-        order.push(b'\n');
-        stdin.write_all(&order).await?;
-        let mut lines = BufReader::new(child.stdout.as_mut().context("its output")?).lines();
-        let said = lines.next_line().await?;
-        ensure!(said.as_deref() == Some(READY), "it said {said:?}");
+        let stdin = child.stdin.as_mut().context("no pipe to the process")?;
+        let mut task = serde_json::to_vec(hundred)?;
+        task.push(b'\n');
+        stdin.write_all(&task).await?;
+        let mut lines =
+            BufReader::new(child.stdout.as_mut().context("no pipe from the process")?).lines();
+        let line = lines.next_line().await?;
+        ensure!(line.as_deref() == Some(READY), "unexpected output {line:?}");
         let took = began.elapsed().as_secs_f64();
         let process = Process::Ours(child);
         Ok(Self { process, took })
     }
 
-    /// OpenBao's own agent.
+    /// Starts OpenBao's own agent.
     ///
     /// # Errors
-    /// A file that does not come.
+    /// The agent does not write every file.
     pub async fn agent(bao: &OpenBao, hundred: &Hundred) -> anyhow::Result<Self> {
         let began = Instant::now();
-        let agent = bao.agent(bao.client_role(), &hundred.names, hundred.life)?;
-        written(&agent).await?;
+        let agent = bao.agent(bao.client_role(), &hundred.names, hundred.lifetime)?;
+        wait_written(&agent).await?;
         let took = began.elapsed().as_secs_f64();
         let process = Process::Agent(agent);
         Ok(Self { process, took })
     }
 
-    /// Resident memory, MiB.
+    /// The resident memory in MiB.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn resident(&self) -> anyhow::Result<f64> {
         Ok(resident_of(self.pid()?)? as f64 / 1_048_576.0)
     }
 
-    /// Seconds on a core so far.
+    /// The CPU time so far, in seconds.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn cpu(&self) -> anyhow::Result<f64> {
         Ok(cpu_time_of(self.pid()?)?.as_secs_f64())
     }
@@ -109,21 +112,25 @@ impl Keeper {
             Process::Ours(child) => child.id(),
             Process::Agent(agent) => agent.pid(),
         }
-        .context("it has ended")
+        .context("the process has ended")
     }
 }
 
-/// What [`Keeper::ours`] launches: takes its order from standard input, and keeps the certificates
-/// until that ends.
+/// The process that [`Keeper::ours`] launches: reads its task from standard input, and keeps the
+/// certificates until standard input is closed.
 ///
 /// # Errors
-/// A certificate that cannot be had.
+/// A certificate fails to start or is lost.
 pub async fn keep() -> anyhow::Result<()> {
     let mut input = BufReader::new(tokio::io::stdin());
-    let mut order = String::new();
-    input.read_line(&mut order).await?;
-    let Hundred { place, names, life } = serde_json::from_str(&order)?;
-    let sources = place.sources(&names, life)?;
+    let mut task = String::new();
+    input.read_line(&mut task).await?;
+    let Hundred {
+        place,
+        names,
+        lifetime,
+    } = serde_json::from_str(&task)?;
+    let sources = place.sources(&names, lifetime)?;
     let all = try_join_all(sources.into_iter().map(LiveCert::start)).await?;
     let mut out = tokio::io::stdout();
     out.write_all(format!("{READY}\n").as_bytes()).await?;
@@ -132,7 +139,7 @@ pub async fn keep() -> anyhow::Result<()> {
     input.read_to_end(&mut rest).await?;
     ensure!(
         all.iter().all(LiveCert::is_ready),
-        "a certificate was lost meanwhile"
+        "a certificate was lost in the meantime"
     );
     Ok(())
 }

@@ -1,113 +1,115 @@
-use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::LiveCert;
-use tokio::sync::Notify;
-use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
-use crate::error::ConfigError;
-use crate::pool::dialer::{Dialer, OnConnect, Transport};
+use crate::error::ConnectError;
 use crate::pool::manager::CertConnectionManager;
-use crate::pool::rotation::Rotation;
-use crate::pool::session::Leaving;
-use crate::pool::signals::Signals;
-use crate::pool::standing::Standing;
+use crate::pool::state::{ManagerSettings, OnConnect, PoolState};
 use crate::tls::with_tls;
 
-/// How long a connect may take in all: certificate, TCP, TLS, login and `on_connect`, with every
-/// try again while the server cannot be reached.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_PING: Duration = Duration::from_secs(30);
 
-/// How long an idle connection is quiet before it is pinged.
-pub const IDLE_PING: Duration = Duration::from_secs(30);
+/// TCP keepalive, for settings that do not choose their own: a peer that has vanished is noticed
+/// within a minute, not after two hours.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
 
-/// When the kernel begins to probe a silent connection that waits for an answer.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-
-/// The wait between two such probes.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Unanswered probes after which the connection counts as dead.
-pub const KEEPALIVE_RETRIES: u32 = 3;
-
-/// tokio-postgres' own default, two hours, which cannot be told from unset.
+/// tokio-postgres' own default, two hours, which looks the same as unset.
 const UNSET_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Settings of a [`CertConnectionManager`].
+/// Settings of a [`CertPool`](crate::CertPool) or a [`CertConnectionManager`].
 ///
 /// # Defaults
-/// `connect_timeout` [`CONNECT_TIMEOUT`], `idle_ping` [`IDLE_PING`], name `default`; no
-/// `on_connect`, no `hard_limit`, no Unix sockets. TCP keepalive, unless the connection string says
-/// otherwise, after [`KEEPALIVE_IDLE`], each [`KEEPALIVE_INTERVAL`], [`KEEPALIVE_RETRIES`] times.
+/// Those of the setters; no `on_connect` and no `hard_limit`. TCP keepalive, unless the connection
+/// string sets its own, after 30 seconds, every 10 seconds, 3 times.
+#[derive(Debug)]
 #[must_use]
-pub struct CertConnectionManagerBuilder {
+pub struct CertPoolBuilder {
     live: LiveCert,
     config: Config,
-    name: Arc<str>,
-    connect_timeout: Duration,
-    idle_ping: Duration,
-    hard_limit: Option<Duration>,
-    on_connect: Option<Arc<OnConnect>>,
-    unix_sockets_allowed: bool,
+    settings: ManagerSettings,
+    #[cfg(feature = "bb8")]
+    pool: PoolSettings,
 }
 
-impl CertConnectionManagerBuilder {
+/// bb8's own default.
+#[cfg(feature = "bb8")]
+const BB8_MAX_SIZE: u32 = 10;
+
+/// The settings that belong to bb8.
+#[cfg(feature = "bb8")]
+#[derive(Debug, Default, PartialEq)]
+struct PoolSettings {
+    max_size: Option<u32>,
+    min_idle: Option<u32>,
+    connection_timeout: Option<Duration>,
+}
+
+impl CertPoolBuilder {
     pub(crate) fn new(live: LiveCert, config: Config) -> Self {
         Self {
             live,
             config,
-            name: "default".into(),
-            connect_timeout: CONNECT_TIMEOUT,
-            idle_ping: IDLE_PING,
-            hard_limit: None,
-            on_connect: None,
-            unix_sockets_allowed: false,
+            settings: ManagerSettings {
+                name: "default".into(),
+                connect_timeout: CONNECT_TIMEOUT,
+                idle_ping: IDLE_PING,
+                hard_limit: None,
+                on_connect: None,
+            },
+            #[cfg(feature = "bb8")]
+            pool: PoolSettings::default(),
         }
     }
 
-    /// Tells this pool from others in logs and metrics.
+    /// Distinguishes this pool from others in logs and metrics.
+    ///
+    /// # Defaults
+    /// `default`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = name.into();
+        self.settings.name = name.into();
         self
     }
 
-    /// How long a connect may take in all.
+    /// How long a connect may take: certificate, TCP, TLS, login and `on_connect`, with all retries.
+    ///
+    /// # Defaults
+    /// 10 seconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.settings.connect_timeout = timeout;
         self
     }
 
-    /// How long an idle connection is quiet before it is pinged; [`Duration::MAX`] for never.
+    /// How long a connection is idle before it is pinged; [`Duration::MAX`] for never.
     ///
-    /// One that does not answer within [`PING_TIMEOUT`](crate::PING_TIMEOUT) is replaced.
+    /// A connection that does not answer within 5 seconds is replaced.
+    ///
+    /// # Defaults
+    /// 30 seconds.
     pub fn idle_ping(mut self, quiet: Duration) -> Self {
-        self.idle_ping = quiet;
+        self.settings.idle_ping = quiet;
         self
     }
 
-    /// How long a connection in use may outlive its certificate; zero is not at all.
+    /// How long a connection in use may outlive its certificate; zero for not at all.
     ///
-    /// Then what runs on it is cancelled, and it is closed [`CANCEL_GRACE`](crate::CANCEL_GRACE)
-    /// later at most. Dedicated connections too, and those that went back while a stream of theirs is
-    /// still read. Without a limit, nothing in use is ever ended.
+    /// After that its query is cancelled, and the connection is closed at most one second later. It
+    /// applies to dedicated connections too, and to those that were returned while a caller still
+    /// reads a stream from them.
+    ///
+    /// # Defaults
+    /// No limit: a connection in use is never closed.
     pub fn hard_limit(mut self, past_expiry: Duration) -> Self {
-        self.hard_limit = Some(past_expiry);
+        self.settings.hard_limit = Some(past_expiry);
         self
     }
 
-    /// Allows hosts that are Unix sockets, where Postgres has no TLS: no certificate is used there.
-    ///
-    /// The pool still follows its certificate: it connects, rotates and ends as if one were used.
-    pub fn allow_unix_sockets(mut self) -> Self {
-        self.unix_sockets_allowed = true;
-        self
-    }
-
-    /// Runs on every new client before anybody gets it: `SET`, `LISTEN`, prepared state.
+    /// Runs on every new client before the pool hands it out: `SET`, `LISTEN`, prepared state.
     ///
     /// Unlike bb8's customizer it also runs on the replacements that a rotation connects. If it
     /// fails, so does the connect.
@@ -119,7 +121,7 @@ impl CertConnectionManagerBuilder {
     ///
     /// let manager = CertConnectionManager::builder(live, config)
     ///     .on_connect(|client| Box::pin(client.batch_execute("set search_path to tenant_7")))
-    ///     .build();
+    ///     .build_manager();
     /// # }
     /// ```
     pub fn on_connect<F>(mut self, hook: F) -> Self
@@ -133,84 +135,112 @@ impl CertConnectionManagerBuilder {
             + 'static,
     {
         let hook: Arc<OnConnect> = Arc::new(hook);
-        self.on_connect = Some(hook);
+        self.settings.on_connect = Some(hook);
         self
     }
 
-    /// Checks the settings; connects nothing yet.
+    /// A manager alone, for a bb8 or deadpool pool of your own; connects nothing yet.
     ///
     /// # Errors
-    /// - [`ConfigError::NoHost`] where there is none, [`ConfigError::PlainTcp`] for `sslmode=disable`.
-    /// - [`ConfigError::UnixSocket`] and [`ConfigError::MixedHosts`] for hosts without TLS.
-    /// - [`ConfigError::Setting`] for a timeout or a ping interval of zero.
-    pub fn build(self) -> Result<CertConnectionManager, ConfigError> {
-        Ok(CertConnectionManager::of(self.rotation()?))
-    }
-
-    fn rotation(self) -> Result<Rotation, ConfigError> {
-        for (field, got) in [
-            ("connect_timeout", self.connect_timeout),
-            ("idle_ping", self.idle_ping),
-        ] {
-            if got.is_zero() {
-                return Err(ConfigError::Setting { field, got });
-            }
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, for
+    /// `sslmode=disable`, for a timeout or ping interval of zero, and for settings of the pool, which
+    /// belong to that pool's own builder.
+    pub fn build_manager(self) -> Result<CertConnectionManager, ConnectError> {
+        #[cfg(feature = "bb8")]
+        if self.pool != PoolSettings::default() {
+            let expected = "none for a manager; set them on the pool's own builder";
+            return Err(ConnectError::setting("pool settings", self.pool, expected));
         }
-        let mut config = self.config;
-        let transport = transport(&config, self.unix_sockets_allowed)?;
-        match transport {
-            Transport::Tls => config = with_tls(config)?,
-            // As in libpq, sslmode counts for nothing there: asked for TLS, Postgres would say no.
-            Transport::UnixSocket => {
-                config.ssl_mode(SslMode::Disable);
-            }
+        self.manager()
+    }
+
+    fn manager(self) -> Result<CertConnectionManager, ConnectError> {
+        longer_than_zero("connect_timeout", self.settings.connect_timeout)?;
+        longer_than_zero("idle_ping", self.settings.idle_ping)?;
+        let config = with_keepalive(with_tls(self.config)?);
+        let state = PoolState::new(self.live, config, self.settings);
+        Ok(CertConnectionManager::of(state))
+    }
+}
+
+#[cfg(feature = "bb8")]
+impl CertPoolBuilder {
+    /// How many connections the pool has at most, spares and dedicated ones excluded.
+    ///
+    /// # Defaults
+    /// 10, as in bb8.
+    pub fn max_size(mut self, connections: u32) -> Self {
+        self.pool.max_size = Some(connections);
+        self
+    }
+
+    /// How many idle connections the pool keeps ready.
+    ///
+    /// # Defaults
+    /// None, as in bb8: connections are made when a check-out needs them.
+    pub fn min_idle(mut self, connections: u32) -> Self {
+        self.pool.min_idle = Some(connections);
+        self
+    }
+
+    /// How long [`CertPool::get`](crate::CertPool::get) waits for a connection.
+    ///
+    /// # Defaults
+    /// 30 seconds, as in bb8.
+    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.connection_timeout = Some(timeout);
+        self
+    }
+
+    /// Builds the pool, and waits for the first `min_idle` connections, if any are set.
+    ///
+    /// # Errors
+    /// - [`ConnectError::Setting`] for the reasons of [`build_manager`](Self::build_manager), for a
+    ///   `max_size` or `connection_timeout` of zero, and for a `min_idle` above `max_size`.
+    /// - Why a connect failed, if the first connections cannot be made within `connection_timeout`.
+    ///
+    /// # Cancel safety
+    /// Cancelled, no pool is left.
+    pub async fn build(mut self) -> Result<crate::CertPool, ConnectError> {
+        let pool = std::mem::take(&mut self.pool);
+        pool.check()?;
+        let manager = self.manager()?;
+        let mut builder = manager.bb8_builder().min_idle(pool.min_idle);
+        if let Some(connections) = pool.max_size {
+            builder = builder.max_size(connections);
         }
-        let dialer = Dialer {
-            live: self.live,
-            config: with_keepalive(config),
-            transport,
-            connect_timeout: self.connect_timeout,
-            on_connect: self.on_connect,
-            signals: Arc::new(Signals::new(self.name)),
-            standing: Standing::default(),
-            leaving: Leaving::default(),
-            ended: Arc::new(Notify::new()),
-        };
-        Ok(Rotation::new(
-            Arc::new(dialer),
-            self.idle_ping,
-            self.hard_limit,
-        ))
+        if let Some(timeout) = pool.connection_timeout {
+            builder = builder.connection_timeout(timeout);
+        }
+        let bb8 = builder.build(manager.clone()).await?;
+        Ok(crate::CertPool::of(bb8, manager))
     }
 }
 
-impl fmt::Debug for CertConnectionManagerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertConnectionManagerBuilder")
-            .field("live", &self.live)
-            .field("name", &self.name)
-            .field("hosts", &self.config.get_hosts())
-            .field("connect_timeout", &self.connect_timeout)
-            .field("idle_ping", &self.idle_ping)
-            .field("hard_limit", &self.hard_limit)
-            .finish_non_exhaustive()
+#[cfg(feature = "bb8")]
+impl PoolSettings {
+    fn check(&self) -> Result<(), ConnectError> {
+        let max_size = self.max_size.unwrap_or(BB8_MAX_SIZE);
+        if max_size == 0 {
+            return Err(ConnectError::setting("max_size", 0, "at least 1"));
+        }
+        if let Some(min_idle) = self.min_idle.filter(|min_idle| *min_idle > max_size) {
+            let expected = "at most max_size";
+            return Err(ConnectError::setting("min_idle", min_idle, expected));
+        }
+        self.connection_timeout.map_or(Ok(()), |timeout| {
+            longer_than_zero("connection_timeout", timeout)
+        })
     }
 }
 
-/// What all hosts are reached by.
-fn transport(config: &Config, unix_sockets_allowed: bool) -> Result<Transport, ConfigError> {
-    let is_socket = |host: &&Host| !matches!(host, Host::Tcp(_));
-    let sockets = config.get_hosts().iter().filter(is_socket).count();
-    match sockets {
-        0 => Ok(Transport::Tls),
-        _ if !unix_sockets_allowed => Err(ConfigError::UnixSocket),
-        all if all == config.get_hosts().len() => Ok(Transport::UnixSocket),
-        _ => Err(ConfigError::MixedHosts),
+fn longer_than_zero(field: &'static str, got: Duration) -> Result<(), ConnectError> {
+    if got.is_zero() {
+        return Err(ConnectError::setting(field, got, "longer than zero"));
     }
+    Ok(())
 }
 
-/// A peer that is gone shows itself to those who wait for its answer within a minute or so, not
-/// after two hours.
 fn with_keepalive(mut config: Config) -> Config {
     if config.get_keepalives_idle() == UNSET_KEEPALIVE_IDLE {
         config.keepalives_idle(KEEPALIVE_IDLE);
@@ -233,37 +263,75 @@ mod tests {
     use super::*;
     use crate::ConnectProbe;
 
-    fn live() -> LiveCert {
+    fn builder(text: &str) -> CertPoolBuilder {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
         let material = TestCa::new().issue(now, Duration::from_secs(3_600));
-        let builder = LiveCert::builder().clock(&TestClock::starting_at(now));
-        builder.fixed(material).unwrap()
+        let live = LiveCert::builder().clock(&TestClock::starting_at(now));
+        CertPoolBuilder::new(live.fixed(material).unwrap(), text.parse().unwrap())
     }
 
     #[test]
-    fn settings_that_cannot_work_are_refused_at_build() {
+    fn connection_settings_that_cannot_work_are_refused_at_build() {
+        let socket = "invalid host Unix(\"/run/postgresql\"): expected a TCP host (postgres has no \
+                      TLS on Unix sockets)";
+        let disabled = "invalid sslmode \"disable\": expected require or unset (client certificates \
+                        need TLS)";
         let table = [
-            ("user=app", ConfigError::NoHost),
-            ("host=db sslmode=disable", ConfigError::PlainTcp),
-            ("host=/run/postgresql", ConfigError::UnixSocket),
-            ("host=db,/run/postgresql", ConfigError::UnixSocket),
+            ("user=app", "invalid host \"\": expected a TCP host"),
+            ("host=db sslmode=disable", disabled),
+            ("host=/run/postgresql", socket),
+            ("host=db,/run/postgresql", socket),
         ];
-        let live = live();
         for (text, expected) in table {
-            let config: Config = text.parse().unwrap();
-            let refused = CertConnectionManagerBuilder::new(live.clone(), config.clone()).build();
-            assert_eq!(refused.unwrap_err(), expected, "{text}");
-            let refused = ConnectProbe::new(config);
-            assert_eq!(refused.unwrap_err(), expected, "{text}");
+            let error = builder(text).build_manager().unwrap_err();
+            assert_eq!(error.to_string(), expected, "{text}");
+            let error = ConnectProbe::new(text.parse().unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{text}");
         }
-        let mixed = "host=db,/run/postgresql".parse().unwrap();
-        let builder = CertConnectionManagerBuilder::new(live.clone(), mixed);
-        let refused = builder.allow_unix_sockets().build();
-        assert_eq!(refused.unwrap_err(), ConfigError::MixedHosts);
+        let error = builder("host=db").idle_ping(Duration::ZERO).build_manager();
+        let text = "invalid idle_ping 0ns: expected longer than zero";
+        assert_eq!(error.unwrap_err().to_string(), text);
+    }
 
-        let builder = CertConnectionManagerBuilder::new(live, "host=db".parse().unwrap());
-        let error = builder.idle_ping(Duration::ZERO).build().unwrap_err();
-        let text = "idle_ping is 0ns: it must be longer than zero";
-        assert_eq!(error.to_string(), text);
+    #[cfg(feature = "bb8")]
+    #[tokio::test]
+    async fn pool_settings_that_cannot_work_are_refused_at_build() {
+        let builder = || builder("host=db");
+        let table = [
+            (
+                builder().max_size(0),
+                "invalid max_size 0: expected at least 1",
+            ),
+            (
+                builder().max_size(2).min_idle(3),
+                "invalid min_idle 3: expected at most max_size",
+            ),
+            (
+                builder().connection_timeout(Duration::ZERO),
+                "invalid connection_timeout 0ns: expected longer than zero",
+            ),
+        ];
+        for (builder, expected) in table {
+            assert_eq!(builder.build().await.unwrap_err().to_string(), expected);
+        }
+        let error = builder().min_idle(1).build_manager().unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("invalid pool settings"), "{text}");
+        assert!(text.contains("min_idle: Some(1)"), "{text}");
+        assert!(builder().min_idle(0).max_size(1).build().await.is_ok());
+        // bb8's defaults, which the checks and the docs repeat.
+        let defaults = builder().build().await.unwrap().bb8().config();
+        assert_eq!(defaults.max_size, BB8_MAX_SIZE);
+        assert_eq!(defaults.min_idle, None);
+        assert_eq!(defaults.connection_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn documented_numbers_are_these() {
+        assert_eq!(CONNECT_TIMEOUT, Duration::from_secs(10));
+        assert_eq!(IDLE_PING, Duration::from_secs(30));
+        assert_eq!(KEEPALIVE_IDLE, Duration::from_secs(30));
+        assert_eq!(KEEPALIVE_INTERVAL, Duration::from_secs(10));
+        assert_eq!(KEEPALIVE_RETRIES, 3);
     }
 }

@@ -2,104 +2,111 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
-use perennial::Snapshot;
-use tokio_postgres::Client;
+use perennial::{Events, Snapshot};
+use tokio_postgres::{CancelToken, Client};
 
 use crate::error::ConnectError;
-use crate::pool::cancel::Cancel;
-use crate::pool::dialer::Dialer;
-use crate::pool::notifications::Notifications;
-use crate::pool::session::Session;
+use crate::pool::connect;
+use crate::pool::observe::RetireReason;
+use crate::pool::session::{Notified, Session};
 use crate::pool::slot::Slot;
-use crate::pool::status::RetireReason;
+use crate::pool::state::PoolState;
 
 /// A pooled connection; derefs to [`tokio_postgres::Client`].
 ///
-/// While it is idle its client is *parked* where the manager can exchange it for one on a newer
-/// certificate. The first touch *claims* the client: from then on nobody exchanges it until it
-/// goes back to the pool.
-///
-/// Session state (`SET`, temporary tables, advisory locks, `LISTEN`, prepared statements, an open
-/// transaction) lasts for one check-out, as it does at bb8's own `max_lifetime`: the next one may
-/// get another session. What every session needs goes into
-/// [`on_connect`](crate::CertConnectionManagerBuilder::on_connect).
+/// An idle connection is only a place in the pool: its client is *parked* there, and the pool may
+/// exchange it for a client on a newer certificate. A check-out *claims* the client, and so does the
+/// first deref of a connection that was not checked out, such as a dedicated one. From then on every
+/// deref is a plain borrow of that one client, and the pool does not exchange or close it until the
+/// connection is returned, except past the hard limit and by `retire_immediately`. Returning it
+/// parks the client again, and the next check-out may get another one, so session state (`SET`,
+/// temporary tables, advisory locks, `LISTEN`, prepared statements, an open transaction) must not be
+/// relied on across check-outs. It is not reset either: if the client was not exchanged, the next
+/// caller finds the session as the last one left it, an open transaction included. What every
+/// session needs goes into [`on_connect`](crate::CertPoolBuilder::on_connect).
 pub struct PgConnection {
-    /// Claimed. Empty while the client is parked in the slot.
-    held: OnceLock<Session>,
+    /// Empty while the client is parked in the slot.
+    claimed: OnceLock<Session>,
     slot: Arc<Slot>,
-    dialer: Arc<Dialer>,
+    state: Arc<PoolState>,
 }
 
 impl PgConnection {
-    pub(crate) fn new(session: Session, dialer: Arc<Dialer>) -> Self {
+    pub(crate) fn new(session: Session, state: Arc<PoolState>) -> Self {
         Self {
-            held: OnceLock::new(),
+            claimed: OnceLock::new(),
             slot: Arc::new(Slot::new(session)),
-            dialer,
+            state,
         }
     }
 
-    /// The generation of the certificate that this connection is built on.
+    /// The generation of this connection's certificate.
     ///
-    /// Claims nothing: an untouched connection may be exchanged right after.
+    /// Claims nothing: an unclaimed connection may be exchanged right after.
     pub fn generation(&self) -> u64 {
-        self.slot.driver().snapshot.generation()
+        self.slot.driver().generation()
     }
 
-    /// The certificate that this connection is built on; claims nothing.
+    /// The snapshot with this connection's certificate; claims nothing.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.slot.driver().snapshot)
     }
 
-    /// Why the connection ended, if it was in use and has ended with an error.
+    /// Why the connection ended, if it is claimed and has ended with an error.
     pub fn driver_error(&self) -> Option<&tokio_postgres::Error> {
-        self.held.get()?.driver.error()
+        self.claimed.get()?.driver.error()
     }
 
-    /// Whether the connection is known to be closed; claims nothing, unlike the client's own.
+    /// Whether the connection is known to be closed; claims nothing, unlike the client's method.
     pub fn is_closed(&self) -> bool {
-        match self.held.get() {
+        match self.claimed.get() {
             Some(session) => session.client.is_closed(),
-            None => self.slot.is_parked_and_closed(),
+            None => self.slot.driver().is_finished(),
         }
     }
 
-    /// What `LISTEN` on this connection brings, from here on; claims it.
-    pub fn notifications(&self) -> Notifications {
+    /// Notifications for what this session listens to, from now on; claims the connection.
+    ///
+    /// They end with the session. For a listener that lasts, take a dedicated connection, and send
+    /// `LISTEN` again after [`refresh`](Self::refresh).
+    ///
+    /// # Defaults
+    /// A reader that is more than 256 notifications behind misses some.
+    pub fn notifications(&self) -> Events<Notified> {
         self.session().driver.notifications()
     }
 
-    /// Cancels what runs on this connection, from anywhere; claims it.
+    /// Cancels what runs on this connection, from any task; claims the connection.
     ///
-    /// Unlike the driver's own `cancel_token`, it needs no TLS connector: it takes the certificate
-    /// that is current when it is used.
+    /// Unlike the driver's own `cancel_token`, it needs no TLS connector: it uses the certificate
+    /// that is current when it is called.
     pub fn canceller(&self) -> Cancel {
         Cancel {
             token: self.session().driver.cancel.clone(),
-            dialer: Arc::clone(&self.dialer),
+            state: Arc::clone(&self.state),
         }
     }
 
-    /// Moves onto the newest certificate: for connections that no pool looks after.
+    /// Moves a dedicated connection, which no pool moves, onto the newest certificate.
     ///
-    /// Connects first; then the old session finishes what runs on it and is closed. Session state
-    /// is lost, `LISTEN` included. Does nothing on a session that is open and on the newest
-    /// generation already.
+    /// Connects first; then the old session finishes what runs on it and closes. Session state is
+    /// lost, `LISTEN` included. Does nothing if the session is open and on the newest generation.
     ///
     /// # Errors
-    /// The newest certificate could not be connected with; the old session stays.
+    /// Connecting with the newest certificate failed; the old session stays in use.
     ///
     /// # Cancel safety
-    /// Cancelled, the old session stays.
+    /// Cancelled, the old session stays in use.
     pub async fn refresh(&mut self) -> Result<(), ConnectError> {
-        let current = self.dialer.live.current();
+        let current = self.state.live.current();
         let newest = current.map_err(ConnectError::Certificate)?.generation();
-        if self.session().generation() >= newest && self.session().is_fit() {
+        if self.session().generation() >= newest && self.session().is_usable() {
             return Ok(());
         }
-        let fresh = self.dialer.dial_newest(self.dialer.deadline()).await?;
+        let end = self.state.connect_deadline();
+        let fresh = connect::connect_newest(&self.state, end).await?;
         let old = self.exchange(fresh);
-        self.dialer.let_go(&old.driver, RetireReason::Asked);
+        self.state.retire(&old.driver, RetireReason::Requested);
         Ok(())
     }
 
@@ -107,35 +114,32 @@ impl PgConnection {
         &self.slot
     }
 
-    /// The client's session, claimed by this call if nobody touched it before.
-    pub(crate) fn session(&self) -> &Session {
-        #[expect(
-            clippy::expect_used,
-            reason = "only this get_or_init and `park` move it"
-        )]
-        self.held
-            .get_or_init(|| self.slot.claim().expect("parked unless held"))
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.claimed.get().is_some()
     }
 
-    pub(crate) fn session_mut(&mut self) -> &mut Session {
+    /// The session; claims it.
+    pub(crate) fn session(&self) -> &Session {
+        #[expect(clippy::expect_used, reason = "only this and `park` move it")]
+        self.claimed
+            .get_or_init(|| self.slot.claim().expect("parked unless claimed"))
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
         self.session();
         #[expect(clippy::expect_used, reason = "the line above has filled it")]
-        self.held.get_mut().expect("just claimed")
+        self.claimed.get_mut().expect("just claimed")
     }
 
     /// Puts `fresh` in the place of the claimed session and returns the old one.
     pub(crate) fn exchange(&mut self, fresh: Session) -> Session {
-        self.slot.now_built_on(&fresh);
+        self.slot.claimed_is_now(&fresh);
         std::mem::replace(self.session_mut(), fresh)
     }
 
-    pub(crate) fn is_claimed(&self) -> bool {
-        self.held.get().is_some()
-    }
-
-    /// Gives the claimed session back to the slot, where it can be exchanged.
+    /// Returns the claimed session to the slot, where it can be exchanged.
     pub(crate) fn park(&mut self) {
-        if let Some(session) = self.held.take() {
+        if let Some(session) = self.claimed.take() {
             self.slot.park(session);
         }
     }
@@ -161,5 +165,37 @@ impl fmt::Debug for PgConnection {
             .field("generation", &self.generation())
             .field("claimed", &self.is_claimed())
             .finish_non_exhaustive()
+    }
+}
+
+/// Cancels what runs on one connection.
+///
+/// Connects with the current certificate, or with the newest accepted one while the server refuses
+/// the current one.
+#[derive(Clone)]
+pub struct Cancel {
+    token: CancelToken,
+    state: Arc<PoolState>,
+}
+
+impl Cancel {
+    /// Asks the server to cancel the query that runs on the connection, if there is one.
+    ///
+    /// The server does not answer whether it did; a query that was cancelled fails with SQLSTATE
+    /// 57014.
+    ///
+    /// # Errors
+    /// The request did not reach the server within the connect timeout.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the query may be cancelled or not.
+    pub async fn cancel_query(&self) -> Result<(), ConnectError> {
+        connect::cancel(&self.state, &self.token).await
+    }
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancel").finish_non_exhaustive()
     }
 }

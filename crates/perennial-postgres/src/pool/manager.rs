@@ -1,32 +1,30 @@
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::LiveCert;
+use perennial::{Events, LiveCert};
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 
-use crate::error::ConfigError;
-use crate::pool::builder::CertConnectionManagerBuilder;
-use crate::pool::events::PoolEvents;
-use crate::pool::metrics;
-use crate::pool::rotation::Rotation;
-use crate::pool::status::{Drained, PoolStatus, Retire, Retired};
+use crate::error::ConnectError;
+use crate::pool::builder::CertPoolBuilder;
+use crate::pool::connection::PgConnection;
+use crate::pool::observe::{PoolEvent, PoolStatus};
+use crate::pool::state::PoolState;
+use crate::pool::{checkout, maintain, retire, rotate};
 
-/// A manager for bb8 and deadpool whose pool moves onto each new certificate by itself.
+/// A manager for a bb8 or deadpool pool of your own, which moves it onto each new certificate.
 ///
 /// Each connect takes one snapshot and keeps it. When a newer one appears, idle connections are
 /// exchanged for replacements that were connected first, a few at a time; connections that are
-/// checked out are exchanged when they come back. Running queries, transactions and streams are
-/// never touched. Connections that the server closed, or that no longer answer, are replaced too.
+/// checked out are exchanged when they are returned. Running queries, transactions and streams are
+/// never interrupted. Connections that the server closed, or that do not answer, are replaced too.
 ///
 /// # How many connections the server sees
-/// At most the pool's size, plus [`BUDGET`](crate::BUDGET) spares
-/// ([`MOST_AT_ONCE`](crate::MOST_AT_ONCE) when time is short), plus those old connections that still
-/// finish what runs on them, plus dedicated ones. Plan `max_connections` for that; with a
+/// At most the pool's size, plus two spares (eight when time is short), plus old connections that
+/// still finish what runs on them, plus dedicated ones. Plan `max_connections` for that; with a
 /// [`ConnectProbe`](crate::ConnectProbe), for one more.
 ///
-/// Clones share everything. When the last one is dropped, as by dropping the pool, the background
+/// Clones share everything. When the last one is dropped, for example with its pool, the background
 /// task ends.
 ///
 /// # Example
@@ -36,125 +34,162 @@ use crate::pool::status::{Drained, PoolStatus, Retire, Retired};
 /// use perennial_postgres::CertConnectionManager;
 ///
 /// let manager = CertConnectionManager::new(live, "host=db.example user=app".parse()?)?;
-/// let pool = manager.pool_builder().max_size(20).build(manager.clone()).await?;
+/// let pool = manager.bb8_builder().max_size(20).build(manager.clone()).await?;
 ///
-/// let client = pool.get().await?;
+/// let client = pool.get().await.map_err(|error| manager.explain(error))?;
 /// let row = client.query_one("select 1", &[]).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct CertConnectionManager {
     shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
 struct Shared {
-    rotation: Arc<Rotation>,
+    state: Arc<PoolState>,
     /// Started by the first connect, which is always inside a runtime.
-    replacer: Mutex<Option<JoinHandle<()>>>,
+    background: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    /// Starts the background task, also if the runtime of an earlier one has ended.
+    fn start_background(&self) {
+        let mut background = self.background();
+        if background.as_ref().is_none_or(JoinHandle::is_finished) {
+            *background = Some(tokio::spawn(run(Arc::clone(&self.state))));
+        }
+    }
+
+    fn background(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.background
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(replacer) = &*self.replacer() {
-            replacer.abort();
+        if let Some(background) = &*self.background() {
+            background.abort();
         }
-        metrics::gone(self.rotation.dialer.signals.name());
+        self.state.observer.pool_dropped();
     }
 }
 
-impl Shared {
-    /// Starts the replacer, also if it ended with the runtime that an earlier connect was made in.
-    fn start_replacer(&self) {
-        let mut replacer = self.replacer();
-        if replacer.as_ref().is_none_or(JoinHandle::is_finished) {
-            *replacer = Some(tokio::spawn(Arc::clone(&self.rotation).run()));
-        }
-    }
+/// The background task; runs until it is aborted.
+async fn run(state: Arc<PoolState>) {
+    // A dedicated connection may keep the state after the pool is dropped; its spares must close.
+    let _spares = ClearOnDrop(&state);
+    tokio::join!(
+        rotate::follow_generations(&state),
+        rotate::replace(&state),
+        maintain::close_expired(&state),
+        maintain::ping_quiet(&state),
+    );
+}
 
-    fn replacer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.replacer.lock().unwrap_or_else(PoisonError::into_inner)
+struct ClearOnDrop<'a>(&'a PoolState);
+
+impl Drop for ClearOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.spares.clear();
     }
 }
 
 impl CertConnectionManager {
-    /// Connects to `config` with what `live` holds at the time.
+    /// Connects with these settings and the certificate that is current in `live` at the time.
     ///
-    /// The default `sslmode`, prefer, is raised to require. User, hosts and the rest are `config`'s.
+    /// The default `sslmode`, prefer, is raised to require.
     ///
     /// # Errors
-    /// [`ConfigError::NoHost`], [`ConfigError::PlainTcp`] for `sslmode=disable`,
-    /// [`ConfigError::UnixSocket`] for a host that is one.
-    pub fn new(live: LiveCert, config: Config) -> Result<Self, ConfigError> {
-        Self::builder(live, config).build()
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, and for
+    /// `sslmode=disable`.
+    pub fn new(live: LiveCert, config: Config) -> Result<Self, ConnectError> {
+        Self::builder(live, config).build_manager()
     }
 
-    /// Settings other than the defaults.
-    pub fn builder(live: LiveCert, config: Config) -> CertConnectionManagerBuilder {
-        CertConnectionManagerBuilder::new(live, config)
+    /// Settings other than the defaults; finish with [`CertPoolBuilder::build_manager`].
+    pub fn builder(live: LiveCert, config: Config) -> CertPoolBuilder {
+        CertPoolBuilder::new(live, config)
     }
 
-    pub(crate) fn of(rotation: Rotation) -> Self {
+    pub(crate) fn of(state: PoolState) -> Self {
         Self {
             shared: Arc::new(Shared {
-                rotation: Arc::new(rotation),
-                replacer: Mutex::default(),
+                state: Arc::new(state),
+                background: Mutex::default(),
             }),
         }
     }
 
-    /// What the pool is made of now.
+    /// A new connection that no pool owns: its caller moves it, with [`PgConnection::refresh`].
+    ///
+    /// # Errors
+    /// Every way in which a connect can fail; retries within the connect timeout while waiting may
+    /// help.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the connect ends.
+    pub async fn dedicated_connection(&self) -> Result<PgConnection, ConnectError> {
+        self.shared.start_background();
+        checkout::open(&self.shared.state).await
+    }
+
+    /// What the pool consists of now.
     pub fn status(&self) -> PoolStatus {
-        self.shared.rotation.status()
+        self.shared.state.status()
     }
 
-    /// What happens from here on; [`status`](Self::status) says what is.
-    pub fn events(&self) -> PoolEvents {
-        PoolEvents(self.shared.rotation.dialer.signals.subscribe())
+    /// What happens from now on; [`status`](Self::status) has what happened before.
+    ///
+    /// # Defaults
+    /// A reader that is more than 64 events behind misses some.
+    pub fn events(&self) -> Events<PoolEvent> {
+        self.shared.state.observer.subscribe()
     }
 
-    /// Retires every older connection now, without regard to pace, and says what came of it.
+    /// Retires every older connection now, without pauses, and returns how many are left.
     ///
-    /// Waits until the idle ones are replaced, at most as long as a connect may take. Those in use
-    /// are not waited for: they are counted as left, and exchanged when they come back. With
-    /// [`Retire::Immediately`] everything older is closed, dedicated connections and streams
-    /// included, and nothing older is connected with again, whatever the server says of the newest.
-    ///
-    /// Older is what came before the newest generation: for a key that may have leaked, renew first,
-    /// and see that it was renewed.
-    ///
-    /// # Cancel safety
-    /// Cancelled, the pool is moved all the same; connections in use may be left open.
-    pub async fn retire_now(&self, how: Retire) -> Retired {
-        self.shared.start_replacer();
-        self.shared.rotation.retire_now(how).await
-    }
-
-    /// Hands out nothing more, for good, and waits until every connection has finished and is closed.
-    ///
-    /// Idle ones are closed at once, those in use when they come back; a dedicated one is waited for
-    /// until it is dropped. deadpool's check-outs fail at once with
-    /// [`ConnectError::Draining`](crate::ConnectError::Draining); bb8's wait for their timeout, and
-    /// `explain` says so.
+    /// Older means: of a generation before the newest. Waits until the idle ones are exchanged, at
+    /// most as long as a connect may take. Those in use are left, and exchanged when they are
+    /// returned; idle ones are left only if no replacement could be connected.
     ///
     /// # Cancel safety
-    /// Cancelled, the pool hands out nothing more all the same.
-    pub async fn drain(&self, deadline: Duration) -> Drained {
-        self.shared.rotation.drain(deadline).await
+    /// Cancelled, the pool is moved anyway.
+    pub async fn retire(&self) -> usize {
+        self.shared.start_background();
+        retire::retire(&self.shared.state).await
     }
 
-    /// What is behind the pool, with its background task running.
-    pub(crate) fn running(&self) -> &Rotation {
-        self.shared.start_replacer();
-        &self.shared.rotation
+    /// Closes every older connection now, and returns how many are left: for a leaked key.
+    ///
+    /// Renew first ([`LiveCert`]), and check that the generation is a newer one. Queries on older
+    /// connections are cancelled; one second later the connections are closed, dedicated ones and
+    /// streams included. From then on the pool never connects with an older generation, even if the
+    /// server refuses the newest.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the pool is moved anyway; connections in use may stay open.
+    pub async fn retire_immediately(&self) -> usize {
+        self.shared.start_background();
+        retire::retire_immediately(&self.shared.state).await
     }
 
-    pub(crate) fn rotation(&self) -> &Arc<Rotation> {
-        &self.shared.rotation
+    /// Stops handing out connections and waits for all of them to close; returns how many are left
+    /// at the deadline.
+    ///
+    /// Idle ones close at once, those in use when they are returned, dedicated ones when they are
+    /// dropped. It cannot be undone. Check-outs fail with [`ConnectError::Draining`]; those of a bb8
+    /// pool of your own wait for their timeout first.
+    ///
+    /// # Cancel safety
+    /// Cancelled, the pool still hands out no more connections.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        retire::drain(&self.shared.state, deadline).await
     }
-}
 
-impl fmt::Debug for CertConnectionManager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.rotation.fmt(f)
+    pub(crate) fn state(&self) -> &Arc<PoolState> {
+        &self.shared.state
     }
 }

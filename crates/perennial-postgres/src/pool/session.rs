@@ -1,4 +1,3 @@
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,218 +5,226 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
-use perennial::{Snapshot, with_causes};
+use perennial::{Events, Snapshot, with_causes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification, Socket};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification};
 
-use crate::pool::notifications::{NOTIFICATION_BACKLOG, Notifications};
+/// How many notifications a reader may be behind before it misses some.
+const NOTIFICATION_BACKLOG: usize = 256;
 
-/// Waits for the answer to a ping: whether there was one.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = bool> + Send>>;
-
-/// A logged-in client, and the task that drives it.
+/// A logged-in client and the task that drives it.
 ///
-/// Dropped, its client lets running queries and streams finish and then says good-bye.
+/// When it is dropped, running queries and streams finish; then the client sends the Terminate
+/// message.
 pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) driver: Arc<Driver>,
 }
 
 impl Session {
-    /// Starts to drive a connection. `ended` is told when the server or the network ends it.
-    pub(crate) fn new<S>(
+    /// Starts to drive a connection; notifies `wake` when the server or the network ends it.
+    pub(crate) fn new<S, T>(
         client: Client,
-        connection: Connection<Socket, S>,
+        connection: Connection<S, T>,
         snapshot: Arc<Snapshot>,
-        ended: Arc<Notify>,
+        wake: Arc<Notify>,
     ) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let heard = Arc::new(Heard::default());
-        // Ends by itself once the client is dropped and what runs on it has been answered.
-        let task =
-            tokio::spawn(drive(connection, Hearing(Arc::clone(&heard)), ended)).abort_handle();
+        let received = Arc::new(Received::default());
+        let end = EndOnDrop(Arc::clone(&received));
+        // Ends once the client is dropped and everything that runs on it has been answered.
+        let task = tokio::spawn(drive(connection, end, wake)).abort_handle();
         let driver = Arc::new(Driver {
             snapshot,
             cancel: client.cancel_token(),
             task,
-            unfit: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
+            unusable: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            born: Instant::now(),
-            heard,
+            connected: Instant::now(),
+            received,
         });
         Self { client, driver }
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.driver.snapshot.generation()
+        self.driver.generation()
     }
 
-    /// Whether it can be used: it is open as far as is known, and has answered its last ping.
-    pub(crate) fn is_fit(&self) -> bool {
-        !self.client.is_closed() && !self.driver.unfit.load(Ordering::Relaxed)
+    /// Whether it is open as far as is known, and nothing has marked it as unusable.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.client.is_closed() && !self.driver.unusable.load(Ordering::Relaxed)
     }
 
-    /// Sends an empty query now, and returns what waits for its answer: it borrows no client, so
-    /// that a check-out meanwhile goes ahead and queues behind.
-    pub(crate) fn ping(&self) -> Answer {
+    /// Sends an empty query.
+    ///
+    /// The ping does not borrow the client: a check-out may happen meanwhile, and its queries queue
+    /// behind the ping.
+    pub(crate) fn ping(&self) -> Ping {
         // Sending never waits.
         let sent = self.client.simple_query_raw("").now_or_never();
-        Box::pin(async move {
+        let answered = async move {
             let Some(Ok(answers)) = sent else {
                 return false;
             };
             pin_mut!(answers);
             matches!(answers.try_next().await, Ok(Some(_)))
-        })
+        };
+        Ping {
+            driver: Arc::clone(&self.driver),
+            answered: Box::pin(answered),
+        }
     }
 }
 
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("generation", &self.generation())
-            .field("fit", &self.is_fit())
-            .finish_non_exhaustive()
+/// An empty query that was sent to the server.
+pub(crate) struct Ping {
+    pub(crate) driver: Arc<Driver>,
+    answered: Pin<Box<dyn Future<Output = bool> + Send>>,
+}
+
+impl Ping {
+    /// Whether the server answered; `false` if the session ended instead.
+    pub(crate) async fn answered(self) -> bool {
+        self.answered.await
+    }
+
+    /// Whether the answer, or the end of the session, has arrived.
+    pub(crate) fn is_over(&mut self) -> bool {
+        (&mut self.answered).now_or_never().is_some()
     }
 }
 
-/// What is known of a session without its client: shared with whoever looks after the pool.
+/// What is known of a session without its client: shared with the background task.
 pub(crate) struct Driver {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) cancel: CancelToken,
     task: AbortHandle,
-    /// Cut, or silent: not to be handed out again.
-    unfit: AtomicBool,
-    /// Ended by us: its task will see it in a moment.
-    cut: AtomicBool,
+    unusable: AtomicBool,
+    aborted: AtomicBool,
     retired: AtomicBool,
-    born: Instant,
-    heard: Arc<Heard>,
-}
-
-/// Sessions that nobody holds any more, and that still finish what runs on them.
-#[derive(Default)]
-pub(crate) struct Leaving(Mutex<Vec<Arc<Driver>>>);
-
-impl Leaving {
-    /// Once is enough: a pool may say twice that it drops a connection.
-    pub(crate) fn add(&self, driver: &Arc<Driver>) {
-        let mut leaving = self.lock();
-        leaving.retain(|known| !known.is_finished() && !Arc::ptr_eq(known, driver));
-        leaving.push(Arc::clone(driver));
-    }
-
-    /// Those that have not finished yet.
-    pub(crate) fn open(&self) -> Vec<Arc<Driver>> {
-        let mut leaving = self.lock();
-        leaving.retain(|driver| !driver.is_finished());
-        leaving.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Driver>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What came from the server unasked.
-#[derive(Default)]
-struct Heard {
-    error: OnceLock<tokio_postgres::Error>,
-    notifications: Mutex<Listening>,
-}
-
-#[derive(Default)]
-enum Listening {
-    /// Nobody has asked for notifications.
-    #[default]
-    Nobody,
-    To(broadcast::Sender<Notification>),
-    Ended,
-}
-
-impl Heard {
-    fn listening(&self) -> MutexGuard<'_, Listening> {
-        self.notifications
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
+    connected: Instant,
+    received: Arc<Received>,
 }
 
 impl Driver {
-    /// Why the session ended, once it has ended with an error.
-    pub(crate) fn error(&self) -> Option<&tokio_postgres::Error> {
-        self.heard.error.get()
+    pub(crate) fn generation(&self) -> u64 {
+        self.snapshot.generation()
     }
 
-    pub(crate) fn notifications(&self) -> Notifications {
-        let mut listening = self.heard.listening();
-        let sender = match &*listening {
-            Listening::To(sender) => sender.clone(),
-            Listening::Ended => broadcast::Sender::new(1),
-            Listening::Nobody => {
+    /// The driver's error, once the session has ended with one.
+    pub(crate) fn error(&self) -> Option<&tokio_postgres::Error> {
+        self.received.error.get()
+    }
+
+    pub(crate) fn notifications(&self) -> Events<Notified> {
+        let mut listeners = self.received.listeners();
+        let sender = match &*listeners {
+            Listeners::Some(sender) => sender.clone(),
+            Listeners::Ended => broadcast::Sender::new(1),
+            Listeners::None => {
                 let sender = broadcast::Sender::new(NOTIFICATION_BACKLOG);
-                *listening = Listening::To(sender.clone());
+                *listeners = Listeners::Some(sender.clone());
                 sender
             }
         };
-        Notifications(sender.subscribe())
+        Events::from_channel(sender.subscribe(), Notified::Missed)
     }
 
-    /// Says that nobody is to get this session any more; what runs on it is left alone.
-    pub(crate) fn give_up(&self) {
-        self.unfit.store(true, Ordering::Relaxed);
+    /// Stops the pool from handing this session out again; what runs on it continues.
+    pub(crate) fn mark_unusable(&self) {
+        self.unusable.store(true, Ordering::Relaxed);
     }
 
-    /// Closes the connection now, whatever runs on it.
-    pub(crate) fn cut(&self) {
-        self.give_up();
-        self.cut.store(true, Ordering::Relaxed);
+    /// Closes the connection now, even if a query runs on it.
+    pub(crate) fn abort(&self) {
+        self.mark_unusable();
+        self.aborted.store(true, Ordering::Relaxed);
         self.task.abort();
     }
 
     pub(crate) fn age(&self) -> Duration {
-        self.born.elapsed()
+        self.connected.elapsed()
     }
 
     pub(crate) fn is_finished(&self) -> bool {
         self.task.is_finished()
     }
 
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    /// Whether [`abort`](Self::abort) was called: the connection closes in a moment.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
     }
 
-    /// `true` once: a session is counted as retired for its first reason only.
-    pub(crate) fn retire(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// `true` for the first call: a session is counted as retired once.
+    pub(crate) fn mark_retired(&self) -> bool {
         !self.retired.swap(true, Ordering::Relaxed)
     }
 }
 
-/// Held by the task that drives a session: however that ends, so do the notifications.
-struct Hearing(Arc<Heard>);
+/// An item of [`PgConnection::notifications`](crate::PgConnection::notifications).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notified {
+    /// The server delivered this for a `NOTIFY`.
+    Notification(Notification),
+    /// This reader was too slow and missed so many notifications.
+    Missed(u64),
+}
 
-impl Drop for Hearing {
-    fn drop(&mut self) {
-        *self.0.listening() = Listening::Ended;
+/// What the server sent without a query.
+#[derive(Default)]
+struct Received {
+    error: OnceLock<tokio_postgres::Error>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+enum Listeners {
+    #[default]
+    None,
+    Some(broadcast::Sender<Notified>),
+    Ended,
+}
+
+impl Received {
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn drive<S>(mut connection: Connection<Socket, S>, heard: Hearing, ended: Arc<Notify>)
+/// Ends the notifications when the task that drives the session ends, for whatever reason.
+struct EndOnDrop(Arc<Received>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        *self.0.listeners() = Listeners::Ended;
+    }
+}
+
+async fn drive<S, T>(mut connection: Connection<S, T>, received: EndOnDrop, wake: Arc<Notify>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(AsyncMessage::Notification(notification))) => {
-                if let Listening::To(sender) = &*heard.0.listening() {
-                    // An error says that nobody listens any more.
-                    let _nobody = sender.send(notification);
+                if let Listeners::Some(sender) = &*received.0.listeners() {
+                    // Fails if every reader is gone.
+                    let _ = sender.send(Notified::Notification(notification));
                 }
             }
             Some(Ok(AsyncMessage::Notice(notice))) => {
@@ -226,10 +233,11 @@ where
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::debug!(error = %with_causes(&error), "a connection ended with an error");
-                let _first = heard.0.error.set(error);
-                // From here on its client is closed: the pool may want to replace it.
+                // Set only here.
+                let _ = received.0.error.set(error);
+                // Closes the client before the background task looks at it.
                 drop(connection);
-                ended.notify_one();
+                wake.notify_one();
                 return;
             }
             None => return,

@@ -1,141 +1,214 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::pool::session::{Answer, Driver, Session};
+use crate::pool::session::{Driver, Ping, Session};
 
-/// One place in a pool, shared between its connection and whoever looks after the pool.
-pub(crate) struct Slot(Mutex<Place>);
-
-struct Place {
-    /// Empty while claimed.
-    parked: Option<Session>,
-    /// Of the session in this place, parked or claimed.
-    driver: Arc<Driver>,
-    /// When it was parked or last pinged.
+/// A session that no caller holds.
+struct Idle {
+    session: Session,
+    /// When it became idle or was last pinged.
     quiet_since: Instant,
-    /// A pool waits for it to come back: it is known not to be a dedicated connection.
+}
+
+impl Idle {
+    fn new(session: Session) -> Self {
+        Self {
+            session,
+            quiet_since: Instant::now(),
+        }
+    }
+
+    fn ping_if_quiet_for(&mut self, quiet: Duration) -> Option<Ping> {
+        if !self.session.is_usable() || self.quiet_since.elapsed() < quiet {
+            return None;
+        }
+        self.quiet_since = Instant::now();
+        Some(self.session.ping())
+    }
+}
+
+/// The place of one connection in a pool, shared with the background task.
+///
+/// An idle session is *parked* in its slot, where it can be exchanged. A check-out *claims* it:
+/// then the caller has the session, and the slot knows only its driver.
+pub(crate) struct Slot(Mutex<Contents>);
+
+struct Contents {
+    /// `None` while claimed.
+    parked: Option<Idle>,
+    /// Of the session of this slot, parked or claimed.
+    driver: Arc<Driver>,
+    /// Whether a pool has handed this connection out or taken it back; no pool has done so with a
+    /// dedicated connection.
     pooled: bool,
 }
 
 /// Where the session of a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
+pub(crate) enum Place {
     /// Idle: it can be exchanged.
-    Parked { fit: bool },
-    /// Checked out: it comes back.
-    Claimed,
-    /// Claimed, and no pool is known to wait for it: dedicated.
-    Unknown,
-}
-
-/// What an exchange leaves over.
-pub(crate) enum LeftOver {
-    /// The session that stood there before.
-    Old(Session),
-    /// The spare itself: the place was claimed meanwhile, or needs none.
-    Spare(Session),
+    Parked { usable: bool },
+    /// Checked out: the caller returns it to the pool.
+    CheckedOut,
+    /// Claimed, and perhaps dedicated: it may never be returned.
+    Dedicated,
 }
 
 impl Slot {
     pub(crate) fn new(session: Session) -> Self {
-        Self(Mutex::new(Place {
+        Self(Mutex::new(Contents {
             driver: Arc::clone(&session.driver),
-            parked: Some(session),
-            quiet_since: Instant::now(),
+            parked: Some(Idle::new(session)),
             pooled: false,
         }))
     }
 
-    /// Of the session in this place, parked or claimed.
+    /// The driver of the session of this slot, parked or claimed.
     pub(crate) fn driver(&self) -> Arc<Driver> {
         Arc::clone(&self.lock().driver)
     }
 
-    pub(crate) fn whereabouts(&self) -> Whereabouts {
-        let place = self.lock();
-        match (&place.parked, place.pooled) {
-            (Some(parked), _) => Whereabouts::Parked {
-                fit: parked.is_fit(),
+    pub(crate) fn place(&self) -> Place {
+        let contents = self.lock();
+        match (&contents.parked, contents.pooled) {
+            (Some(parked), _) => Place::Parked {
+                usable: parked.session.is_usable(),
             },
-            (None, true) => Whereabouts::Claimed,
-            (None, false) => Whereabouts::Unknown,
+            (None, true) => Place::CheckedOut,
+            (None, false) => Place::Dedicated,
         }
     }
 
-    /// Says whether a pool waits for this place's connection to come back.
+    /// Records whether the connection will be returned to a pool.
     pub(crate) fn mark_pooled(&self, pooled: bool) {
         self.lock().pooled = pooled;
     }
 
     pub(crate) fn claim(&self) -> Option<Session> {
-        self.lock().parked.take()
+        self.lock().parked.take().map(|parked| parked.session)
     }
 
+    /// Takes the claimed session back from a connection that was returned to its pool.
     pub(crate) fn park(&self, session: Session) {
-        let mut place = self.lock();
-        place.parked = Some(session);
-        place.quiet_since = Instant::now();
+        let mut contents = self.lock();
+        contents.parked = Some(Idle::new(session));
+        contents.pooled = true;
     }
 
-    /// Says which session this place stands for, while it is claimed.
-    pub(crate) fn now_built_on(&self, fresh: &Session) {
-        self.lock().driver = Arc::clone(&fresh.driver);
+    /// Records which session the caller has instead of the claimed one.
+    pub(crate) fn claimed_is_now(&self, session: &Session) {
+        self.lock().driver = Arc::clone(&session.driver);
     }
 
-    /// Puts `fresh` in the place of a parked session that is older or unfit.
-    pub(crate) fn exchange_parked(&self, fresh: Session) -> LeftOver {
-        let mut place = self.lock();
-        match &mut place.parked {
-            Some(parked) if parked.generation() < fresh.generation() || !parked.is_fit() => {
-                let driver = Arc::clone(&fresh.driver);
-                let old = std::mem::replace(parked, fresh);
-                place.driver = driver;
-                place.quiet_since = Instant::now();
-                LeftOver::Old(old)
-            }
-            _ => LeftOver::Spare(fresh),
+    /// Swaps the parked session with `spare`, if the parked one is older or unusable.
+    ///
+    /// `false` if it needs no exchange, or if a caller has claimed it meanwhile.
+    pub(crate) fn exchange_parked(&self, spare: &mut Session) -> bool {
+        let contents = &mut *self.lock();
+        let Some(parked) = &mut contents.parked else {
+            return false;
+        };
+        if parked.session.generation() >= spare.generation() && parked.session.is_usable() {
+            return false;
         }
+        contents.driver = Arc::clone(&spare.driver);
+        std::mem::swap(&mut parked.session, spare);
+        parked.quiet_since = Instant::now();
+        true
     }
 
-    /// Gives a parked session up and asks for one last answer, which comes when nothing runs on it.
-    pub(crate) fn last_ping(&self) -> Option<(Arc<Driver>, Answer)> {
-        let place = self.lock();
-        let parked = place.parked.as_ref().filter(|parked| parked.is_fit())?;
-        parked.driver.give_up();
-        Some((Arc::clone(&parked.driver), parked.ping()))
+    /// Marks a parked session as unusable and pings it: the answer comes when nothing runs on it.
+    pub(crate) fn last_ping(&self) -> Option<Ping> {
+        let contents = self.lock();
+        let session = &contents.parked.as_ref()?.session;
+        session.driver.mark_unusable();
+        Some(session.ping())
     }
 
-    /// Closes the session of this driver if it is still parked here: whoever claims it first, has it.
-    pub(crate) fn cut_if_parked(&self, driver: &Arc<Driver>) -> bool {
-        let place = self.lock();
-        let is_parked = place.parked.is_some() && Arc::ptr_eq(&place.driver, driver);
+    /// Closes this session if it is still parked here: a caller that has claimed it keeps it.
+    pub(crate) fn abort_if_parked(&self, driver: &Arc<Driver>) -> bool {
+        let contents = self.lock();
+        let is_parked = contents.parked.is_some() && Arc::ptr_eq(&contents.driver, driver);
         if is_parked {
-            driver.cut();
+            driver.abort();
         }
         is_parked
     }
 
-    /// Whether the session is closed, if it is parked.
-    pub(crate) fn is_parked_and_closed(&self) -> bool {
-        let parked = |session: &Session| session.client.is_closed();
-        self.lock().parked.as_ref().is_some_and(parked)
+    /// Pings the session if it is parked, usable and has been quiet for so long.
+    pub(crate) fn ping_if_quiet_for(&self, quiet: Duration) -> Option<Ping> {
+        self.lock().parked.as_mut()?.ping_if_quiet_for(quiet)
     }
 
-    /// Pings a parked session that has been quiet for so long; what is returned waits for the answer.
-    pub(crate) fn ping_if_quiet_for(&self, quiet: Duration) -> Option<Answer> {
-        let mut place = self.lock();
-        let parked = place.parked.as_ref()?;
-        if !parked.is_fit() || place.quiet_since.elapsed() < quiet {
-            return None;
-        }
-        let answer = parked.ping();
-        place.quiet_since = Instant::now();
-        Some(answer)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sessions that are ready to be exchanged for old ones.
+///
+/// They have no slot of the pool, so that transactions that never end cannot block a rotation.
+#[derive(Default)]
+pub(crate) struct Spares(Mutex<Vec<Idle>>);
+
+impl Spares {
+    pub(crate) fn put(&self, session: Session) {
+        self.lock().push(Idle::new(session));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Place> {
+    /// A usable spare of this generation.
+    pub(crate) fn take(&self, generation: u64) -> Option<Session> {
+        self.of_generation(generation, Vec::pop)
+            .map(|spare| spare.session)
+    }
+
+    /// The number of usable spares of this generation.
+    pub(crate) fn count(&self, generation: u64) -> usize {
+        self.of_generation(generation, |spares| spares.len())
+    }
+
+    /// The driver of each spare.
+    #[cfg(test)]
+    pub(crate) fn drivers(&self) -> Vec<Arc<Driver>> {
+        let driver = |spare: &Idle| Arc::clone(&spare.session.driver);
+        self.lock().iter().map(driver).collect()
+    }
+
+    pub(crate) fn clear(&self) {
+        let spares = std::mem::take(&mut *self.lock());
+        drop(spares);
+    }
+
+    /// Closes those whose certificate has expired.
+    pub(crate) fn close_expired(&self, now: SystemTime) {
+        let has_expired = |spare: &mut Idle| now >= spare.session.driver.snapshot.not_after();
+        let expired: Vec<_> = self.lock().extract_if(.., has_expired).collect();
+        drop(expired);
+    }
+
+    /// Pings those that have been quiet for so long.
+    pub(crate) fn ping_quiet(&self, quiet: Duration) -> Vec<Ping> {
+        let ping = |spare: &mut Idle| spare.ping_if_quiet_for(quiet);
+        self.lock().iter_mut().filter_map(ping).collect()
+    }
+
+    /// Calls `action` on the usable spares of this generation, and closes all others.
+    fn of_generation<R>(&self, generation: u64, action: impl FnOnce(&mut Vec<Idle>) -> R) -> R {
+        let is_other = |Idle { session, .. }: &mut Idle| {
+            session.generation() != generation || !session.is_usable()
+        };
+        let mut spares = self.lock();
+        let others: Vec<_> = spares.extract_if(.., is_other).collect();
+        let result = action(&mut spares);
+        drop(spares);
+        // Closed outside the lock.
+        drop(others);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

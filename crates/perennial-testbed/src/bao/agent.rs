@@ -1,3 +1,5 @@
+//! OpenBao Agent as a child process.
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +13,7 @@ use crate::server::{Launch, Server};
 
 /// A real OpenBao Agent that logs in by AppRole and keeps certificates in files, one `pkiCert` template each.
 ///
-/// What many teams run beside a service today. It is given the address, not the process: it goes on while OpenBao is
-/// stopped.
+/// Many teams run it next to their services. It keeps running while OpenBao is stopped.
 #[derive(Debug)]
 pub struct BaoAgent {
     server: Server,
@@ -21,15 +22,15 @@ pub struct BaoAgent {
 
 impl OpenBao {
     /// Starts an agent that keeps a certificate of a client role for each of `names` (`app` or `app-*`), valid for
-    /// whole seconds of `life`. It returns at once: each file is there once its certificate is.
+    /// `lifetime` (whole seconds). Returns at once: a file appears as soon as its certificate is issued.
     ///
     /// # Errors
-    /// [`TestbedError::Folder`] or [`TestbedError::Run`] where it cannot be set up or launched.
+    /// [`TestbedError::Folder`] or [`TestbedError::Run`] if it fails to start.
     pub fn agent(
         &self,
         role: &str,
         names: &[String],
-        life: Duration,
+        lifetime: Duration,
     ) -> Result<BaoAgent, TestbedError> {
         let folder = Folder::create("agent", None)?;
         let private = folder.private();
@@ -41,7 +42,10 @@ impl OpenBao {
             ("ca.pem", self.ca_pem().to_owned()),
             ("role-id", self.approle().role_id.clone()),
             ("secret-id", self.approle().secret_id.clone()),
-            ("agent.hcl", self.agent_config(&folder, role, names, life)),
+            (
+                "agent.hcl",
+                self.agent_config(&folder, role, names, lifetime),
+            ),
         ];
         for (name, content) in &files {
             folder.write(&private.join(name), content, None)?;
@@ -67,7 +71,7 @@ impl OpenBao {
         folder: &Folder,
         role: &str,
         names: &[String],
-        life: Duration,
+        lifetime: Duration,
     ) -> String {
         let (address, private) = (self.address(), folder.private());
         let private = private.display();
@@ -88,9 +92,9 @@ auto_auth {{
 "#
         );
         let path = format!("{}/issue/{role}", pki::MOUNT);
-        let seconds = life.as_secs();
+        let seconds = lifetime.as_secs();
         for name in names {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 config,
                 r#"template {{
@@ -110,12 +114,12 @@ impl BaoAgent {
         &self.certificates
     }
 
-    /// The process's number, or `None` where it has ended.
+    /// The process number, or `None` if it has ended.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()
     }
 
-    /// What it has logged so far.
+    /// The agent's log so far.
     pub fn log(&self) -> String {
         self.server.log()
     }

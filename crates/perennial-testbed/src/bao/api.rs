@@ -1,20 +1,27 @@
+//! OpenBao's HTTP API: the TLS of its listener, and a client.
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 
-use super::listener::Listener;
 use crate::error::{BoxError, TestbedError};
+use crate::folder::Folder;
 
-/// Longer than any request takes; shorter than a test waits.
+/// Longer than any request takes, shorter than any test waits.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A paused server must not make [`Api::health`] hang.
+/// A paused server must not block [`Api::health`].
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The HTTP client of one OpenBao, with the root token once there is one.
+/// The HTTP client of one OpenBao; it sends the root token once that exists.
 pub(super) struct Api {
     base: String,
     tls: ClientConfig,
@@ -37,7 +44,7 @@ impl Api {
         })
     }
 
-    /// The same for another node of the cluster, with the same token.
+    /// A client for another node of the cluster, with the same token.
     pub(super) fn for_port(&self, port: u16) -> Self {
         Self {
             base: base(port),
@@ -46,7 +53,7 @@ impl Api {
         }
     }
 
-    /// From now on every call carries this token.
+    /// Sends this token with every later call.
     pub(super) fn set_token(&mut self, token: &str) -> Result<(), TestbedError> {
         let mut value = HeaderValue::from_str(token)
             .ok()
@@ -66,22 +73,22 @@ impl Api {
         path: &str,
         body: Value,
     ) -> Result<Value, TestbedError> {
-        self.ask(method, path, body, None).await
+        self.send(method, path, body, None).await
     }
 
-    /// The same, with the reply in a wrapping token for that long.
+    /// Like [`Api::call`], but returns a wrapping token for the reply with this lifetime.
     pub(super) async fn call_wrapped(
         &self,
         method: &str,
         path: &str,
         body: Value,
-        life: Duration,
+        lifetime: Duration,
     ) -> Result<String, TestbedError> {
-        let reply = self.ask(method, path, body, Some(life)).await?;
+        let reply = self.send(method, path, body, Some(lifetime)).await?;
         text(&reply["wrap_info"]["token"], "wrap_info")
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: &str,
         path: &str,
@@ -98,8 +105,8 @@ impl Api {
         if !body.is_null() {
             request = request.body(body.to_string());
         }
-        if let Some(life) = wrapped_for {
-            request = request.header("X-Vault-Wrap-TTL", format!("{}s", life.as_secs()));
+        if let Some(lifetime) = wrapped_for {
+            request = request.header("X-Vault-Wrap-TTL", format!("{}s", lifetime.as_secs()));
         }
         let reply = request
             .send()
@@ -136,7 +143,7 @@ fn base(port: u16) -> String {
     format!("https://127.0.0.1:{port}/v1/")
 }
 
-/// Takes a string out of a reply.
+/// Reads a string from a reply.
 pub(super) fn text(value: &Value, field: &'static str) -> Result<String, TestbedError> {
     let text = value.as_str().ok_or(TestbedError::Incomplete(field))?;
     Ok(text.to_owned())
@@ -150,8 +157,68 @@ fn client(tls: &ClientConfig, headers: HeaderMap) -> Result<Client, TestbedError
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(TIMEOUT)
-        // No connection is kept: one to a server that was stopped meanwhile would fail the next call.
+        // Keep no connection: after a restart of the server it would fail the next call.
         .pool_max_idle_per_host(0)
         .build()
         .map_err(|error| TestbedError::Tls(error.into()))
+}
+
+/// The TLS of OpenBao's own listener, the same on every node of a cluster. The key of its CA is not kept.
+#[derive(Clone)]
+pub(super) struct Listener {
+    ca_pem: String,
+    ca_der: CertificateDer<'static>,
+    certificate: String,
+    key: String,
+}
+
+impl Listener {
+    /// Creates a CA and a certificate for the listener.
+    pub(super) fn create() -> Result<Self, TestbedError> {
+        new_listener().map_err(|error| TestbedError::Tls(error.into()))
+    }
+
+    /// Writes the certificate and its key into the folder.
+    pub(super) fn install(&self, folder: &Folder) -> Result<(), TestbedError> {
+        let private = folder.private();
+        folder.write(&private.join("listener.crt"), &self.certificate, None)?;
+        folder.write(&private.join("listener.key"), &self.key, None)
+    }
+
+    pub(super) fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    pub(super) fn roots(&self) -> Result<RootCertStore, TestbedError> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(self.ca_der.clone())
+            .map_err(|error| TestbedError::Tls(error.into()))?;
+        Ok(roots)
+    }
+}
+
+fn new_listener() -> Result<Listener, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Perennial testbed, OpenBao listener");
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+
+    let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()])?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "localhost");
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &ca)?;
+    Ok(Listener {
+        ca_pem: ca.pem(),
+        ca_der: ca.der().clone(),
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }

@@ -1,3 +1,5 @@
+//! Counts successful requests in the audit log.
+
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -7,10 +9,10 @@ use serde_json::Value;
 use super::pki;
 use crate::error::TestbedError;
 
-/// What the audit log says so far. Only what was added since the last time is read.
+/// Counts from the audit log. Each reading covers only the lines added since the previous one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
-    read: u64,
+    bytes_read: u64,
     pub(super) issued: u64,
     pub(super) logins: u64,
 }
@@ -19,17 +21,17 @@ impl Tally {
     pub(super) fn read_on(&mut self, log: &Path) -> Result<(), TestbedError> {
         let mut text = String::new();
         let result = File::open(log).and_then(|mut file| {
-            file.seek(SeekFrom::Start(self.read))?;
+            file.seek(SeekFrom::Start(self.bytes_read))?;
             file.read_to_string(&mut text)
         });
         match result {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             result => result.map_err(TestbedError::at(log))?,
         };
-        // The last line may still be in the writing.
+        // The last line may be incomplete.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         text[..whole].lines().for_each(|line| self.add(line));
-        self.read += whole as u64;
+        self.bytes_read += whole as u64;
         Ok(())
     }
 
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_line_is_counted_once_it_is_whole() {
+    fn incomplete_line_is_counted_once_it_is_complete() {
         let line = r#"{"type":"response","request":{"path":"pki_int/sign/app"}}"#;
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut tally = Tally::default();

@@ -1,47 +1,49 @@
+//! Three nodes of one OpenBao.
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::life::{ACTIVE, Node, UNSEALED};
-use super::listener::Listener;
+use super::api::Listener;
+use super::process::{ACTIVE, Node, UNSEALED};
 use super::{NAME, OpenBao};
 use crate::error::TestbedError;
 use crate::locate;
 
-/// How many there are: the fewest of which one can be missed.
+/// The smallest cluster that survives the loss of one node.
 const NODES: usize = 3;
-/// Longer than any election by raft's own times.
+/// Longer than any election with raft's default timing.
 const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(20);
 
-/// A real OpenBao of three raft nodes, each a process that can be stopped, paused and sealed by itself.
+/// A real OpenBao of three raft nodes, each a process that can be stopped, paused and sealed on its own.
 ///
-/// The PKI, the roles and the AppRole are those of a single [`OpenBao`]; every node answers for them. Dropping it ends
+/// The PKI, the roles and the AppRole are those of a single [`OpenBao`], and every node serves them. Dropping it ends
 /// all nodes and removes their folders.
 #[derive(Debug)]
 pub struct OpenBaoCluster {
     nodes: Vec<OpenBao>,
 }
 
-/// How soon a cluster that has lost its leader elects another.
+/// How fast a cluster without a leader elects a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Elections {
-    /// Within some 2 s, for tests: `performance_multiplier = 1`, which OpenBao recommends for production.
+    /// Within about 2 s, for tests: `performance_multiplier = 1`, which OpenBao recommends for production.
     Quick,
-    /// By OpenBao's own default (5): some 7 to 12 s.
+    /// With OpenBao's default of 5: about 7 to 12 s.
     ByDefault,
 }
 
 impl OpenBaoCluster {
-    /// Starts three nodes and waits until all of them vote, some 4 s.
+    /// Starts three nodes and waits until all of them vote, about 4 s.
     ///
     /// # Errors
     /// As [`Testbed::start`](crate::Testbed::start).
     ///
     /// # Cancel safety
-    /// Cancelling it ends what was started.
+    /// Cancelling ends the nodes that were started.
     pub async fn start(elections: Elections) -> Result<Self, TestbedError> {
         let program = locate::openbao(&|_| ()).await?;
         let listener = Listener::create()?;
@@ -51,13 +53,13 @@ impl OpenBaoCluster {
                 Elections::Quick => 1,
                 Elections::ByDefault => 5,
             },
-            // The first one is alone until the others have joined.
+            // The first node is alone until the others have joined.
             ready: if id == 1 { ACTIVE } else { UNSEALED },
         };
-        let first = Box::pin(begin(&program, &listener, node(1))).await?;
+        let first = Box::pin(first_node(&program, &listener, node(1))).await?;
         let (second, third) = tokio::try_join!(
-            Box::pin(first.joined_by(&program, &listener, node(2))),
-            Box::pin(first.joined_by(&program, &listener, node(3))),
+            Box::pin(first.add_node(&program, &listener, node(2))),
+            Box::pin(first.add_node(&program, &listener, node(3))),
         )?;
         let cluster = Self {
             nodes: vec![first, second, third],
@@ -73,7 +75,7 @@ impl OpenBaoCluster {
         Ok(cluster)
     }
 
-    /// The nodes; which of them leads, [`OpenBaoCluster::leader`] says.
+    /// The nodes. [`OpenBaoCluster::leader`] returns which one leads.
     pub fn nodes(&self) -> &[OpenBao] {
         &self.nodes
     }
@@ -83,57 +85,58 @@ impl OpenBaoCluster {
         self.nodes.iter().map(OpenBao::address).collect()
     }
 
-    /// Waits until one node says that it leads, and returns its place among the nodes.
+    /// Waits until a node leads, and returns its index in [`OpenBaoCluster::nodes`].
     ///
     /// # Errors
-    /// [`TestbedError::Late`] where none does so within 40 s.
+    /// [`TestbedError::Late`] if no node leads within 40 s.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn leader(&self) -> Result<usize, TestbedError> {
-        self.wait_for("led", async || self.leading().await).await
+        self.wait_for("led by a node", async || self.leading().await)
+            .await
     }
 
-    /// Waits until every node follows one leader with all that it has written, and returns that one's place.
+    /// Waits until every node follows one leader and has all its data, and returns the leader's index.
     ///
-    /// A node that has just started again is of no use for an election yet: whoever breaks the next one before has
-    /// broken two of three.
+    /// A node that was just restarted cannot take part in an election yet: a test that stops the next node too early
+    /// has stopped two of three.
     ///
     /// # Errors
-    /// [`TestbedError::Late`] where they don't within 40 s.
+    /// [`TestbedError::Late`] if this takes more than 40 s.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn whole(&self) -> Result<usize, TestbedError> {
         self.wait_for("whole", async || {
             let leader = self.leading().await?;
-            let led = self.nodes[leader].following().await?;
+            let latest = self.nodes[leader].following().await?;
             for node in &self.nodes {
                 let following = node.following().await?;
-                let is_up_to_date = following.written >= led.written;
-                (is_up_to_date && following.address == led.address).then_some(())?;
+                let is_up_to_date = following.written >= latest.written;
+                (is_up_to_date && following.address == latest.address).then_some(())?;
             }
             Some(leader)
         })
         .await
     }
 
-    /// Has the leader give up its place, as before maintenance.
+    /// Makes the leader step down, as an operator does before maintenance.
     ///
     /// # Errors
     /// As [`OpenBaoCluster::leader`] and [`OpenBao::api`].
     ///
     /// # Cancel safety
-    /// It may have done so nevertheless.
+    /// The leader may still step down.
     pub async fn step_down(&self) -> Result<(), TestbedError> {
         let leader = self.leader().await?;
         let step_down = self.nodes[leader].api("PUT", "sys/step-down", Value::Null);
         step_down.await.map(drop)
     }
 
-    /// How many certificates the nodes have issued or signed through the client roles, all together.
+    /// The number of certificates that all nodes together have issued or signed through the client roles.
     ///
-    /// A request that a standby forwards is in the log of the leader alone.
+    /// A request that a standby forwards appears only in the leader's log.
     ///
     /// # Errors
     /// As [`OpenBao::issued`].
@@ -149,9 +152,9 @@ impl OpenBaoCluster {
     }
 
     async fn leading(&self) -> Option<usize> {
-        for (place, node) in self.nodes.iter().enumerate() {
+        for (index, node) in self.nodes.iter().enumerate() {
             if node.api.health().await == Some(200) {
-                return Some(place);
+                return Some(index);
             }
         }
         None
@@ -160,12 +163,12 @@ impl OpenBaoCluster {
     async fn wait_for<T>(
         &self,
         state: &'static str,
-        ask: impl AsyncFn() -> Option<T>,
+        poll: impl AsyncFn() -> Option<T>,
     ) -> Result<T, TestbedError> {
-        let answered = async {
+        let reached = async {
             loop {
-                if let Some(answer) = ask().await {
-                    return answer;
+                if let Some(value) = poll().await {
+                    return value;
                 }
                 tokio::time::sleep(POLL).await;
             }
@@ -175,22 +178,26 @@ impl OpenBaoCluster {
             state,
             waited: PATIENCE,
         };
-        tokio::time::timeout(PATIENCE, answered).await.map_err(late)
+        tokio::time::timeout(PATIENCE, reached).await.map_err(late)
     }
 }
 
-async fn begin(program: &Path, listener: &Listener, node: Node) -> Result<OpenBao, TestbedError> {
+async fn first_node(
+    program: &Path,
+    listener: &Listener,
+    node: Node,
+) -> Result<OpenBao, TestbedError> {
     let mut first = OpenBao::create(program, listener.clone(), &node)?;
     first.bring_up().await?;
-    // By default a node may vote 10 s after it has joined.
-    let ask = json!({"server_stabilization_time": "1s"});
+    // By default a node may vote only 10 s after it has joined.
+    let body = json!({"server_stabilization_time": "1s"});
     let path = "sys/storage/raft/autopilot/configuration";
-    first.api("POST", path, ask).await?;
+    first.api("POST", path, body).await?;
     first.ready = UNSEALED;
     Ok(first)
 }
 
-/// Whom a node follows, and how far.
+/// The leader that a node follows, and how much of its data the node has.
 struct Following {
     address: String,
     written: u64,
@@ -205,8 +212,8 @@ impl OpenBao {
         })
     }
 
-    /// A further node of this one's cluster, which shares all that it holds.
-    async fn joined_by(
+    /// Adds a node to this node's cluster.
+    async fn add_node(
         &self,
         program: &Path,
         listener: &Listener,
@@ -214,8 +221,8 @@ impl OpenBao {
     ) -> Result<Self, TestbedError> {
         let mut joining = Self::create(program, listener.clone(), &node)?;
         joining.launch().await?;
-        let ask = json!({"leader_api_addr": self.address(), "leader_ca_cert": self.ca_pem()});
-        let join = joining.api("POST", "sys/storage/raft/join", ask);
+        let body = json!({"leader_api_addr": self.address(), "leader_ca_cert": self.ca_pem()});
+        let join = joining.api("POST", "sys/storage/raft/join", body);
         join.await?;
         joining.unseal_key.clone_from(&self.unseal_key);
         joining.roots_pem.clone_from(&self.roots_pem);

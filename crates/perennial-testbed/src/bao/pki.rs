@@ -1,3 +1,5 @@
+//! The PKI: its CAs, roles, policy and AppRole.
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,7 +17,7 @@ pub(super) const POLICY: &str = "app";
 const APPROLE: &str = "auth/approle/role/app";
 pub(super) const LOGIN: &str = "auth/approle/login";
 
-/// A certificate for a server on localhost and 127.0.0.1, for a year.
+/// A certificate for a server on localhost and 127.0.0.1, valid for a year.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ServerCertificate {
@@ -23,11 +25,11 @@ pub struct ServerCertificate {
     pub chain: String,
     /// Its key (PEM, PKCS#8).
     pub key: String,
-    /// The root that it leads to (PEM).
+    /// The root of the chain (PEM).
     pub root: String,
 }
 
-/// Says whether a request to this path, if it succeeded, gave a client a certificate.
+/// Whether a successful request to this path issues a client certificate.
 pub(super) fn issues_for_clients(path: &str) -> bool {
     let rest = path
         .strip_prefix(MOUNT)
@@ -38,12 +40,13 @@ pub(super) fn issues_for_clients(path: &str) -> bool {
     )
 }
 
-/// Builds everything that an app needs: the two CAs, the roles, the policy and the AppRole.
+/// Sets up everything that an app needs: the two CAs, the roles, the policy and the AppRole.
 pub(super) async fn set_up(bao: &mut OpenBao) -> Result<(), TestbedError> {
     require_audit(bao).await?;
     for mount in [ROOT, MOUNT] {
-        let ask = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
-        bao.api("POST", &format!("sys/mounts/{mount}"), ask).await?;
+        let body = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+        bao.api("POST", &format!("sys/mounts/{mount}"), body)
+            .await?;
     }
     bao.roots_pem = authorities(bao, "A").await?;
     roles(bao).await?;
@@ -52,14 +55,14 @@ pub(super) async fn set_up(bao: &mut OpenBao) -> Result<(), TestbedError> {
 }
 
 pub(super) async fn server_certificate(bao: &OpenBao) -> Result<ServerCertificate, TestbedError> {
-    let ask = json!({
+    let body = json!({
         "common_name": "localhost", "ip_sans": "127.0.0.1", "ttl": "8760h",
         "private_key_format": "pkcs8",
     });
     let path = format!("{MOUNT}/issue/{SERVER_ROLE}");
-    let reply = bao.api("POST", &path, ask).await?;
+    let reply = bao.api("POST", &path, body).await?;
     let data = &reply["data"];
-    // PEM from OpenBao has no line end: without one, two certificates grow together.
+    // OpenBao's PEM has no newline at its end, and certificates must be separated by one.
     let leaf = text(&data["certificate"], "certificate")?;
     let intermediate = text(&data["ca_chain"][0], "ca_chain")?;
     let root = text(&data["ca_chain"][1], "the root in ca_chain")?;
@@ -70,74 +73,75 @@ pub(super) async fn server_certificate(bao: &OpenBao) -> Result<ServerCertificat
     })
 }
 
-/// New revocation lists of the CAs that issue now.
-pub(super) async fn crls(bao: &OpenBao, life: Duration) -> Result<String, TestbedError> {
+/// New revocation lists of the current CAs.
+pub(super) async fn crls(bao: &OpenBao, lifetime: Duration) -> Result<String, TestbedError> {
     let mut lists = String::new();
     for mount in [ROOT, MOUNT] {
-        let ask = json!({"expiry": format!("{}s", life.as_secs())});
-        bao.api("POST", &format!("{mount}/config/crl"), ask).await?;
+        let body = json!({"expiry": format!("{}s", lifetime.as_secs())});
+        bao.api("POST", &format!("{mount}/config/crl"), body)
+            .await?;
         bao.api("GET", &format!("{mount}/crl/rotate"), Value::Null)
             .await?;
         let reply = bao
             .api("GET", &format!("{mount}/cert/crl"), Value::Null)
             .await?;
-        lists += &(text(&reply["data"]["certificate"], "the list")? + "\n");
+        lists += &(text(&reply["data"]["certificate"], "the revocation list")? + "\n");
     }
     Ok(lists)
 }
 
-/// An OpenBao that ignores the declared audit device would count nothing.
+/// Without the declared audit device, no certificate would be counted.
 async fn require_audit(bao: &OpenBao) -> Result<(), TestbedError> {
     let devices = bao.api("GET", "sys/audit", Value::Null).await?;
     match devices["data"].get("log/") {
         Some(_) => Ok(()),
         None => Err(TestbedError::Incomplete(
-            "the declared audit device: is it older than 2.4?",
+            "the declared audit device (OpenBao older than 2.4?)",
         )),
     }
 }
 
-/// Makes root and intermediate, which issue from then on. The bundle carries the root along, so that `ca_chain` is
-/// intermediate, root.
+/// Creates root and intermediate and makes them the default issuers. The bundle includes the root, so that
+/// `ca_chain` is intermediate, root.
 pub(super) async fn authorities(bao: &OpenBao, name: &str) -> Result<String, TestbedError> {
-    let ask = json!({
+    let body = json!({
         "common_name": format!("Perennial testbed root {name}"), "ttl": "87600h", "key_type": "ec", "key_bits": 256,
     });
     let reply = bao
-        .api("POST", &format!("{ROOT}/root/generate/internal"), ask)
+        .api("POST", &format!("{ROOT}/root/generate/internal"), body)
         .await?;
     let root = text(&reply["data"]["certificate"], "certificate")?;
-    issue_by(bao, ROOT, &text(&reply["data"]["issuer_id"], "issuer_id")?).await?;
+    set_default_issuer(bao, ROOT, &text(&reply["data"]["issuer_id"], "issuer_id")?).await?;
     intermediate(bao, name).await?;
     Ok(root + "\n")
 }
 
-/// Makes an intermediate of the root that issues now, which issues for apps and servers from then on.
+/// Creates an intermediate of the current root and makes it the default issuer for apps and servers.
 pub(super) async fn intermediate(bao: &OpenBao, name: &str) -> Result<(), TestbedError> {
-    let ask = json!({
+    let body = json!({
         "common_name": format!("Perennial testbed intermediate {name}"), "key_type": "ec", "key_bits": 256,
     });
     let path = format!("{MOUNT}/intermediate/generate/internal");
-    let reply = bao.api("POST", &path, ask).await?;
-    let ask = json!({"csr": reply["data"]["csr"], "format": "pem_bundle", "ttl": "43800h"});
+    let reply = bao.api("POST", &path, body).await?;
+    let body = json!({"csr": reply["data"]["csr"], "format": "pem_bundle", "ttl": "43800h"});
     let reply = bao
-        .api("POST", &format!("{ROOT}/root/sign-intermediate"), ask)
+        .api("POST", &format!("{ROOT}/root/sign-intermediate"), body)
         .await?;
-    let ask = json!({"certificate": reply["data"]["certificate"]});
+    let body = json!({"certificate": reply["data"]["certificate"]});
     let reply = bao
-        .api("POST", &format!("{MOUNT}/intermediate/set-signed"), ask)
+        .api("POST", &format!("{MOUNT}/intermediate/set-signed"), body)
         .await?;
-    // Both are imported; only the intermediate has its key here.
+    // Both are imported, but only the intermediate has its key here.
     let issuers = reply["data"]["mapping"].as_object();
     let issuer = issuers
         .and_then(|issuers| issuers.iter().find(|(_, key)| *key != ""))
         .ok_or(TestbedError::Incomplete("an issuer with a key"))?;
-    issue_by(bao, MOUNT, issuer.0).await
+    set_default_issuer(bao, MOUNT, issuer.0).await
 }
 
-async fn issue_by(bao: &OpenBao, mount: &str, issuer: &str) -> Result<(), TestbedError> {
-    let ask = json!({"default": issuer});
-    bao.api("POST", &format!("{mount}/config/issuers"), ask)
+async fn set_default_issuer(bao: &OpenBao, mount: &str, issuer: &str) -> Result<(), TestbedError> {
+    let body = json!({"default": issuer});
+    bao.api("POST", &format!("{mount}/config/issuers"), body)
         .await
         .map(drop)
 }
@@ -154,7 +158,7 @@ async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {
         "allowed_domains": ["app", "app-*"], "allow_bare_domains": true,
         "allow_glob_domains": true, "allow_localhost": false, "enforce_hostnames": false,
         "generate_lease": false, "ttl": "1h", "max_ttl": "72h",
-        // Without it a request's own `not_after` would go past `max_ttl`.
+        // Without this, a request's own `not_after` could exceed `max_ttl`.
         "not_after_bound": "ttl-limited",
     });
     for (role, is_stored) in [(CLIENT_ROLE, false), (STORED_ROLE, true)] {
@@ -172,8 +176,8 @@ async fn roles(bao: &OpenBao) -> Result<(), TestbedError> {
     Ok(())
 }
 
-/// Lets the app ask for client certificates, revoke one that it shows, and read which CAs issue; nothing beyond what
-/// every token may do with itself.
+/// Allows the app to request client certificates, to revoke a certificate that it sends, and to read the issuers; apart
+/// from that only what every token may do with itself.
 async fn approle(bao: &OpenBao) -> Result<AppRole, TestbedError> {
     let policy = format!(
         r#"path "{MOUNT}/sign/{CLIENT_ROLE}" {{ capabilities = ["update"] }}
@@ -190,8 +194,8 @@ path "{MOUNT}/revoke" {{
     bao.api("PUT", &path, json!({"policy": policy})).await?;
     bao.api("POST", "sys/auth/approle", json!({"type": "approle"}))
         .await?;
-    let ask = json!({"token_policies": [POLICY], "token_ttl": "1h", "token_max_ttl": "24h"});
-    bao.api("POST", APPROLE, ask).await?;
+    let body = json!({"token_policies": [POLICY], "token_ttl": "1h", "token_max_ttl": "24h"});
+    bao.api("POST", APPROLE, body).await?;
     let role = bao
         .api("GET", &format!("{APPROLE}/role-id"), Value::Null)
         .await?;

@@ -1,19 +1,20 @@
+//! Creates a Postgres: `initdb`, configuration, first start.
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use super::{APP, Account, NAME, Postgres, SUPERUSER, config};
+use super::{APP, NAME, Postgres, SUPERUSER};
 use crate::bao::ServerCertificate;
 use crate::error::TestbedError;
-use crate::folder::{Folder, open_to_all};
-use crate::port;
-use crate::server::{Launch, Server};
+use crate::folder::{Account, Folder, open_to_all};
+use crate::server::{Launch, Server, free_port};
 
-/// How often a start is tried: another process may take a free port first.
+/// Attempts to start: another process may take a free port first.
 const TRIES: u32 = 3;
 
-/// A folder that `initdb` has filled, not yet running.
+/// A data folder created by `initdb`; the server is not running yet.
 pub(crate) struct Cluster {
     folder: Folder,
     programs: Programs,
@@ -26,7 +27,7 @@ pub(super) struct Programs {
 }
 
 impl Cluster {
-    /// Runs `initdb`, some 1 s.
+    /// Runs `initdb`, about 1 s.
     pub(crate) async fn create(folder: PathBuf) -> Result<Self, TestbedError> {
         let account = Account::for_postgres()?;
         let programs = Programs { folder, account };
@@ -36,7 +37,7 @@ impl Cluster {
         Ok(Self { folder, programs })
     }
 
-    /// Starts the server with this certificate, and makes the app's user and database.
+    /// Starts the server with this certificate, and creates the app's user and database.
     pub(crate) async fn start(
         self,
         certificate: &ServerCertificate,
@@ -48,14 +49,14 @@ impl Cluster {
             ("server.crt", certificate.chain.as_str()),
             ("server.key", &certificate.key),
             ("clients.crt", &certificate.root),
-            ("pg_hba.conf", config::HBA),
-            ("pg_ident.conf", config::IDENT),
+            ("pg_hba.conf", HBA),
+            ("pg_ident.conf", IDENT),
         ] {
             folder.write(&data.join(name), content, owner.as_ref())?;
         }
         let mut postgres = Postgres {
             server: Server::new(NAME, Signal::QUIT, folder)?,
-            cluster: programs,
+            programs,
             port: 0,
             version: String::new(),
         };
@@ -69,7 +70,7 @@ impl Cluster {
             .await?;
         let row = client.query_one("show server_version", &[]).await?;
         let version: String = row.get(0);
-        // Debian adds its package's name.
+        // Debian appends the name of its package.
         postgres.version = version.split(' ').next().unwrap_or_default().to_owned();
         Ok(postgres)
     }
@@ -78,25 +79,25 @@ impl Cluster {
 impl Postgres {
     async fn launch_on_a_free_port(&mut self) -> Result<(), TestbedError> {
         let folder = self.server.folder();
-        let (owner, socket) = (self.cluster.account, folder.path().to_path_buf());
+        let (owner, socket) = (self.programs.account, folder.path().to_path_buf());
         let file = folder.private().join("postgresql.auto.conf");
-        let mut tried = 1;
+        let mut attempts = 1;
         loop {
-            self.port = port::free()?;
-            let settings = config::settings(&socket, self.port);
+            self.port = free_port()?;
+            let settings = settings(&socket, self.port);
             self.server
                 .folder()
                 .write(&file, &settings, owner.as_ref())?;
-            self.cluster.launch(&self.server)?;
+            self.programs.launch(&self.server)?;
             match self.wait().await {
                 Err(TestbedError::NotStarted { log, .. })
-                    if tried < TRIES && log.contains("Address already in use") =>
+                    if attempts < TRIES && log.contains("Address already in use") =>
                 {
                     self.server.stop(Signal::QUIT).await;
                 }
                 result => return result.map(drop),
             }
-            tried += 1;
+            attempts += 1;
         }
     }
 }
@@ -149,7 +150,7 @@ impl Programs {
         })
     }
 
-    /// Root's own folders are closed to the user that Postgres runs as: say so, before `initdb` says it worse.
+    /// Fails early with a clear error if the user that Postgres runs as cannot enter the folder of its programs.
     fn check_reach(&self) -> Result<(), TestbedError> {
         let program: &Path = &self.folder.join("postgres");
         if self.account.is_none() || open_to_all(program) {
@@ -158,7 +159,7 @@ impl Programs {
         Err(TestbedError::Run {
             program: program.to_path_buf(),
             source: std::io::Error::other(
-                "as root, Postgres runs as another user, who cannot enter this folder",
+                "root runs Postgres as an unprivileged user, which cannot enter this folder",
             ),
         })
     }
@@ -170,4 +171,46 @@ impl Programs {
     fn user(&self) -> Option<(u32, u32)> {
         self.account.map(|account| (account.uid, account.gid))
     }
+}
+
+/// Who may log in: over the private socket any user, over TCP only with a certificate.
+const HBA: &str = "\
+local     all all              trust
+hostssl   all app 127.0.0.1/32 cert clientcert=verify-full map=clients
+hostnossl all all all          reject
+host      all all all          reject
+";
+
+/// Which common name may log in as which user.
+const IDENT: &str = "\
+clients app   app
+clients app-2 app
+";
+
+/// Settings added to the configuration of `initdb`.
+///
+/// Postgres logs connections and disconnections. It syncs nothing, because the data lives only as long as the test.
+fn settings(socket: &Path, port: u16) -> String {
+    let socket = socket.display();
+    format!(
+        "
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = '{socket}'
+ssl = on
+ssl_cert_file = 'server.crt'
+ssl_key_file = 'server.key'
+ssl_ca_file = 'clients.crt'
+max_connections = 300
+shared_buffers = 16MB
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+wal_level = minimal
+max_wal_senders = 0
+log_connections = on
+log_disconnections = on
+log_line_prefix = '%m [%p] %q%u@%d '
+"
+    )
 }

@@ -1,4 +1,4 @@
-//! A running server's certificate, CAs, lists and settings, and further servers.
+//! Changes to a running server (certificate, CAs, revocation lists, settings), and further servers.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::shared;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Says whether a login failed over this: a TLS alert's name, or what the client found wrong.
-fn refused_over(login: Result<Client, Error>, reason: &str) -> bool {
+/// Whether a login failed for this reason: the name of a TLS alert, or the client's own verdict.
+fn refused_for(login: Result<Client, Error>, reason: &str) -> bool {
     login.is_err_and(|error| format!("{error:?}").contains(reason))
 }
 
 #[tokio::test]
-async fn both_cas_change_on_the_running_servers() {
+async fn ca_changes_on_both_running_servers() {
     let testbed = Testbed::start().await.unwrap();
     let (bao, postgres) = (&testbed.bao, &testbed.postgres);
     let root_a = bao.roots_pem();
     let of_a = sign(&testbed, "app").await;
     let root_b = bao.change_root("B").await.unwrap();
     let of_b = sign(&testbed, "app").await;
-    assert!(refused_over(
+    assert!(refused_for(
         log_in(postgres.config(), root_a, Some(&of_b)).await,
         "UnknownCA"
     ));
@@ -46,7 +46,7 @@ async fn both_cas_change_on_the_running_servers() {
     log_in(postgres.config(), &root_b, Some(&of_a))
         .await
         .unwrap();
-    assert!(refused_over(
+    assert!(refused_for(
         log_in(postgres.config(), root_a, Some(&of_a)).await,
         "UnknownIssuer"
     ));
@@ -55,21 +55,21 @@ async fn both_cas_change_on_the_running_servers() {
     log_in(postgres.config(), &root_b, Some(&of_b))
         .await
         .unwrap();
-    assert!(refused_over(
+    assert!(refused_for(
         log_in(postgres.config(), &root_b, Some(&of_a)).await,
         "UnknownCA"
     ));
-    // What the client role gave, and nothing of the change itself.
+    // Only the certificates of the client role count, not those of the change itself.
     assert_eq!(bao.issued().await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn certificate_of_another_key_is_refused_and_the_old_one_serves_on() {
+async fn certificate_with_another_key_is_refused_and_the_old_one_stays_in_use() {
     let testbed = Testbed::start().await.unwrap();
     let signed = sign(&testbed, "app").await;
-    let mut torn = testbed.bao.server_certificate().await.unwrap();
-    torn.key = testbed.bao.server_certificate().await.unwrap().key;
-    let refused = testbed.postgres.present(&torn).await.unwrap_err();
+    let mut mismatched = testbed.bao.server_certificate().await.unwrap();
+    mismatched.key = testbed.bao.server_certificate().await.unwrap().key;
+    let refused = testbed.postgres.present(&mismatched).await.unwrap_err();
     assert!(
         matches!(&refused, TestbedError::NotReloaded { log, .. } if log.contains("key values mismatch")),
         "{refused}"
@@ -78,7 +78,7 @@ async fn certificate_of_another_key_is_refused_and_the_old_one_serves_on() {
 }
 
 #[tokio::test]
-async fn revoked_certificate_is_refused_and_over_an_expired_list_everybody() {
+async fn revoked_certificate_is_refused_and_an_expired_list_refuses_every_certificate() {
     let testbed = Testbed::start().await.unwrap();
     let (bao, postgres) = (&testbed.bao, &testbed.postgres);
     let (good, bad) = (sign(&testbed, "app").await, sign(&testbed, "app").await);
@@ -89,13 +89,13 @@ async fn revoked_certificate_is_refused_and_over_an_expired_list_everybody() {
     postgres.check_revocation(&lists).await.unwrap();
     assert_eq!(serial_seen(&testbed, &good).await, good.serial);
     let login = log_in_trusting(&testbed, Some(&bad)).await;
-    assert!(refused_over(login, "CertificateRevoked"));
+    assert!(refused_for(login, "CertificateRevoked"));
 
     let lists = bao.crls_pem(Duration::from_secs(1)).await.unwrap();
     postgres.check_revocation(&lists).await.unwrap();
     let expired = async {
-        // OpenSSL's word for a list that is too old.
-        while !refused_over(
+        // OpenSSL reports this for an expired list.
+        while !refused_for(
             log_in_trusting(&testbed, Some(&good)).await,
             "CertificateExpired",
         ) {}
@@ -110,7 +110,7 @@ async fn revoked_certificate_is_refused_and_over_an_expired_list_everybody() {
 }
 
 #[tokio::test]
-async fn setting_holds_for_whoever_connects_next() {
+async fn setting_holds_for_new_connections() {
     let testbed = Testbed::start().await.unwrap();
     let signed = sign(&testbed, "app").await;
     for version in ["TLSv1.2", "TLSv1.3"] {
@@ -126,7 +126,7 @@ async fn setting_holds_for_whoever_connects_next() {
 }
 
 #[tokio::test]
-async fn further_servers_are_of_the_same_pki() {
+async fn further_servers_use_the_same_pki() {
     let testbed = shared().await;
     let signed = sign(testbed, "app").await;
     let another = testbed.another_postgres().await.unwrap();
@@ -142,7 +142,7 @@ async fn further_servers_are_of_the_same_pki() {
 
 #[tokio::test]
 #[ignore = "needs pgbouncer"]
-async fn pgbouncer_lets_certificates_through_and_tells_who_speaks_tls() {
+async fn pgbouncer_accepts_certificates_and_reports_tls_clients() {
     let testbed = shared().await;
     let pgbouncer = testbed.pgbouncer().await.unwrap();
     let root = testbed.bao.roots_pem();
@@ -158,7 +158,7 @@ async fn pgbouncer_lets_certificates_through_and_tells_who_speaks_tls() {
     );
     drop(client);
 
-    // The name in the certificate is the user's, or nobody gets in.
+    // pgbouncer refuses a certificate whose common name is not the user's name.
     let other = sign(testbed, "app-2").await;
     assert!(
         log_in(pgbouncer.config(), root, Some(&other))

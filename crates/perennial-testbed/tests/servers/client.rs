@@ -18,7 +18,7 @@ pub(crate) struct Signed {
     pub(crate) pem: String,
 }
 
-/// A key made here, and the request to sign it.
+/// A new key, and the request to sign it.
 pub(crate) fn request(common_name: &str) -> (KeyPair, Value) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
@@ -33,8 +33,8 @@ pub(crate) fn request(common_name: &str) -> (KeyPair, Value) {
 }
 
 pub(crate) async fn try_sign(testbed: &Testbed, name: &str) -> Result<Signed, TestbedError> {
-    let (key, ask) = request(name);
-    let reply = testbed.bao.api("POST", "pki_int/sign/app", ask).await?;
+    let (key, body) = request(name);
+    let reply = testbed.bao.api("POST", "pki_int/sign/app", body).await?;
     let data = &reply["data"];
     let der = |pem: &Value| CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes());
     let chain = vec![
@@ -62,7 +62,7 @@ pub(crate) async fn log_in_trusting(
     log_in(testbed.postgres.config(), testbed.bao.roots_pem(), signed).await
 }
 
-/// Connects over TLS and asks something, because TLS 1.3 tells a refusal only then.
+/// Connects over TLS and runs a query, because TLS 1.3 reports a refused certificate only then.
 pub(crate) async fn log_in(
     server: Config,
     root_pem: &str,

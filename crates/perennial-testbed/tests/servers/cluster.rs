@@ -1,4 +1,4 @@
-//! Three nodes of one OpenBao: what each of them does when the leader fails.
+//! Three nodes of one OpenBao: what each node does when the leader fails.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ const ISSUE: &str = "pki_int/issue/stored";
 async fn cluster_elects_another_leader_when_one_dies_steps_down_or_is_sealed() {
     let cluster = OpenBaoCluster::start(Elections::Quick).await.unwrap();
     let nodes = cluster.nodes();
-    let issue = async |place: usize| {
-        nodes[place]
+    let issue = async |node: usize| {
+        nodes[node]
             .api("POST", ISSUE, json!({"common_name": "app"}))
             .await
     };
-    // Every node issues, the standbys through the leader.
-    for place in 0..nodes.len() {
-        issue(place).await.unwrap();
+    // Every node issues certificates, the standbys through the leader.
+    for node in 0..nodes.len() {
+        issue(node).await.unwrap();
     }
     assert_eq!(cluster.issued().await.unwrap(), 3);
 
@@ -44,15 +44,15 @@ async fn cluster_elects_another_leader_when_one_dies_steps_down_or_is_sealed() {
     assert_ne!(third, fourth);
     nodes[third].unseal().await.unwrap();
 
-    // With two of three frozen there is no quorum, and nothing is written until they go on.
-    let others: Vec<_> = (0..nodes.len()).filter(|place| *place != fourth).collect();
-    for place in &others {
-        nodes[*place].pause().unwrap();
+    // With two of three nodes paused there is no quorum, so nothing is written until they resume.
+    let others: Vec<_> = (0..nodes.len()).filter(|node| *node != fourth).collect();
+    for other in &others {
+        nodes[*other].pause().unwrap();
     }
     let written = tokio::time::timeout(Duration::from_millis(500), issue(fourth)).await;
     assert!(!matches!(written, Ok(Ok(_))), "written without a quorum");
-    for place in &others {
-        nodes[*place].resume().unwrap();
+    for other in &others {
+        nodes[*other].resume().unwrap();
     }
     let leader = cluster.leader().await.unwrap();
     let health = nodes[leader].api("GET", "sys/leader", Value::Null).await;

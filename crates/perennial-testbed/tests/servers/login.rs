@@ -1,4 +1,4 @@
-//! Who gets into Postgres, and who does not.
+//! Which clients can log in to Postgres.
 
 use perennial_testbed::TestbedError;
 use perennial_testbed::tokio_postgres::config::SslMode;
@@ -13,7 +13,7 @@ fn state(error: &Error) -> Option<&SqlState> {
 }
 
 #[tokio::test]
-async fn a_signed_certificate_logs_in_and_the_server_sees_its_serial() {
+async fn signed_certificate_logs_in_and_the_server_sees_its_serial() {
     let testbed = shared().await;
     for name in ["app", "app-2"] {
         let signed = sign(testbed, name).await;
@@ -34,7 +34,7 @@ async fn plain_tcp_is_refused() {
 }
 
 #[tokio::test]
-async fn no_certificate_is_refused() {
+async fn login_without_certificate_is_refused() {
     let error = log_in_trusting(shared().await, None).await.err().unwrap();
     assert_eq!(
         state(&error),
@@ -43,7 +43,7 @@ async fn no_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_mapped_is_signed_but_not_let_in() {
+async fn unmapped_name_is_signed_but_refused_at_login() {
     let testbed = shared().await;
     let signed = sign(testbed, "app-unmapped").await;
     let error = log_in_trusting(testbed, Some(&signed)).await.err().unwrap();
@@ -54,7 +54,7 @@ async fn a_name_that_is_not_mapped_is_signed_but_not_let_in() {
 }
 
 #[tokio::test]
-async fn a_name_outside_the_role_is_not_signed() {
+async fn name_outside_the_role_is_not_signed() {
     for name in [
         "evil.example",
         "postgres",
@@ -73,7 +73,7 @@ async fn a_name_outside_the_role_is_not_signed() {
 }
 
 #[tokio::test]
-async fn the_superuser_gets_in_over_the_socket_only() {
+async fn superuser_logs_in_only_over_the_socket() {
     let testbed = shared().await;
     let admin = testbed.postgres.admin().await.unwrap();
     let row = admin
@@ -92,7 +92,7 @@ async fn the_superuser_gets_in_over_the_socket_only() {
 }
 
 #[tokio::test]
-async fn nobody_else_gets_near_the_superusers_socket_or_a_key() {
+async fn other_users_cannot_reach_the_superusers_socket_or_a_key() {
     use std::os::unix::fs::PermissionsExt;
     let testbed = shared().await;
     for folder in [testbed.postgres.folder(), testbed.bao.folder()] {

@@ -1,9 +1,9 @@
-//! The testbed's claims about itself, on real servers.
+//! Tests of the testbed itself, on real servers.
 
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "a helper that cannot do its work is a failed test"
+    reason = "a failure in a helper is a failed test"
 )]
 
 mod changes;
@@ -19,7 +19,7 @@ mod restart;
 use perennial_testbed::Testbed;
 use tokio::sync::OnceCell;
 
-/// A testbed for the tests that change nothing in it. Statics are not dropped: its end is also what `gone` claims.
+/// A testbed for tests that do not change it. Statics are never dropped, so its end also tests what `gone` claims.
 async fn shared() -> &'static Testbed {
     static SHARED: OnceCell<Testbed> = OnceCell::const_new();
     SHARED
@@ -28,7 +28,7 @@ async fn shared() -> &'static Testbed {
 }
 
 #[tokio::test]
-async fn two_testbeds_stand_side_by_side() {
+async fn two_testbeds_run_in_parallel() {
     let (one, two) = tokio::join!(Testbed::start(), Testbed::start());
     let (one, two) = (one.unwrap(), two.unwrap());
 
@@ -36,23 +36,23 @@ async fn two_testbeds_stand_side_by_side() {
     assert_ne!(one.postgres.port(), two.postgres.port());
     let of_one = client::sign(&one, "app").await;
     assert_eq!(client::serial_seen(&one, &of_one).await, of_one.serial);
-    // The other one's Postgres has another PKI.
+    // The other testbed's Postgres has a different PKI.
     let refused = client::log_in_trusting(&two, Some(&of_one)).await;
     assert!(
         refused.is_err(),
-        "a certificate of another testbed was let in"
+        "a certificate of another testbed was accepted"
     );
 }
 
 #[tokio::test]
-async fn each_step_is_told() {
-    let told = std::sync::Mutex::new(Vec::new());
-    let testbed = Testbed::start_with(|step| told.lock().unwrap().push(step.to_owned()))
+async fn each_step_is_reported() {
+    let steps = std::sync::Mutex::new(Vec::new());
+    let testbed = Testbed::start_with(|step| steps.lock().unwrap().push(step.to_owned()))
         .await
         .unwrap();
     drop(testbed);
-    let told = told.into_inner().unwrap();
-    assert!(told.ends_with(&["starting OpenBao".into(), "starting Postgres".into()]));
+    let steps = steps.into_inner().unwrap();
+    assert!(steps.ends_with(&["starting OpenBao".into(), "starting Postgres".into()]));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Each fault of the proxy, against a server that says everything back.
+//! Each fault of the proxy, in front of an echo server.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -60,14 +60,14 @@ async fn until(condition: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn without_a_fault_everything_passes_and_connections_are_counted() {
+async fn proxy_without_fault_passes_everything_and_counts_connections() {
     let proxy = proxy().await;
     let (mut one, mut two) = (connect(&proxy).await, connect(&proxy).await);
     round_trip(&mut one).await.unwrap();
     round_trip(&mut two).await.unwrap();
     assert_eq!((proxy.connections(), proxy.accepted()), (2, 2));
 
-    // What is sent still comes back after the client has closed its side.
+    // Bytes still come back after the client has closed its side.
     one.write_all(b"last").await.unwrap();
     one.shutdown().await.unwrap();
     let mut rest = Vec::new();
@@ -81,7 +81,7 @@ async fn without_a_fault_everything_passes_and_connections_are_counted() {
 }
 
 #[tokio::test]
-async fn delay_holds_each_way() {
+async fn delay_holds_in_each_direction() {
     let proxy = proxy().await;
     let mut stream = connect(&proxy).await;
     let delay = Duration::from_millis(50);
@@ -90,7 +90,7 @@ async fn delay_holds_each_way() {
     round_trip(&mut stream).await.unwrap();
     assert!(start.elapsed() >= delay * 2, "{:?}", start.elapsed());
 
-    // A delay is not a limit of rate: what is sent together arrives together.
+    // A delay does not limit the rate: bytes sent together arrive together.
     let start = Instant::now();
     let (mut from, mut to) = stream.split();
     let sent = vec![7; 1 << 20];
@@ -131,7 +131,7 @@ async fn stall_accepts_and_passes_nothing_until_it_ends() {
 }
 
 #[tokio::test]
-async fn answer_says_the_same_to_everything_new() {
+async fn answer_sends_the_same_bytes_on_new_connections() {
     let proxy = proxy().await;
     let mut old = connect(&proxy).await;
     round_trip(&mut old).await.unwrap();
@@ -181,10 +181,10 @@ async fn refuse_closes_the_port_and_none_opens_it_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_looks_like_a_reset() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = nobody.local_addr().unwrap();
-    drop(nobody);
+async fn stopped_server_looks_like_a_reset() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = closed.local_addr().unwrap();
+    drop(closed);
     let proxy = Proxy::start(target).await.unwrap();
     assert!(is_reset(&mut connect(&proxy).await).await);
 }

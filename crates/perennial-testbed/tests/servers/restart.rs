@@ -1,4 +1,4 @@
-//! Servers that stop, seal and freeze, and come back.
+//! Servers that are stopped, sealed and paused, and return.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use perennial_testbed::{Testbed, TestbedError};
 use crate::client::{log_in_trusting, serial_seen, sign, try_sign};
 
 #[tokio::test]
-async fn openbao_keeps_everything_over_seal_freeze_and_restart() {
+async fn openbao_keeps_everything_through_seal_pause_and_restart() {
     let testbed = Testbed::start().await.unwrap();
     let bao = &testbed.bao;
     let (address, first) = (bao.address(), sign(&testbed, "app").await);
@@ -46,7 +46,7 @@ async fn openbao_keeps_everything_over_seal_freeze_and_restart() {
     assert_eq!(
         bao.issued().await.unwrap(),
         issued + 1,
-        "the count goes on over a restart"
+        "the count continues after a restart"
     );
     for signed in [first, second] {
         assert_eq!(serial_seen(&testbed, &signed).await, signed.serial);
@@ -54,7 +54,7 @@ async fn openbao_keeps_everything_over_seal_freeze_and_restart() {
 }
 
 #[tokio::test]
-async fn postgres_comes_back_on_its_port() {
+async fn postgres_returns_on_its_port() {
     let testbed = Testbed::start().await.unwrap();
     let postgres = &testbed.postgres;
     let signed = sign(&testbed, "app").await;

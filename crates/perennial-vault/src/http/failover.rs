@@ -199,6 +199,7 @@ mod tests {
         rounds.iter().map(round).collect()
     }
 
+    /// Scenario: S9
     #[test]
     fn each_round_asks_each_address_once_starting_with_the_last() {
         let table: [(usize, &[&str], &[&str]); 8] = [
@@ -218,6 +219,7 @@ mod tests {
         }
     }
 
+    /// Scenario: S9
     #[test]
     fn only_failures_of_an_address_are_tried_at_the_next_one() {
         let refused = |status, verdict| {

@@ -47,6 +47,7 @@ pub(super) fn hop(configured: &[Url], requested: &Url, location: Option<&HeaderV
 mod tests {
     use super::*;
 
+    /// Scenario: S9
     #[test]
     fn only_the_configured_origins_are_followed() {
         let url = |text: &str| Url::parse(text).expect("a URL");

@@ -45,6 +45,7 @@ async fn vault(name: &'static str) -> (SocketAddr, Arc<Notify>) {
     (address, closed)
 }
 
+/// Scenario: S9
 #[tokio::test]
 async fn name_is_resolved_again_for_each_connection() {
     let (old, closed) = vault("\"old\"").await;

@@ -95,6 +95,7 @@ mod tests {
 
     use super::*;
 
+    /// Scenario: S15
     #[tokio::test]
     async fn rsa_key_is_generated_off_the_worker_threads() {
         let names = CertificateParams::default();

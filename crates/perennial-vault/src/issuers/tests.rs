@@ -47,6 +47,7 @@ fn mangled(issuer: Issuer) -> Issuer {
     }
 }
 
+/// Scenario: C9
 #[test]
 fn only_issuers_that_may_issue_lead_to_roots() {
     let (a, b) = (root("root A"), root("root B"));
@@ -89,6 +90,7 @@ fn only_issuers_that_may_issue_lead_to_roots() {
     roots_of(&[mangled(other)]).expect_err("one unreadable issuer invalidates the whole reading");
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn empty_or_unreadable_answers_replace_no_roots() {
     let (a, b) = (root("root A"), root("root B"));

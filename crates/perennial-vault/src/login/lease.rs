@@ -175,6 +175,7 @@ mod tests {
         }
     }
 
+    /// Scenario: S7
     #[test]
     fn token_is_renewed_at_two_thirds_and_replaced_where_it_cannot_be_renewed() {
         let day = u64::from(u32::MAX);

@@ -13,6 +13,7 @@ const LOCKED: Verdict = Verdict::CredentialRefused {
 /// Operation, status, the reply's errors (`None`: a body that does not have Vault's form), verdict.
 type Row = (Operation, u16, Option<&'static [&'static str]>, Verdict);
 
+/// Scenario: S6
 #[test]
 fn every_reply_has_one_verdict() {
     #[rustfmt::skip]
@@ -115,6 +116,7 @@ fn missing_permission_other_than_issuing_is_named() {
     }
 }
 
+/// Scenario: S6
 #[test]
 fn page_for_operators_lists_every_remedy() {
     let page = include_str!("../../../../docs/src/vault.md");

@@ -25,6 +25,7 @@ fn public_key(material: &CertMaterial) -> (String, Vec<u8>) {
     (kind, key.raw.to_vec())
 }
 
+/// Scenario: S8, S15
 #[tokio::test]
 async fn every_key_type_is_signed_with_a_new_key_each_time() {
     let bao = bao().await;
@@ -54,6 +55,7 @@ async fn every_key_type_is_signed_with_a_new_key_each_time() {
     }
 }
 
+/// Scenario: S15
 #[tokio::test]
 async fn issued_key_has_the_roles_type() {
     let bao = bao().await;
@@ -73,6 +75,7 @@ async fn issued_key_has_the_roles_type() {
     }
 }
 
+/// Scenario: S15
 #[tokio::test]
 async fn sign_and_issue_by_a_chosen_issuer_return_all_kinds_of_names() {
     let bao = bao().await;
@@ -103,6 +106,7 @@ async fn sign_and_issue_by_a_chosen_issuer_return_all_kinds_of_names() {
     }
 }
 
+/// Scenario: T4
 #[tokio::test]
 async fn shortened_lifetime_is_a_warning_in_the_status() {
     let bao = bao().await;
@@ -117,6 +121,7 @@ async fn shortened_lifetime_is_a_warning_in_the_status() {
     assert_eq!(live.current().unwrap().warnings(), warnings);
 }
 
+/// Scenario: T4
 #[tokio::test]
 async fn ca_that_is_about_to_expire_issues_a_shorter_certificate_with_a_warning() {
     let bao = bao().await;

@@ -6,6 +6,7 @@ use perennial_vault::{Auth, Vault};
 
 use crate::{bao, fails_in_one_line, token};
 
+/// Scenario: S15
 #[tokio::test]
 async fn commands_of_the_page_set_up_a_role_that_works_and_allows_no_more() {
     let bao = bao().await;

@@ -8,6 +8,7 @@ use crate::ca::Ca;
 use crate::server::{Reply, Server};
 use crate::{bao, fails_in_one_line, role, source_at, source_of, source_with, token, vault};
 
+/// Scenario: S16
 #[tokio::test]
 async fn wrong_request_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
@@ -54,6 +55,7 @@ async fn wrong_request_fails_with_one_line_and_its_remedy() {
     }
 }
 
+/// Scenario: S16
 #[tokio::test]
 async fn wrong_token_or_credential_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
@@ -87,6 +89,7 @@ async fn wrong_token_or_credential_fails_with_one_line_and_its_remedy() {
     }
 }
 
+/// Scenario: S6, S16
 #[tokio::test]
 async fn wrong_server_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
@@ -125,6 +128,7 @@ async fn mount(bao: &OpenBao, path: &str) {
         .unwrap();
 }
 
+/// Scenario: S16
 #[tokio::test]
 async fn issuer_that_cannot_issue_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;

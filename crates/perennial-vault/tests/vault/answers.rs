@@ -55,6 +55,7 @@ async fn each_fetch_generates_a_new_key() {
     assert_ne!(requests[0].body, requests[1].body);
 }
 
+/// Scenario: S8
 #[tokio::test]
 async fn missing_ca_chain_falls_back_to_the_issuing_ca() {
     let absent: fn(&mut Value) = |data| {
@@ -128,6 +129,7 @@ async fn certificate_with_almost_no_lifetime_is_refused() {
     }
 }
 
+/// Scenario: T5
 #[tokio::test]
 async fn certificate_that_had_expired_when_it_was_issued_is_refused() {
     let ca = Ca::new("root");
@@ -145,6 +147,7 @@ async fn certificate_that_had_expired_when_it_was_issued_is_refused() {
     );
 }
 
+/// Scenario: T5
 #[tokio::test]
 async fn clocks_that_differ_cause_a_warning() {
     for (ahead, words) in [(600, Some("behind")), (-600, Some("ahead")), (0, None)] {

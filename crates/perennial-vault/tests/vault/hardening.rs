@@ -192,6 +192,7 @@ async fn namespace_and_path_of_the_address_are_sent() {
     assert_eq!(server.requests()[0].header("x-vault-token"), None);
 }
 
+/// Scenario: S9
 #[tokio::test]
 async fn concurrent_fetches_each_try_all_addresses() {
     let sealed = Server::start(|_| Reply::errors(503, &["Vault is sealed"])).await;

@@ -49,6 +49,7 @@ fn with_lease(reply: Reply) -> Reply {
     }
 }
 
+/// Scenario: S17
 #[tokio::test]
 async fn vaults_own_tokens_fields_and_leases_are_understood() {
     let ca = Ca::new("root");
@@ -61,6 +62,7 @@ async fn vaults_own_tokens_fields_and_leases_are_understood() {
     assert_eq!(server.requests()[1].header("x-vault-token"), Some(TOKEN));
 }
 
+/// Scenario: S17
 #[tokio::test]
 async fn invalid_token_in_vaults_words_causes_one_login() {
     let ca = Ca::new("root");
@@ -85,6 +87,7 @@ async fn invalid_token_in_vaults_words_causes_one_login() {
     assert_eq!(server.logins(), 2);
 }
 
+/// Scenario: S17
 #[tokio::test]
 async fn second_factor_that_vault_requires_is_an_error() {
     let server = Server::start(|_| {
@@ -113,6 +116,7 @@ async fn second_factor_that_vault_requires_is_an_error() {
     assert_eq!(server.requests().len(), 1);
 }
 
+/// Scenario: S17
 #[tokio::test]
 async fn performance_standby_that_lags_behind_is_transient() {
     // OpenBao answers 429 without words, with `Retry-After`.
@@ -123,6 +127,7 @@ async fn performance_standby_that_lags_behind_is_transient() {
     assert_eq!(server.requests()[0].header("x-vault-index"), None);
 }
 
+/// Scenario: S17
 #[tokio::test]
 async fn enterprise_namespaces_and_quotas_work_as_in_openbao() {
     let words = "request path \"team1/pki/sign/app\": lease count quota exceeded";

@@ -44,6 +44,7 @@ async fn server_that_revokes(bad: usize, refusal: &'static str) -> Server {
     .await
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn several_sources_share_one_login() {
     let ca = Ca::new("root");
@@ -86,6 +87,7 @@ async fn many_fetches_share_one_login() {
     );
 }
 
+/// Scenario: T9
 #[tokio::test]
 async fn revoked_token_causes_one_login_and_one_more_request() {
     let ca = Ca::new("root");
@@ -138,6 +140,7 @@ async fn policy_refusal_causes_a_login_only_for_an_old_token() {
     assert_eq!(server.logins(), 2);
 }
 
+/// Scenario: S14
 #[tokio::test]
 async fn token_that_no_login_could_replace_is_used_once_its_policy_is_fixed() {
     // A secret_id that is valid for one login, and a policy that is wrong for a minute.

@@ -60,6 +60,7 @@ const ROWS: &[Row] = &[
     (Sign, 302, None, Invalid, "is the address vault's own?"),
 ];
 
+/// Scenario: S6
 #[tokio::test]
 async fn each_reply_becomes_one_line_with_its_kind_and_remedy() {
     for &(request, status, errors, kind, remedy) in ROWS {

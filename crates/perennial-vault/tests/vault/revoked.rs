@@ -59,6 +59,7 @@ async fn wait_for(server: &Server, revocations: usize) {
     }
 }
 
+/// Scenario: C17
 #[tokio::test]
 async fn failed_revocation_does_not_delay_others() {
     let server = server_that_keeps_one().await;
@@ -87,6 +88,7 @@ async fn failed_revocation_does_not_delay_others() {
     assert_eq!(server.revocations(), 4);
 }
 
+/// Scenario: C17
 #[tokio::test]
 async fn failed_revocation_is_retried_only_after_a_wait_however_often_it_restarts() {
     let server = server_that_keeps_one().await;
@@ -109,6 +111,7 @@ async fn failed_revocation_is_retried_only_after_a_wait_however_often_it_restart
     maintenance.abort();
 }
 
+/// Scenario: C17
 #[tokio::test]
 async fn final_revocation_logs_in_again_where_the_token_was_revoked() {
     let (ca, ended) = (Ca::new("root"), AtomicBool::new(false));

@@ -50,6 +50,7 @@ async fn renewed(server: &Server, source: &Arc<VaultPki>, renewals: usize) {
     fetch(source).await.unwrap();
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn token_is_also_renewed_between_fetches() {
     let server = server(|_| None).await;
@@ -70,6 +71,7 @@ async fn token_is_also_renewed_between_fetches() {
     maintenance.abort();
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn token_of_several_sources_is_renewed_once() {
     let server = server(|_| None).await;
@@ -114,6 +116,7 @@ async fn begun(source: &Arc<VaultPki>) -> JoinHandle<()> {
     tokio::spawn(changed)
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn unanswered_login_is_sent_once_for_all_who_wait() {
     let hangs = Arc::new(AtomicBool::new(true));
@@ -166,6 +169,7 @@ async fn unanswered_login_is_sent_once_for_all_who_wait() {
     assert_eq!(server.logins(), 3);
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn credential_that_one_source_found_replaced_wakes_all() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -194,6 +198,7 @@ async fn credential_that_one_source_found_replaced_wakes_all() {
     assert_eq!(server.logins(), 2);
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn token_of_another_source_is_renewed_after_that_is_dropped() {
     let server = server(|_| None).await;
@@ -243,6 +248,7 @@ async fn given_token_that_cannot_be_renewed_is_tried_once() {
     maintenance.abort();
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn refused_or_shrunk_renewal_is_followed_by_a_login() {
     let answers: [fn() -> Reply; 4] = [
@@ -261,6 +267,7 @@ async fn refused_or_shrunk_renewal_is_followed_by_a_login() {
     }
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn certificate_logs_in_again_and_its_token_is_never_renewed() {
     let server = server(|_| None).await;
@@ -282,6 +289,7 @@ async fn certificate_logs_in_again_and_its_token_is_never_renewed() {
     assert_eq!(server.logins(), 3);
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn failed_login_keeps_the_current_token_until_it_expires() {
     for (status, words) in [(503, "Vault is sealed"), (400, "invalid secret id")] {
@@ -306,6 +314,7 @@ async fn failed_login_keeps_the_current_token_until_it_expires() {
     }
 }
 
+/// Scenario: H4
 #[tokio::test]
 async fn failed_login_is_counted_while_the_current_token_stays_in_use() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -379,6 +388,7 @@ async fn given_token_whose_lease_shrinks_stays_in_use_until_vault_refuses_it() {
     maintenance.abort();
 }
 
+/// Scenario: S7
 #[tokio::test]
 async fn concurrent_fetches_cause_one_login() {
     let ca = Ca::new("root");
@@ -413,6 +423,7 @@ async fn concurrent_fetches_cause_one_login() {
     }
 }
 
+/// Scenario: T9
 #[tokio::test]
 async fn token_that_expired_during_a_suspend_costs_one_login() {
     let server = server(|_| None).await;
@@ -550,6 +561,7 @@ async fn spent_wrapping_token_is_reported_as_an_interception_and_sent_once() {
     }
 }
 
+/// Scenario: S14
 #[tokio::test]
 async fn lost_answer_to_our_own_unwrapping_is_not_reported_as_an_interception() {
     let unwrapped = AtomicBool::new(false);

@@ -20,7 +20,7 @@ pub(super) fn decrypt(
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
     let sealed = EncryptedPrivateKeyInfoRef::try_from(der)
         // The parser's own error may quote bytes of the key.
-        .map_err(|_| refused("expected PBES2 of PKCS#5"))?;
+        .map_err(|_quotes_bytes| refused("expected PBES2 of PKCS#5"))?;
     if is_too_costly(&sealed.encryption_algorithm) {
         return Err(refused(
             "deriving the encryption key would take too much time or memory",

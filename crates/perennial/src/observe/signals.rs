@@ -93,7 +93,7 @@ impl Signals {
             metrics::source_failed(certificate, error.kind());
         }
         if has_expired {
-            tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "renewal failed and the certificate has expired");
+            tracing::error!(certificate, error = %causes, in_a_row, retry_in = ?wait, "renewal failed; no valid certificate is left");
         } else if in_a_row <= LOUD_FAILURES {
             tracing::warn!(certificate, error = %causes, in_a_row, remaining = ?left, retry_in = ?wait, "renewal failed");
         } else {

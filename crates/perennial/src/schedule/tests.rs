@@ -73,7 +73,7 @@ fn permanent_failure_waits_for_the_cap() {
 #[test]
 fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
     let backoff = Backoff::of(Some(&lifetime(60)));
-    let asked = |seconds, remaining| {
+    let wait = |seconds, remaining| {
         let failure = Failure {
             requested_wait: Some(Duration::from_secs(seconds)),
             remaining: Duration::from_secs(remaining),
@@ -81,13 +81,14 @@ fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
         };
         backoff.wait(&failure, 0.0).as_secs_f64()
     };
-    assert_eq!(asked(9, 20), 9.0);
-    assert_eq!(asked(3_600, 20), 10.0);
-    assert_eq!(asked(9, 0), 9.0);
-    assert_eq!(asked(3_600, 0), 60.0);
+    assert_eq!(wait(9, 20), 9.0);
+    assert_eq!(wait(3_600, 20), 10.0);
+    assert_eq!(wait(9, 0), 9.0);
+    assert_eq!(wait(3_600, 0), 60.0);
 }
 
 proptest! {
+    /// Scenario: T1
     #[test]
     fn renewal_point_lies_in_the_band(seconds in 5..10 * YEAR, sha in any::<[u8; 32]>()) {
         let lifetime = lifetime(seconds);
@@ -117,6 +118,7 @@ proptest! {
         prop_assert!(at <= lifetime.until, "renewed at {at:?}, but it expired at {:?}", lifetime.until);
     }
 
+    /// Scenario: T3
     #[test]
     fn waits_stay_between_half_a_first_step_and_the_cap(
         seconds in 5..10 * YEAR, failures in 1u32.., draw in 0.0..1.0f64,
@@ -164,6 +166,7 @@ fn lifetime_too_short_for_the_outage_is_refused_and_the_needed_one_is_named() {
     }
 }
 
+/// Scenario: T5
 #[test]
 fn lifetime_counts_from_when_it_was_obtained_or_becomes_valid() {
     // T5.
@@ -182,6 +185,7 @@ fn lifetime_counts_from_when_it_was_obtained_or_becomes_valid() {
     );
 }
 
+/// Scenario: T1
 #[test]
 fn thousand_certificates_spread_over_the_whole_band() {
     // T1. Ten bins of the band; 1,000 uniform draws put some 100 into each.

@@ -25,6 +25,7 @@ fn material_becomes_a_snapshot_with_the_facts_of_its_leaf() {
     assert_eq!(snapshot.remaining(noon() + 11 * MINUTE), Duration::ZERO);
 }
 
+/// Scenario: T5
 #[test]
 fn usable_lifetime_counts_from_when_it_was_obtained() {
     // T5: Vault sets not_before 30 s back; the schedule must not see those seconds.
@@ -94,7 +95,7 @@ fn key_of_which_only_the_signer_is_held_is_accepted_and_checked() {
         let provider = default_provider().unwrap().key_provider;
         let signer = provider.load_private_key(key.clone_key()).unwrap();
         let chain = vec![of.clone(), ca.intermediate_der()];
-        CertMaterial::with_signing_key(chain, signer, vec![ca.root_der()]).unwrap()
+        CertMaterial::from_signing_key(chain, signer, vec![ca.root_der()]).unwrap()
     };
     let ((leaf, key), (other, _)) = (ca.leaf(noon(), MINUTE), ca.leaf(noon(), MINUTE));
     let snapshot = build(material(&leaf, &key), noon()).unwrap();
@@ -104,6 +105,7 @@ fn key_of_which_only_the_signer_is_held_is_accepted_and_checked() {
     assert!(matches!(mismatch, Err(MaterialError::KeyMismatch)));
 }
 
+/// Scenario: S5
 #[test]
 fn chain_that_does_not_begin_with_the_leaf_is_refused() {
     let ca = TestCa::new();
@@ -213,6 +215,7 @@ fn validity_is_that_of_the_whole_chain() {
     assert!(!late.is_transient());
 }
 
+/// Scenario: T4
 #[test]
 fn issuer_that_expires_first_is_named() {
     // T4. The intermediate lives until the year 4096.
@@ -243,6 +246,7 @@ fn issuer_that_expires_first_is_named() {
     assert_eq!(sooner.limited_by(), None);
 }
 
+/// Scenario: S8
 #[test]
 fn self_signed_certificate_is_neither_presented_nor_trusted() {
     // S8: OpenSSL refuses a chain with a root in it.
@@ -259,6 +263,7 @@ fn self_signed_certificate_is_neither_presented_nor_trusted() {
     assert!(build(material.roots_issue_leaf(), noon()).is_err());
 }
 
+/// Scenario: H1
 #[test]
 fn debug_never_prints_the_key() {
     // H1, for everything here that holds one.
@@ -279,6 +284,7 @@ fn debug_never_prints_the_key() {
     }
 }
 
+/// Scenario: H1
 #[test]
 fn errors_of_a_mangled_key_quote_none_of_it() {
     let ca = TestCa::new();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::reader::{Input, Inputs, Notification, Reader, reading_setters};
+use super::input::{Input, Inputs};
+use super::reader::{Notification, Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 use crate::material::formats;
@@ -85,11 +86,13 @@ impl EnvSource {
             .names()
             .partition(|name| self.variables.get(name).is_some());
         if set.is_empty() {
-            return Err(SourceError::not_configured(NoneSet(listed(&unset))));
+            let problem = format!("none of these variables is set: {}", listed(&unset));
+            return Err(SourceError::not_configured(problem));
         }
         if !unset.is_empty() {
             let (set, unset) = (listed(&set), listed(&unset));
-            return Err(SourceError::invalid(SomeUnset { set, unset }));
+            let problem = format!("not set: {unset}; set: {set}; expected all of them");
+            return Err(SourceError::invalid(problem));
         }
         let input = |name: &OsString| {
             let value = self.variables.get(name).unwrap_or_default();
@@ -173,17 +176,6 @@ fn with_lines(text: &[u8]) -> Zeroizing<Vec<u8>> {
 fn listed(names: &[&OsString]) -> String {
     let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
     names.join(", ")
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("none of these variables is set: {0}")]
-struct NoneSet(String);
-
-#[derive(Debug, thiserror::Error)]
-#[error("not set: {unset}; set: {set}; expected all of them")]
-struct SomeUnset {
-    set: String,
-    unset: String,
 }
 
 /// Looks up variables in the process, or in a test's own table.

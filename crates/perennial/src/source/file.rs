@@ -2,7 +2,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::{Input, Inputs, Notification, Reader, reading_setters};
+use super::input::{Input, Inputs};
+use super::reader::{Notification, Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 
@@ -15,8 +16,8 @@ use crate::error::SourceError;
 /// pipes and devices are not read.
 ///
 /// # Defaults
-/// The system is asked to notify of changes in the files' folders (feature `watch`). The files are
-/// also read every 10 s, because network file systems and exhausted watches do not notify.
+/// The source asks the system to notify of changes in the files' folders (feature `watch`). It also
+/// reads the files every 10 s, because network file systems and exhausted watches do not notify.
 ///
 /// # Example
 /// ```no_run

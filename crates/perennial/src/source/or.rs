@@ -113,24 +113,23 @@ impl std::error::Error for Neither {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
 
-    use super::super::testing::{ask, told};
+    use super::super::testing::{KeyedSource, ask, shown};
     use super::*;
-    use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, noon};
-    use crate::{FetchReason, source_fn};
+    use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, builder, noon};
+    use crate::{CertMaterial, FetchReason, source_fn};
 
     type Counted = (Arc<AtomicUsize>, crate::BoxSource);
 
     fn counted(answer: fn() -> Result<CertMaterial, SourceError>) -> Counted {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+        let fetched = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&fetched);
         let source = source_fn(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async move { answer() }
         });
-        (asked, source.boxed())
+        (fetched, source.boxed())
     }
 
     fn unset() -> Result<CertMaterial, SourceError> {
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn second_is_asked_only_where_the_first_is_not_configured() {
+    async fn second_is_fetched_from_only_if_the_first_is_not_configured() {
         type Answer = fn() -> Result<CertMaterial, SourceError>;
         let table: [(Answer, usize); 5] = [
             (unset, 1),
@@ -152,30 +151,30 @@ mod tests {
             (|| Err(SourceError::unavailable("down")), 0),
         ];
         for (first, wanted) in table {
-            let (asked, second) = counted(issued);
-            let _answer = counted(first)
+            let (fetched, second) = counted(issued);
+            let _ = counted(first)
                 .1
                 .or(second)
                 .fetch(ask(FetchReason::Start))
                 .await;
-            assert_eq!(asked.load(Ordering::SeqCst), wanted);
+            assert_eq!(fetched.load(Ordering::SeqCst), wanted);
         }
     }
 
     #[tokio::test]
-    async fn neither_configured_is_not_configured_and_tells_of_both() {
+    async fn neither_configured_is_not_configured_and_names_both() {
         let (_, third) = counted(|| Err(SourceError::not_configured("no third")));
         let source = counted(unset).1.or(counted(unset).1).or(third);
         let error = source.fetch(ask(FetchReason::Start)).await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::NotConfigured);
-        let told = told(&error);
+        let shown = shown(&error);
         for part in ["APP_TLS is not set", "no third"] {
-            assert!(told.contains(part), "{told}");
+            assert!(shown.contains(part), "{shown}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn change_is_heard_of_the_one_that_answered_and_of_those_before_it() {
+    async fn change_is_noticed_of_the_source_that_answered_and_of_those_before_it() {
         let changing = |step: fn() -> Step| {
             let source = ScriptedSource::new(&TestClock::starting_at(noon()), [step()]);
             source.then(step);
@@ -183,25 +182,39 @@ mod tests {
         };
         let unset = || Step::Fail(SourceError::not_configured("APP_TLS is not set"));
         let issued = || Step::Issue(MINUTE);
-        let heard = async |first: fn() -> Step, says: usize| {
+        let is_noticed = async |first: fn() -> Step, changed: usize| {
             let sources = [changing(first), changing(issued)];
             let or = sources[0].clone().or(sources[1].clone());
             or.fetch(ask(FetchReason::Start)).await.unwrap();
-            sources[says].set_changed(1);
+            sources[changed].set_changed(1);
             tokio::time::timeout(MINUTE, or.changed()).await.is_ok()
         };
-        assert!(heard(issued, 0).await);
-        assert!(!heard(issued, 1).await);
-        assert!(heard(unset, 0).await);
-        assert!(heard(unset, 1).await);
+        assert!(is_noticed(issued, 0).await);
+        assert!(!is_noticed(issued, 1).await);
+        assert!(is_noticed(unset, 0).await);
+        assert!(is_noticed(unset, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn published_is_passed_on_to_the_source_that_delivered() {
+        let wall = TestClock::starting_at(noon());
+        let unset = ScriptedSource::new(&wall, []);
+        unset.then(|| Step::Fail(SourceError::not_configured("APP_TLS is not set")));
+        let issuing = ScriptedSource::new(&wall, []);
+        for (scripts, expected) in [([&issuing, &unset], [1, 0]), ([&unset, &issuing], [0, 1])] {
+            let sources = scripts.map(|script| KeyedSource::new(script, None));
+            let [first, second] = sources.clone();
+            let source = first.boxed().or(second).boxed();
+            let _live = builder(&wall).start(source).await.unwrap();
+            let published = sources.map(|source| source.published.lock().unwrap().len());
+            assert_eq!(published, expected);
+        }
     }
 
     #[test]
-    fn request_is_of_both_in_their_order() {
-        let of = |name: &str| {
-            let request = CacheKey::of([name.as_bytes()]);
-            source_fn(async || unset()).requesting(request)
-        };
+    fn cache_key_is_of_both_in_their_order() {
+        let script = ScriptedSource::new(&TestClock::starting_at(noon()), []);
+        let of = |key| KeyedSource::new(&script, Some(key));
         let plain = || source_fn(async || unset());
         assert_eq!(plain().or(plain()).cache_key(), None);
         let all = [

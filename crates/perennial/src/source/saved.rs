@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::tls::{TlsPolicy, TlsSettings, default_provider};
 
 mod disk;
-use disk::Writer;
+use disk::SavedFile;
 mod format;
 pub(crate) use format::SavedCert;
 use format::SavedCertError;
@@ -24,7 +24,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Keeps the published certificate in a file for the next start; see [`CertSource::saved_at`].
 pub(super) struct Saved<S> {
     source: S,
-    path: PathBuf,
+    file: SavedFile,
     clock: Clock,
     /// Whether the file was read: once, at the start.
     was_read: AtomicBool,
@@ -32,27 +32,25 @@ pub(super) struct Saved<S> {
     spare: Mutex<Option<SavedCert>>,
     /// Digest of the material that is in the file, or on its way there.
     kept: Mutex<Option<[u8; 32]>>,
-    writer: Writer,
 }
 
 impl<S: CertSource> Saved<S> {
     pub(super) fn new(source: S, path: PathBuf) -> Self {
         Self {
             source,
+            file: SavedFile::new(path),
             clock: Clock::default(),
             was_read: AtomicBool::new(false),
             spare: Mutex::default(),
             kept: Mutex::default(),
-            writer: Writer::new(path.clone()),
-            path,
         }
     }
 
     /// The saved certificate, if it can be used now; one for later becomes the spare.
     async fn saved(&self, key: CacheKey) -> Option<CertMaterial> {
-        let (path, now) = (self.path.clone(), self.clock.now());
+        let (desk, now) = (self.file.desk(), self.clock.now());
         let reading = off_worker(move || {
-            let Some(text) = disk::read(&path).map_err(Unfit::Unsafe)? else {
+            let Some(text) = desk.read().map_err(Unfit::Unsafe)? else {
                 return Ok::<_, Unfit>(None);
             };
             let saved = SavedCert::parse(&text).map_err(Unfit::Format)?;
@@ -69,7 +67,7 @@ impl<S: CertSource> Saved<S> {
             Ok(found) => found?,
             Err(unfit) => {
                 let reason = &unfit as &dyn std::error::Error;
-                tracing::info!(path = %self.path.display(), reason, "saved certificate not used");
+                tracing::info!(path = %self.file.path().display(), reason, "saved certificate not used");
                 return None;
             }
         };
@@ -77,7 +75,7 @@ impl<S: CertSource> Saved<S> {
             *lock(&self.spare) = Some(saved);
             return None;
         }
-        tracing::info!(path = %self.path.display(), "using the saved certificate");
+        tracing::info!(path = %self.file.path().display(), "using the saved certificate");
         self.load(&saved)
     }
 
@@ -87,7 +85,7 @@ impl<S: CertSource> Saved<S> {
         // It may have expired since it was read.
         is_before_renewal(&saved, saved.cache_key(), self.clock.now()).ok()?;
         tracing::warn!(
-            path = %self.path.display(),
+            path = %self.file.path().display(),
             "the source is unavailable; using the saved certificate past its renewal point"
         );
         self.load(&saved)
@@ -101,7 +99,7 @@ impl<S: CertSource> Saved<S> {
 
     fn save(&self, snapshot: &Snapshot) {
         let Some(key) = self.source.cache_key() else {
-            return self.writer.warn("the source has no cache key", None);
+            return self.file.warn("the source has no cache key", None);
         };
         let material = snapshot.material();
         let digest = material.digest();
@@ -109,8 +107,8 @@ impl<S: CertSource> Saved<S> {
             return;
         }
         match SavedCert::of(material, key, snapshot.obtained_at()) {
-            Some(saved) => self.writer.write(saved.render()),
-            None => self.writer.warn("the key stays in its device", None),
+            Some(saved) => self.file.write(saved.render()),
+            None => self.file.warn("the key stays in its device", None),
         }
     }
 }
@@ -145,7 +143,8 @@ fn is_before_renewal(saved: &SavedCert, key: CacheKey, now: SystemTime) -> Resul
         return Err(Unfit::FromTheFuture);
     }
     let provider = default_provider().ok_or(Unfit::NoProvider)?;
-    let tls = TlsPolicy::new(provider, TlsSettings::new()).map_err(|_| Unfit::NoProvider)?;
+    let tls =
+        TlsPolicy::new(provider, TlsSettings::new()).map_err(|_no_tls13| Unfit::NoProvider)?;
     let material = Arc::new(saved.to_material().map_err(Unfit::Material)?);
     let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
     // By the default schedule; by another one the renewer may fetch a newer certificate at once.

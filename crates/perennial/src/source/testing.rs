@@ -1,10 +1,14 @@
-//! Real files for the sources' tests, and waiting without fixed sleeps.
+//! Real files and fake sources for the sources' tests, and waiting without fixed sleeps.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::testing::{MINUTE, TestCa};
-use crate::{FetchContext, FetchReason, FileSource, LiveCert};
+use crate::testing::{MINUTE, ScriptedSource, TestCa};
+use crate::{
+    CacheKey, CertMaterial, CertSource, FetchContext, FetchReason, Fetched, FileSource, LiveCert,
+    Snapshot, SourceError,
+};
 
 pub(super) const SOON: Duration = Duration::from_millis(20);
 
@@ -25,7 +29,7 @@ pub(super) fn pem(ca: &TestCa) -> (String, String, String) {
 }
 
 pub(super) fn ask(reason: FetchReason) -> FetchContext<'static> {
-    FetchContext { why, current: None }
+    FetchContext::new(reason, None)
 }
 
 /// Waits by the real clock until `condition` holds.
@@ -44,7 +48,7 @@ pub(super) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
 }
 
 /// An error with all its causes, as text and as `Debug`.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
+pub(super) fn shown(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -101,6 +105,45 @@ pub(super) async fn generation(live: &LiveCert, wanted: u64) {
     assert_eq!(live.current().unwrap().generation(), wanted);
 }
 
+pub(super) fn certificate(fetched: Fetched) -> CertMaterial {
+    match fetched {
+        Fetched::Certificate(material) => material,
+        Fetched::Roots(roots) => panic!("only {} roots", roots.len()),
+    }
+}
+
+/// A scripted source with a cache key; counts the generations that were published to it.
+#[derive(Clone)]
+pub(super) struct KeyedSource {
+    source: ScriptedSource,
+    key: Option<CacheKey>,
+    pub(super) published: Arc<Mutex<Vec<u64>>>,
+}
+
+impl KeyedSource {
+    pub(super) fn new(source: &ScriptedSource, key: Option<&str>) -> Self {
+        Self {
+            source: source.clone(),
+            key: key.map(|key| CacheKey::of([key.as_bytes()])),
+            published: Arc::default(),
+        }
+    }
+}
+
+impl CertSource for KeyedSource {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.source.fetch(context).await
+    }
+
+    fn published(&self, snapshot: &Arc<Snapshot>) {
+        self.published.lock().unwrap().push(snapshot.generation());
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        self.key
+    }
+}
+
 pub(super) const EC_PKCS8: &str = include_str!("../../tests/sources/keys/ec.pkcs8.pem");
 
 /// A chain of one and its root, for a key in PKCS#8: valid for ten minutes.
@@ -128,7 +171,7 @@ pub(super) fn der(pem: &str) -> Vec<u8> {
     Base64::decode_vec(&lines.collect::<String>()).unwrap()
 }
 
-/// Fails if any sixteen characters of a key's base64 are in what was told.
+/// Fails if any sixteen characters of a key's base64 are in the text.
 pub(super) fn assert_no_key_in(shown: &str, key: &str) {
     for line in key.lines().filter(|line| !line.starts_with("-----")) {
         for at in 0..line.len().saturating_sub(16) {

@@ -302,11 +302,7 @@ fn read_name(name: String) -> Result<ServerName<'static>, StartError> {
         })
 }
 
-pub(super) fn invalid(
-    field: &'static str,
-    got: Option<String>,
-    problem: impl Into<String>,
-) -> StartError {
+fn invalid(field: &'static str, got: Option<String>, problem: impl Into<String>) -> StartError {
     StartError::Setting {
         field,
         got,
@@ -319,12 +315,11 @@ pub(super) fn invalid_because(
     field: &'static str,
     got: Option<String>,
     problem: impl Into<String>,
-    cause: impl Error + Send + Sync + 'static,
+    because: impl Error + Send + Sync + 'static,
 ) -> StartError {
-    StartError::Setting {
-        field,
-        got,
-        problem: problem.into(),
-        cause: Some(Box::new(cause)),
+    let mut error = invalid(field, got, problem);
+    if let StartError::Setting { cause, .. } = &mut error {
+        *cause = Some(Box::new(because));
     }
+    error
 }

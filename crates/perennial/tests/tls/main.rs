@@ -1,4 +1,4 @@
-//! The client configs of a live certificate, in real handshakes with a rustls server in process.
+//! The client configs of a live certificate, in real handshakes with a rustls server.
 
 #![cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -9,4 +9,5 @@ mod server;
 mod sessions;
 mod settings;
 mod trust;
+mod verifiers;
 mod versions;

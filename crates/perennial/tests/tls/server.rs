@@ -1,4 +1,4 @@
-//! A TLS server in process that requires a client certificate, and says whom it saw.
+//! A TLS server in process that requires a client certificate, and reports which client it saw.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) fn provider() -> CryptoProvider {
 
 pub(crate) const HOST: &str = "db.test";
 
-/// What the server saw of one connection.
+/// One connection as the server saw it.
 #[derive(Debug)]
 pub(crate) struct Login {
     /// The common name of the client, of the session's first handshake if it was resumed.
@@ -37,7 +37,7 @@ pub(crate) struct Login {
     pub(crate) kind: HandshakeKind,
     pub(crate) version: ProtocolVersion,
     pub(crate) sni: Option<String>,
-    /// TLS 1.2 does not tell.
+    /// `None` with TLS 1.2.
     pub(crate) group: Option<NamedGroup>,
 }
 
@@ -113,7 +113,7 @@ impl Server {
         self
     }
 
-    /// One connection, to its end: handshake, tickets, a word from either side.
+    /// One whole connection: handshake, tickets, data from either side.
     pub(crate) fn login(&self, client: Arc<ClientConfig>, dialled: &str) -> Result<Login, Error> {
         let name = ServerName::try_from(dialled.to_owned()).unwrap();
         let mut client = ClientConnection::new(client, name)?;
@@ -136,7 +136,7 @@ impl Server {
     }
 }
 
-/// Carries bytes to and fro until both are silent.
+/// Carries bytes in both directions until neither side sends more.
 fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) -> Result<(), Error> {
     let mut wire = Vec::new();
     while client.wants_write() || server.wants_write() {

@@ -1,4 +1,4 @@
-//! C10 and C14: whom the server sees, and what is resumed.
+//! C10 and C14: which client the server sees, and which sessions are resumed.
 
 use std::sync::Arc;
 
@@ -12,13 +12,14 @@ use crate::server::{HOST, Server, Sessions};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// A server of one version, and the CA of everybody.
+/// A server of one version, and the CA of all certificates.
 fn server(version: &'static SupportedProtocolVersion, sessions: Sessions) -> (Ca, Server) {
     let ca = Ca::new("ca");
     let server = Server::of_version(ca.server(HOST, 7), &ca, &[version]).remembering(sessions);
     (ca, server)
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn old_name_is_never_resumed_after_a_rotation() {
     for (version, sessions) in [
@@ -43,7 +44,7 @@ async fn old_name_is_never_resumed_after_a_rotation() {
 
         rotating.rotate(ca.client("new", [&ca])).await;
         let serial = rotating.live.current().unwrap().serial().clone();
-        // Whatever tickets of the old name are left over: none is ever used.
+        // Tickets of the old name remain, and none is ever used.
         for expected in [
             HandshakeKind::Full,
             HandshakeKind::Resumed,
@@ -54,8 +55,8 @@ async fn old_name_is_never_resumed_after_a_rotation() {
             assert_eq!(login.kind, expected, "{version:?} {sessions:?}");
         }
 
-        // A connect that began before the rotation ends as what it began as, and leaves the new
-        // generation no ticket of its own.
+        // A connection that began before the rotation keeps the old name, and leaves no ticket for
+        // the new generation.
         assert_eq!(server.login(old, HOST).unwrap().name, "old");
         for _ in 0..10 {
             assert_eq!(server.login(rotating.config(), HOST).unwrap().name, "new");
@@ -102,6 +103,7 @@ async fn clone_of_a_config_resumes_within_its_generation() {
     assert_eq!(again.kind, HandshakeKind::Resumed);
 }
 
+/// Scenario: C14
 #[tokio::test(start_paused = true)]
 async fn two_names_to_one_server_do_not_leak() {
     // C14: one process, one server name, interleaved, across rotations of either.
@@ -115,7 +117,7 @@ async fn two_names_to_one_server_do_not_leak() {
                 let first = server.login(rotating.config(), HOST).unwrap();
                 let second = server.login(rotating.config(), HOST).unwrap();
                 assert_eq!([first.name, second.name], [name, name]);
-                // Each resumes its own all the same.
+                // Each still resumes its own.
                 assert_eq!(second.kind, HandshakeKind::Resumed);
             }
             let (rotating, name) = [(&ann, "ann"), (&bob, "bob")][round % 2];
@@ -126,7 +128,7 @@ async fn two_names_to_one_server_do_not_leak() {
 
 #[tokio::test(start_paused = true)]
 async fn key_exchange_hint_survives_a_rotation() {
-    // PostgreSQL up to 17 has P-256 alone: without the hint each connect pays one more round trip.
+    // PostgreSQL up to 17 has P-256 alone: without the hint each connect takes one more round trip.
     let ca = Ca::new("ca");
     let server = Server::of_group(ca.server(HOST, 7), &ca, NamedGroup::secp256r1);
     let rotating = Rotating::start(TlsSettings::new(), ca.client("app", [&ca])).await;

@@ -1,4 +1,4 @@
-//! C9: by whose roots, and as whom, servers are verified.
+//! C9: by which roots, and under which name, servers are verified.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -50,11 +50,12 @@ impl CaChange {
     }
 
     async fn start(&self, overlap: Duration) -> Rotating {
-        let tls = TlsSettings::new().anchor_overlap(overlap);
+        let tls = TlsSettings::new().roots_overlap(overlap);
         Rotating::start(tls, self.clients.client("app", [&self.a])).await
     }
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn change_of_the_servers_ca_fails_no_connect_with_overlap() {
     // The roots go A, A+B, B; the server's own certificate goes from A to B at any step.
@@ -69,7 +70,7 @@ async fn change_of_the_servers_ca_fails_no_connect_with_overlap() {
             } else {
                 &change.server_b
             };
-            // The first step knows nothing of B: only A can serve there.
+            // In the first step the roots are A alone: the server must be A's.
             server.login(rotating.config(), HOST).unwrap();
             if let Some(roots) = after.pop() {
                 rotating.rotate(change.clients.client("app", roots)).await;
@@ -109,6 +110,7 @@ async fn overlap_ends_by_the_clock_without_a_rotation() {
     assert!(is_untrusted(&at(&change.server_a, after)));
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn certificate_and_roots_swap_as_one() {
     // Each side takes only the other's CA of the same era: a mixture fits neither server.
@@ -143,7 +145,7 @@ async fn roots_of_the_settings_replace_those_of_the_material() {
 
 #[tokio::test(start_paused = true)]
 async fn roots_of_the_settings_issue_no_client() {
-    // What the material says of its own roots is checked against these, whoever verifies servers.
+    // The material's own roots must issue the leaf, whatever roots verify servers.
     let (clients, servers) = (Ca::new("clients"), Ca::new("servers"));
     let tls = || LiveCert::builder().tls(TlsSettings::new().server_roots([clients.der()]));
     let foreign = clients.client("app", [&servers]).roots_issue_leaf();

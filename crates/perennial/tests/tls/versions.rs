@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use perennial::rustls::version::{TLS12, TLS13};
 use perennial::rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
-use perennial::{LiveCert, StartError, TlsSettings, TlsSettingsError};
+use perennial::{LiveCert, StartError, TlsSettings};
 
 use crate::pki::Ca;
 use crate::server::{HOST, Server, provider};
@@ -88,6 +88,9 @@ fn provider_without_tls13_is_refused_at_start() {
         .fixed(ca.client("app", [&ca]));
     assert!(matches!(
         refused,
-        Err(StartError::Tls(TlsSettingsError::Provider(_)))
+        Err(StartError::Setting {
+            field: "provider",
+            ..
+        })
     ));
 }

@@ -34,6 +34,7 @@ fn tokens_granted_at_the_same_time_are_renewed_at_different_times() {
     assert!(spread > Some(Duration::from_secs(120)), "{spread:?}");
 }
 
+/// Scenario: S7
 #[tokio::test(start_paused = true)]
 async fn refusal_of_a_replaced_token_changes_nothing() {
     let refusal = |verdict| Failure::new(verdict, Problem::Expired);

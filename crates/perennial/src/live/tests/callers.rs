@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Scenario: S12
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_waiters_cause_one_fetch() {
     // S12: a cold start; one waiter is cancelled, which affects no other.
@@ -87,6 +88,7 @@ async fn renew_cuts_a_back_off_short_after_ten_seconds_at_most() {
     assert!(matches!(live.renew().await, Ok(Renewed::Newer(newer)) if newer.generation() == 2));
 }
 
+/// Scenario: C13
 #[tokio::test(start_paused = true)]
 async fn two_quick_rotations_are_seen_in_order() {
     // C13: an observer may skip a generation, never go back.
@@ -101,6 +103,7 @@ async fn two_quick_rotations_are_seen_in_order() {
     assert_eq!(rotations.latest().unwrap().generation(), 3);
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refused_generation_is_renewed_once_however_many_report_it() {
     // C8: fifty connections are refused together.
@@ -141,6 +144,7 @@ async fn refused_generation_is_renewed_once_however_many_report_it() {
     assert!(more.is_err(), "{more:?}");
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refusal_that_renewal_does_not_cure_makes_no_storm() {
     // A server with an expired CRL refuses every certificate.
@@ -163,6 +167,7 @@ async fn refusal_that_renewal_does_not_cure_makes_no_storm() {
     );
 }
 
+/// Scenario: C8
 #[tokio::test(start_paused = true)]
 async fn refusal_of_each_new_certificate_makes_no_storm() {
     // The same server, and a CA that issues whenever it is asked.
@@ -202,7 +207,7 @@ async fn other_roots_for_the_same_leaf_cure_no_refusal() {
     let source = ScriptedSource::new(&wall, steps);
     let live = started(&wall, &source).await;
     let reporter = live.reporter("pool");
-    source.say_changed(1);
+    source.set_changed(1);
     until("the roots are published", || {
         live.current().unwrap().generation() == 2
     })
@@ -290,7 +295,7 @@ impl CertSource for RootsFirst {
     async fn fetch(&self, context: crate::FetchContext<'_>) -> Result<Fetched, SourceError> {
         if context.reason == FetchReason::Changed {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            self.source.say_changed(0);
+            self.source.set_changed(0);
             return Ok(Fetched::Roots(self.roots.clone()));
         }
         self.source.fetch(context).await
@@ -314,7 +319,7 @@ async fn renewal_during_a_change_of_roots_still_brings_another_leaf() {
     let live = builder(&wall).start(roots_first).await.unwrap();
     let first = live.current().unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    source.say_changed(1);
+    source.set_changed(1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let renewed = live.renew().await;
     let Ok(Renewed::Newer(newer)) = renewed else {
@@ -335,7 +340,7 @@ async fn roots_alone_are_a_new_generation_with_the_same_leaf_and_key() {
     };
     let live = builder(&wall).start(roots_first).await.unwrap();
     let (first, due) = (live.current().unwrap(), live.status().next_fetch);
-    source.say_changed(1);
+    source.set_changed(1);
     until("the roots are published", || {
         live.current().unwrap().generation() == 2
     })

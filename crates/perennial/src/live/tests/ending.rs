@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Scenario: H3
 #[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_the_task() {
     // H3: during a fetch, in between, and in a backoff.
@@ -27,6 +28,7 @@ async fn dropping_the_last_handle_ends_the_task() {
     }
 }
 
+/// Scenario: H2
 #[tokio::test(start_paused = true)]
 async fn shutdown_returns_at_once_whatever_the_renewer_does() {
     // H2.

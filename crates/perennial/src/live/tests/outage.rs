@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// Scenario: T6
 #[tokio::test(start_paused = true)]
 async fn failed_renewal_keeps_last_good_snapshot_and_recovers_after_expiry() {
     // T6: failing until expiry and past it.
@@ -35,6 +36,7 @@ async fn failed_renewal_keeps_last_good_snapshot_and_recovers_after_expiry() {
     assert!(live.status().last_error.is_none());
 }
 
+/// Scenario: T7
 #[tokio::test(start_paused = true)]
 async fn fetches_in_an_outage_stay_within_the_bound() {
     // T7: 60 s of outage for a 60 s certificate: first step 1.5 s, cap 3 s.
@@ -69,6 +71,7 @@ async fn fetches_in_an_outage_stay_within_the_bound() {
     }
 }
 
+/// Scenario: T6
 #[tokio::test(start_paused = true)]
 async fn ten_minutes_without_the_source_are_survived_within_the_bound() {
     // T6, long past expiry: no renewal for ten lifetimes of 60 s; the longest wait stays 3 s.

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use base64ct::{Base64, Encoding};
 
 use super::super::testing::{
-    Files, SOON, ask, assert_no_key_in, der, generation, in_time, pem, told,
+    Files, SOON, ask, assert_no_key_in, certificate, der, generation, in_time, pem, shown,
 };
 use super::*;
 use crate::testing::TestCa;
@@ -46,7 +46,11 @@ async fn each_variable_may_hold_the_thing_or_its_path() {
         let material = source(values.map(String::as_str))
             .fetch(ask(FetchReason::Start))
             .await;
-        assert_eq!(material.unwrap().chain().len(), 2, "{values:?}");
+        assert_eq!(
+            certificate(material.unwrap()).chain().len(),
+            2,
+            "{values:?}"
+        );
     }
 }
 
@@ -56,20 +60,20 @@ async fn none_set_is_not_configured_and_some_unset_is_invalid_and_named() {
     let none = refused(source(["", "", ""])).await;
     assert_eq!(none.kind(), SourceErrorKind::NotConfigured);
     for name in NAMES {
-        assert!(told(&none).contains(name), "{none:?}");
+        assert!(shown(&none).contains(name), "{none:?}");
     }
     let some = refused(source([chain, key, ""])).await;
     assert_eq!(some.kind(), SourceErrorKind::Invalid);
-    let told = told(&some);
+    let shown = shown(&some);
     assert!(
-        told.contains("not set: APP_ROOTS; set: APP_CHAIN, APP_KEY"),
-        "{told}"
+        shown.contains("not set: APP_ROOTS; set: APP_CHAIN, APP_KEY"),
+        "{shown}"
     );
 }
 
 #[tokio::test]
 async fn errors_name_the_variable_and_never_its_value() {
-    // H1. A value that is no PEM is taken for a path; it may still be half a key.
+    // H1. A value that is not PEM is taken for a path; it may still be half a key.
     let (chain, key, roots) = &pem(&TestCa::new());
     let half = &key[..key.len() / 2];
     let bare: String = key.lines().filter(|line| !line.starts_with('-')).collect();
@@ -97,10 +101,10 @@ async fn errors_name_the_variable_and_never_its_value() {
         let source = source(values.map(|value: &str| value));
         let debug = format!("{source:?}");
         let error = refused(source).await;
-        let told = told(&error);
-        assert!(told.contains(place), "{told}");
-        assert!(!told.contains("/no/such/file"), "{told}");
-        assert_no_key_in(&format!("{told} {error:?} {debug}"), key);
+        let shown = shown(&error);
+        assert!(shown.contains(place), "{shown}");
+        assert!(!shown.contains("/no/such/file"), "{shown}");
+        assert_no_key_in(&format!("{shown} {error:?} {debug}"), key);
     }
 }
 
@@ -127,7 +131,7 @@ async fn content_in_variables_never_changes() {
         source([&set.0, &set.1, &set.2]).poll_every(SOON),
         source(["", "", ""]),
     ] {
-        let _either = source.fetch(ask(FetchReason::Start)).await;
+        let _ = source.fetch(ask(FetchReason::Start)).await;
         let changed = tokio::time::timeout(20 * SOON, source.changed()).await;
         assert!(changed.is_err());
     }

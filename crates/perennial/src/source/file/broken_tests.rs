@@ -1,31 +1,31 @@
-//! Whatever is found where a file should be: the last good certificate stays, and the error names
-//! the file, what was found, and no byte of a key.
+//! Broken files of every kind: the last good certificate stays in use, and the error names the
+//! file and what was found, and quotes no byte of a key.
 
 use std::fs;
 use std::path::Path;
 
 use tokio::task::JoinSet;
 
-use super::super::testing::{Files, assert_no_key_in, der, pem, told, until};
+use super::super::testing::{Files, assert_no_key_in, der, pem, shown, until};
 use super::*;
 use crate::testing::TestCa;
-use crate::{LiveCert, Renewal};
+use crate::{LiveCert, RenewError};
 
-/// What is done to good files; the key that was there is at hand.
+/// Breaks good files; gets the key that was in them.
 type Break = fn(&Files, &str);
 
 struct Row {
     what: &'static str,
     harm: Break,
-    /// What the error must say.
-    says: &'static [&'static str],
+    /// What the error must contain.
+    expected: &'static [&'static str],
 }
 
 const ROWS: &[Row] = &[
     Row {
         what: "the key is missing",
         harm: |files, _| fs::remove_file(files.path("tls.key")).unwrap(),
-        says: &["tls.key", "No such file"],
+        expected: &["tls.key", "No such file"],
     },
     Row {
         what: "a folder in the key's place",
@@ -33,11 +33,11 @@ const ROWS: &[Row] = &[
             fs::remove_file(files.path("tls.key")).unwrap();
             fs::create_dir(files.path("tls.key")).unwrap();
         },
-        says: &["tls.key", "folder"],
+        expected: &["tls.key", "folder"],
     },
     #[cfg(unix)]
     Row {
-        what: "a pipe that nobody writes to",
+        what: "a pipe without a writer",
         harm: |files, _| {
             fs::remove_file(files.path("tls.crt")).unwrap();
             let made = std::process::Command::new("mkfifo")
@@ -45,7 +45,7 @@ const ROWS: &[Row] = &[
                 .status();
             assert!(made.unwrap().success());
         },
-        says: &["tls.crt", "pipe, socket or device"],
+        expected: &["tls.crt", "pipe, socket or device"],
     },
     #[cfg(unix)]
     Row {
@@ -54,7 +54,7 @@ const ROWS: &[Row] = &[
             fs::remove_file(files.path("ca.crt")).unwrap();
             std::os::unix::fs::symlink("/dev/zero", files.path("ca.crt")).unwrap();
         },
-        says: &["ca.crt", "pipe, socket or device"],
+        expected: &["ca.crt", "pipe, socket or device"],
     },
     Row {
         what: "100 MB",
@@ -62,22 +62,22 @@ const ROWS: &[Row] = &[
             let file = fs::File::create(files.path("ca.crt")).unwrap();
             file.set_len(100 << 20).unwrap();
         },
-        says: &["ca.crt", "larger than 4194304 bytes"],
+        expected: &["ca.crt", "larger than 4194304 bytes"],
     },
     Row {
         what: "nothing",
         harm: |files, _| files.write("tls.crt", ""),
-        says: &["tls.crt", "empty"],
+        expected: &["tls.crt", "empty"],
     },
     Row {
         what: "blank lines",
         harm: |files, _| files.write("tls.crt", "\n \n"),
-        says: &["tls.crt", "holds nothing"],
+        expected: &["tls.crt", "is empty"],
     },
     Row {
         what: "binary garbage",
         harm: |files, _| files.write("tls.key", [0x9c; 4_000]),
-        says: &["tls.key", "no PEM and no DER", "no BEGIN line"],
+        expected: &["tls.key", "neither PEM nor DER", "no BEGIN line"],
     },
     Row {
         what: "a text in UTF-16",
@@ -88,14 +88,14 @@ const ROWS: &[Row] = &[
                 units.flat_map(u16::to_le_bytes).collect::<Vec<_>>(),
             );
         },
-        says: &["tls.key", "UTF-16", "save it as UTF-8"],
+        expected: &["tls.key", "UTF-16", "save it as UTF-8"],
     },
     Row {
         what: "the certificate in the key's file",
         harm: |files, _| {
             fs::copy(files.path("tls.crt"), files.path("tls.key")).unwrap();
         },
-        says: &["tls.key", "line 1 begins a certificate"],
+        expected: &["tls.key", "line 1 begins a certificate"],
     },
     Row {
         what: "key and certificate swapped",
@@ -103,12 +103,12 @@ const ROWS: &[Row] = &[
             fs::copy(files.path("tls.crt"), files.path("tls.key")).unwrap();
             files.write("tls.crt", key);
         },
-        says: &["tls.crt", "line 1 begins a private key"],
+        expected: &["tls.crt", "line 1 begins a private key"],
     },
     Row {
         what: "the key in the roots' file",
         harm: |files, key| files.write("ca.crt", key),
-        says: &["ca.crt", "trust roots", "begins a private key"],
+        expected: &["ca.crt", "trust roots", "begins a private key"],
     },
     Row {
         what: "the certificate's DER in the key's file",
@@ -116,32 +116,32 @@ const ROWS: &[Row] = &[
             let chain = fs::read_to_string(files.path("tls.crt")).unwrap();
             files.write("tls.key", der(&chain));
         },
-        says: &["tls.key", "DER, but of something else"],
+        expected: &["tls.key", "the DER is not a private key"],
     },
     Row {
         what: "the key's DER in the certificate's file",
         harm: |files, key| files.write("tls.crt", der(key)),
-        says: &["tls.crt", "certificate 0", "malformed"],
+        expected: &["tls.crt", "certificate 0", "malformed"],
     },
     Row {
         what: "a certificate that is cut off",
         harm: |files, _| cut(&files.path("tls.crt"), 2),
-        says: &["tls.crt", "cut off", "line"],
+        expected: &["tls.crt", "cut off", "line"],
     },
     Row {
         what: "a key that is cut off",
         harm: |files, _| cut(&files.path("tls.key"), 2),
-        says: &["tls.key", "cut off", "line 1"],
+        expected: &["tls.key", "cut off", "line 1"],
     },
     Row {
         what: "DER that is cut off",
         harm: |files, key| files.write("tls.key", &der(key)[..80]),
-        says: &["tls.key", "no PEM and no DER"],
+        expected: &["tls.key", "neither PEM nor DER"],
     },
     Row {
         what: "a key that is not base64",
         harm: |files, key| files.write("tls.key", key.replacen("MIG", "!IG", 1)),
-        says: &["tls.key", "line 1", "not base64"],
+        expected: &["tls.key", "line 1", "not base64"],
     },
     Row {
         what: "a key with noise in it",
@@ -150,17 +150,17 @@ const ROWS: &[Row] = &[
             key[4..20].fill(0xff);
             files.write("tls.key", key);
         },
-        says: &["tls.key"],
+        expected: &["tls.key"],
     },
     Row {
         what: "two keys",
         harm: |files, key| files.write("tls.key", format!("{key}{key}")),
-        says: &["tls.key", "second private key"],
+        expected: &["tls.key", "second private key"],
     },
     Row {
         what: "the key of another certificate",
         harm: |files, _| files.write("tls.key", pem(&TestCa::new()).1),
-        says: &["tls.crt and ", "tls.key", "does not match"],
+        expected: &["tls.crt and ", "tls.key", "does not match"],
     },
     Row {
         what: "a leaf that is not first",
@@ -169,7 +169,7 @@ const ROWS: &[Row] = &[
             let (leaf, intermediate) = chain.split_at(chain.rfind("-----BEGIN").unwrap());
             files.write("tls.crt", format!("{intermediate}{leaf}"));
         },
-        says: &["tls.crt", "does not match the first certificate"],
+        expected: &["tls.crt", "does not match the first certificate"],
     },
     Row {
         what: "an encrypted key",
@@ -177,20 +177,20 @@ const ROWS: &[Row] = &[
             let key = include_str!("../../../tests/sources/keys/ec.encrypted.pem");
             files.write("tls.key", key);
         },
-        says: &["tls.key", "encrypted", "passphrase"],
+        expected: &["tls.key", "encrypted", "passphrase"],
     },
     Row {
         what: "roots without a root",
         harm: |files, _| files.write("ca.crt", "# to be filled in\n"),
-        says: &["ca.crt", "no BEGIN line"],
+        expected: &["ca.crt", "no BEGIN line"],
     },
     Row {
-        what: "a root that is no certificate",
+        what: "a root that is not a certificate",
         harm: |files, _| {
             let noise = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
             files.write("ca.crt", noise);
         },
-        says: &["ca.crt", "certificate 0", "trust roots"],
+        expected: &["ca.crt", "certificate 0", "trust roots"],
     },
 ];
 
@@ -199,6 +199,7 @@ fn cut(path: &Path, to_one_in: usize) {
     fs::write(path, &text[..text.len() / to_one_in]).unwrap();
 }
 
+/// Scenario: S1
 #[tokio::test]
 async fn broken_file_is_named_and_the_last_good_certificate_stays_and_recovers() {
     // S1, H1.
@@ -219,22 +220,24 @@ async fn check(row: &Row) {
 
     (row.harm)(&files, &set.1);
     let error = loop {
-        match live.renew_now().await {
-            Renewal::Failed(error) => break error,
-            _too_soon => tokio::time::sleep(Duration::from_millis(50)).await,
+        match live.renew().await {
+            Ok(_) | Err(RenewError::Limited { .. }) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => break error,
         }
     };
-    let told = told(&*error);
-    for words in row.says {
-        assert!(told.contains(words), "{}: {told}", row.what);
+    let shown = shown(&error);
+    for words in row.expected {
+        assert!(shown.contains(words), "{}: {shown}", row.what);
     }
-    assert_no_key_in(&format!("{told} {error:?}"), &set.1);
+    assert_no_key_in(&format!("{shown} {error:?}"), &set.1);
     assert_eq!(live.current().unwrap().generation(), 1, "{}", row.what);
 
-    // The administrator puts it right.
+    // The operator fixes the files.
     for name in ["tls.crt", "tls.key", "ca.crt"] {
         let path = files.path(name);
-        let _not_there = fs::remove_dir(&path).or_else(|_file| fs::remove_file(&path));
+        let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
     }
     let (chain, key, roots) = pem(&ca);
     for (name, text) in [("tls.crt", chain), ("tls.key", key), ("ca.crt", roots)] {
@@ -247,7 +250,7 @@ async fn check(row: &Row) {
 }
 
 #[tokio::test]
-async fn key_given_where_its_path_belongs_is_not_told() {
+async fn key_given_instead_of_its_path_is_never_shown() {
     let (chain, key, roots) = pem(&TestCa::new());
     let source = FileSource::new(&chain, &key, &roots);
     let error = LiveCert::builder()
@@ -255,7 +258,7 @@ async fn key_given_where_its_path_belongs_is_not_told() {
         .start(source)
         .await
         .unwrap_err();
-    assert_no_key_in(&format!("{} {error:?}", told(&error)), &key);
+    assert_no_key_in(&format!("{} {error:?}", shown(&error)), &key);
     let source = FileSource::new(&chain, &key, &roots);
     assert_no_key_in(&format!("{source:?}"), &key);
 }
@@ -270,8 +273,8 @@ async fn unreadable_file_is_denied() {
     if fs::read(&key).is_ok() {
         return; // Nothing is unreadable to root.
     }
-    let ask = super::super::testing::ask(crate::FetchReason::Start);
+    let context = super::super::testing::ask(crate::FetchReason::Start);
     let error = files.source().fetch(context).await.unwrap_err();
     assert_eq!(error.kind(), crate::SourceErrorKind::Denied);
-    assert!(told(&error).contains("tls.key"), "{error:?}");
+    assert!(shown(&error).contains("tls.key"), "{error:?}");
 }

@@ -1,11 +1,11 @@
-//! S5: whatever form certificates and keys have, they are read, or refused with the reason.
+//! S5: certificates and keys in every form are read, or refused with the reason.
 
 use base64ct::{Base64, Encoding};
 
-use super::super::testing::{EC_PKCS8, Files, ask, der, issued_for, now, pem};
+use super::super::testing::{EC_PKCS8, Files, ask, certificate, der, issued_for, now, pem};
 use super::*;
-use crate::FetchReason;
 use crate::testing::{MINUTE, TestCa};
+use crate::{CertMaterial, FetchReason};
 
 const EC_SEC1: &str = include_str!("../../../tests/sources/keys/ec.sec1.pem");
 const RSA_PKCS8: &str = include_str!("../../../tests/sources/keys/rsa.pkcs8.pem");
@@ -33,6 +33,7 @@ const FORMS: [(&str, Form); 7] = [
     }),
 ];
 
+/// Scenario: S5
 #[tokio::test]
 async fn every_kind_of_key_is_read_in_every_form() {
     let keys = [
@@ -62,7 +63,7 @@ async fn pair_in_one_file_is_read_in_either_order() {
     for pair in [format!("{chain}{key}"), format!("{key}{chain}")] {
         files.write("pair.pem", pair);
         let source = FileSource::combined(files.path("pair.pem"), files.path("ca.crt"));
-        let material = source.fetch(ask(FetchReason::Start)).await.unwrap();
+        let material = certificate(source.fetch(ask(FetchReason::Start)).await.unwrap());
         assert_eq!(material.chain().len(), 2);
         // The same file named twice is the same thing.
         let pair = || files.path("pair.pem");
@@ -71,6 +72,7 @@ async fn pair_in_one_file_is_read_in_either_order() {
     }
 }
 
+/// Scenario: S5
 #[tokio::test]
 async fn roots_of_several_files_and_several_in_one_are_all_trusted() {
     let set = pem(&TestCa::new());
@@ -79,7 +81,7 @@ async fn roots_of_several_files_and_several_in_one_are_all_trusted() {
     files.write("ca.crt", format!("{}\nolder\n{}", set.2, others[0]));
     files.write("more.crt", others[1].clone() + &others[2]);
     let source = files.source().more_roots(files.path("more.crt"));
-    let material = source.fetch(ask(FetchReason::Start)).await.unwrap();
+    let material = certificate(source.fetch(ask(FetchReason::Start)).await.unwrap());
     assert_eq!(material.roots().len(), 4);
 }
 
@@ -91,7 +93,7 @@ async fn from_bytes_takes_each_part_in_its_own_form() {
 }
 
 #[tokio::test]
-async fn parameters_before_a_key_are_passed_over() {
+async fn parameters_before_a_key_are_ignored() {
     // What `openssl ecparam -genkey` writes.
     let (chain, roots) = issued_for(EC_PKCS8);
     let parameters =
@@ -102,7 +104,7 @@ async fn parameters_before_a_key_are_passed_over() {
 
 #[cfg(feature = "encrypted-keys")]
 mod encrypted {
-    use super::super::super::testing::{in_time, told};
+    use super::super::super::testing::{in_time, shown};
     use super::*;
 
     const ENCRYPTED: &str = include_str!("../../../tests/sources/keys/ec.encrypted.pem");
@@ -118,27 +120,26 @@ mod encrypted {
         files
     }
 
-    async fn fetch(source: FileSource) -> Result<CertMaterial, String> {
+    async fn fetch(source: FileSource) -> Result<Fetched, String> {
         let fetched = source.fetch(ask(FetchReason::Start)).await;
-        fetched.map_err(|error| told(&error))
+        fetched.map_err(|error| shown(&error))
     }
 
     #[tokio::test]
-    async fn encrypted_key_is_opened_in_every_form() {
+    async fn encrypted_key_is_decrypted_in_every_form() {
         for key in [ENCRYPTED.as_bytes(), SCRYPT.as_bytes(), &der(ENCRYPTED)] {
             let files = files(key);
-            let source = files.source().passphrase(Passphrase::bytes(PASSPHRASE));
+            let source = files.source().passphrase(PASSPHRASE);
             let material = fetch(source).await;
             assert!(material.is_ok(), "{material:?}");
         }
     }
 
     #[tokio::test]
-    async fn passphrase_of_a_file_may_end_its_line_and_may_change() {
+    async fn passphrase_in_a_file_may_end_with_a_line_end_and_may_change() {
         let files = files(ENCRYPTED);
         files.write("passphrase", "not yet");
-        let from_file = Passphrase::file(files.path("passphrase"));
-        let source = files.source().passphrase(from_file);
+        let source = files.source().passphrase_file(files.path("passphrase"));
         assert!(source.fetch(ask(FetchReason::Start)).await.is_err());
         files.write("passphrase", format!("{PASSPHRASE}\r\n"));
         in_time("a new passphrase", source.changed()).await;
@@ -146,61 +147,51 @@ mod encrypted {
     }
 
     #[tokio::test]
-    async fn key_that_cannot_be_opened_is_refused_with_the_way_out() {
-        type Given = fn() -> Option<Passphrase>;
-        // p = 127: as much again as OpenSSL takes, 127 times.
+    async fn key_that_cannot_be_decrypted_is_refused_with_the_remedy() {
+        type Given = fn(FileSource) -> FileSource;
+        // p = 127: 127 times the memory that OpenSSL takes.
         let mut costly = der(SCRYPT);
         let at = costly
             .windows(6)
             .position(|w| w == [2, 1, 8, 2, 1, 1])
             .unwrap();
         costly[at + 5] = 127;
-        let given: Given = || Some(Passphrase::bytes(PASSPHRASE));
+        let given: Given = |source| source.passphrase(PASSPHRASE);
         let table: [(&[u8], Given, &str); 6] = [
             (
                 ENCRYPTED.as_bytes(),
-                || None,
-                "give the source its passphrase",
+                |source| source,
+                "give the source the passphrase",
             ),
             (
                 ENCRYPTED.as_bytes(),
-                || Some(Passphrase::bytes("sesame")),
-                "does not open it",
+                |source| source.passphrase("sesame"),
+                "wrong passphrase",
             ),
             (
                 ENCRYPTED.as_bytes(),
-                || Some(Passphrase::env("PERENNIAL_NO_SUCH_VARIABLE")),
+                |source| source.passphrase_env("PERENNIAL_NO_SUCH_VARIABLE"),
                 "the variable PERENNIAL_NO_SUCH_VARIABLE: it is not set",
             ),
             (SHA1.as_bytes(), given, "openssl pkcs8 -topk8"),
             (OLD.as_bytes(), given, "openssl pkcs8 -topk8"),
             (&costly, given, "too much time or memory"),
         ];
-        for (key, passphrase, reason) in table {
+        for (key, set, reason) in table {
             let files = files(key);
-            let source = match passphrase() {
-                Some(passphrase) => files.source().passphrase(passphrase),
-                None => files.source(),
-            };
-            let told = fetch(source).await.unwrap_err();
-            assert!(told.contains(reason), "{told}");
-            assert!(!told.contains("sesame"), "{told}");
+            let source = set(files.source());
+            let shown = fetch(source).await.unwrap_err();
+            assert!(shown.contains(reason), "{shown}");
+            assert!(!shown.contains("sesame"), "{shown}");
         }
     }
 
     #[test]
-    fn debug_says_where_a_passphrase_comes_from_and_not_what_it_is() {
-        let given = format!("{:?}", Passphrase::bytes(PASSPHRASE));
+    fn debug_shows_where_a_passphrase_comes_from_and_never_its_value() {
+        let shown = format!("{:?}", files("x").source().passphrase(PASSPHRASE));
         assert!(
-            !given.contains("sesame") && given.contains("the program"),
-            "{given}"
+            !shown.contains("sesame") && shown.contains("the program"),
+            "{shown}"
         );
-        let shown = format!(
-            "{:?}",
-            files("x")
-                .source()
-                .passphrase(Passphrase::bytes(PASSPHRASE))
-        );
-        assert!(!shown.contains("sesame"), "{shown}");
     }
 }

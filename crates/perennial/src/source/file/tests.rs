@@ -1,24 +1,24 @@
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::super::testing::{Files, ask, generation, in_time, pem, told, until};
+use super::super::testing::{Files, ask, certificate, generation, in_time, pem, shown, until};
 use super::*;
 use crate::testing::TestCa;
-use crate::{CertState, FetchReason, LiveCert, SourceErrorKind, StartError};
+use crate::{CertMaterial, CertState, FetchReason, LiveCert, SourceErrorKind, StartError};
 
-/// Longer than any test: what is noticed under it, the system told of.
+/// Longer than any test: a change that is noticed earlier was noticed by notification.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 async fn fetched(source: &FileSource) -> CertMaterial {
-    source.fetch(ask(FetchReason::Start)).await.unwrap()
+    certificate(source.fetch(ask(FetchReason::Start)).await.unwrap())
 }
 
 async fn refused(source: &FileSource) -> SourceError {
     source.fetch(ask(FetchReason::Start)).await.unwrap_err()
 }
 
-/// Whether `changed` is ready by now; files are small, so a look takes no second.
-async fn says_changed(source: &FileSource) -> bool {
+/// Whether `changed` resolves; a look at small files takes less than a second.
+async fn is_changed(source: &FileSource) -> bool {
     tokio::time::timeout(Duration::from_secs(1), source.changed())
         .await
         .is_ok()
@@ -31,23 +31,24 @@ async fn three_files_make_a_live_certificate() {
     assert_eq!(live.current().unwrap().names().dns, ["app.test"]);
 }
 
+/// Scenario: S1
 #[tokio::test]
-async fn torn_pair_is_refused_with_the_reason_and_both_files_names() {
+async fn torn_pair_is_refused_and_both_files_are_named() {
     let ca = TestCa::new();
     let ((chain, ..), (_, key, roots)) = (pem(&ca), pem(&ca));
     let files = Files::of(&(chain, key, roots));
     let StartError::Failed(error) = LiveCert::start(files.source()).await.unwrap_err() else {
         panic!("a torn pair is permanent at start");
     };
-    let told = told(&*error);
+    let shown = shown(&error);
     for part in ["tls.crt and ", "tls.key", "does not match"] {
-        assert!(told.contains(part), "{told}");
+        assert!(shown.contains(part), "{shown}");
     }
 }
 
 #[tokio::test]
 async fn rotation_of_files_is_noticed_by_notification_alone_and_by_polling_alone() {
-    // S2: where the one fails, the other does it.
+    // S2: if one of the two fails, the other still notices.
     let ca = TestCa::new();
     type Setting = fn(FileSource) -> FileSource;
     let ways: [(&str, Setting); 2] = [
@@ -70,6 +71,7 @@ async fn rotation_of_files_is_noticed_by_notification_alone_and_by_polling_alone
     }
 }
 
+/// Scenario: S3
 #[tokio::test]
 async fn same_content_written_again_is_no_change() {
     // S3.
@@ -81,9 +83,10 @@ async fn same_content_written_again_is_no_change() {
     files.write("tls.key", &set.1);
     fs::remove_file(files.path("ca.crt")).unwrap();
     files.write("ca.crt", &set.2);
-    assert!(!says_changed(&source).await);
+    assert!(!is_changed(&source).await);
 }
 
+/// Scenario: S4
 #[tokio::test]
 async fn change_of_any_one_part_is_a_change_until_it_is_fetched() {
     // S4. The key in another form is another content, though the same key.
@@ -100,19 +103,20 @@ async fn change_of_any_one_part_is_a_change_until_it_is_fetched() {
     for (name, content) in table {
         let files = Files::of(&set);
         let source = files.source();
-        assert!(says_changed(&source).await, "nothing was fetched yet");
+        assert!(is_changed(&source).await, "nothing was fetched yet");
         let _material = fetched(&source).await;
-        assert!(!says_changed(&source).await);
+        assert!(!is_changed(&source).await);
         files.write(name, content);
-        // A level: it holds however often it is asked, also after a dropped question.
+        // A level: it stays, also after a call that was dropped.
         for _ask in 0..3 {
             in_time(name, source.changed()).await;
         }
         let _attempt = source.fetch(ask(FetchReason::Changed)).await;
-        assert!(!says_changed(&source).await, "{name}");
+        assert!(!is_changed(&source).await, "{name}");
     }
 }
 
+/// Scenario: S4
 #[tokio::test]
 async fn new_roots_alone_and_a_new_intermediate_alone_are_new_generations() {
     // S4, as readers see it.
@@ -127,8 +131,9 @@ async fn new_roots_alone_and_a_new_intermediate_alone_are_new_generations() {
     generation(&live, 3).await;
 }
 
+/// Scenario: S1
 #[tokio::test]
-async fn writer_who_takes_his_time_harms_nothing_and_is_picked_up_once_done() {
+async fn slow_writer_breaks_nothing_and_the_finished_files_are_used() {
     // S1: half-written, empty, shorter over longer, deleted and made again, new and old.
     let ca = TestCa::new();
     let files = Files::of(&pem(&ca));
@@ -138,7 +143,7 @@ async fn writer_who_takes_his_time_harms_nothing_and_is_picked_up_once_done() {
     for _round in 0..3 {
         let (chain, key, _) = pem(&ca);
         files.write("tls.crt", "");
-        assert!(!says_changed(&source).await, "an empty file is no news");
+        assert!(!is_changed(&source).await, "an empty file is not a change");
         files.write("tls.crt", &chain[..chain.len() / 3]);
         in_time("half a chain", source.changed()).await;
         assert!(refused(&source).await.is_transient());
@@ -146,11 +151,11 @@ async fn writer_who_takes_his_time_harms_nothing_and_is_picked_up_once_done() {
         files.write("tls.crt", &chain);
         in_time("the other half", source.changed()).await;
         let torn = refused(&source).await;
-        assert!(told(&torn).contains("does not match"), "{torn:?}");
+        assert!(shown(&torn).contains("does not match"), "{torn:?}");
 
         fs::remove_file(files.path("tls.key")).unwrap();
         assert!(refused(&source).await.is_transient());
-        assert!(!says_changed(&source).await, "a missing file is no news");
+        assert!(!is_changed(&source).await, "a missing file is not a change");
         files.write("tls.key", &key);
         in_time("the key", source.changed()).await;
         assert_eq!(fetched(&source).await.chain().len(), 2);
@@ -176,6 +181,7 @@ fn kubernetes_update(folder: &std::path::Path, name: &str, set: &(String, String
     }
 }
 
+/// Scenario: S2
 #[cfg(unix)]
 #[tokio::test]
 async fn kubernetes_swaps_are_noticed_each_time_with_and_without_notification() {
@@ -205,6 +211,7 @@ async fn kubernetes_swaps_are_noticed_each_time_with_and_without_notification() 
     }
 }
 
+/// Scenario: S2
 #[cfg(unix)]
 #[tokio::test]
 async fn certbot_links_that_are_swapped_one_by_one_are_noticed() {
@@ -236,11 +243,11 @@ async fn certbot_links_that_are_swapped_one_by_one_are_noticed() {
 
 #[tokio::test]
 async fn reading_its_own_files_does_not_wake_it() {
-    // Notification tells of reads too; to heed it would be to read for ever.
+    // The system notifies of reads too: each would cause the next.
     let files = Files::of(&pem(&TestCa::new()));
     let source = files.source().poll_every(NEVER);
     let _material = fetched(&source).await;
-    assert!(!says_changed(&source).await);
+    assert!(!is_changed(&source).await);
     let looks = source.reader.looks().load(SeqCst);
     // The first, and one for events of the time before it.
     assert!(looks <= 2, "{looks}");
@@ -251,13 +258,16 @@ async fn zero_interval_is_refused_by_name() {
     let files = Files::of(&pem(&TestCa::new()));
     let error = refused(&files.source().poll_every(Duration::ZERO)).await;
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(told(&error).contains("poll_every is 0ns"), "{error:?}");
+    assert!(
+        shown(&error).contains("invalid poll_every 0ns"),
+        "{error:?}"
+    );
 }
 
 #[cfg(feature = "watch")]
 #[tokio::test]
-async fn dropping_the_certificate_ends_the_watching() {
-    // H3: the watcher's thread owns this; where it is gone, so is the thread.
+async fn dropping_the_certificate_ends_the_watch() {
+    // H3: the watcher's thread owns this, so the thread has ended when this is dropped.
     let files = Files::of(&pem(&TestCa::new()));
     let source = files.source();
     let watcher = source.reader.watcher();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::source::reader::{LARGEST_FILE, read_at_most};
+use crate::source::input::{LARGEST_FILE, read_at_most};
 
 /// Why a saved file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +27,11 @@ pub(super) enum Unsafe {
     Replaced,
 }
 
-/// Reads a saved file; `None` if there is none.
+/// Reads the file; `None` if it does not exist.
 ///
 /// A file that others may read gets the mode 600 first, with a warning. That also proves that the
 /// file is ours: only its owner may change its mode.
-pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Unsafe> {
+fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Unsafe> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -129,20 +129,23 @@ impl Drop for Draft {
     }
 }
 
-/// How long dropping a [`Writer`] waits for a write under way.
+/// How long dropping a [`SavedFile`] waits for a write under way.
 const DROP_LIMIT: Duration = Duration::from_secs(2);
 
-/// Writes one file on a thread of its own, which runs only while there is something to write.
+/// One file, which is written on a thread of its own.
 ///
-/// One write at a time; of the texts that come meanwhile only the newest is kept.
-pub(super) struct Writer(Arc<Desk>);
+/// The thread runs only while there is something to write: one write at a time, and of the texts
+/// that come meanwhile only the newest.
+pub(super) struct SavedFile(Arc<Desk>);
 
-struct Desk {
+/// What the file's owner and its thread share.
+pub(super) struct Desk {
     path: PathBuf,
     state: Mutex<State>,
     idle: Condvar,
+    /// Held by a test, it makes the disk hang.
     #[cfg(test)]
-    hold: Arc<Mutex<()>>,
+    pub(super) hang: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -152,15 +155,23 @@ struct State {
     has_warned: bool,
 }
 
-impl Writer {
+impl SavedFile {
     pub(super) fn new(path: PathBuf) -> Self {
         Self(Arc::new(Desk {
             path,
             state: Mutex::default(),
             idle: Condvar::new(),
             #[cfg(test)]
-            hold: Arc::default(),
+            hang: Mutex::default(),
         }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub(super) fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.0)
     }
 
     /// Never blocks: the file is written later.
@@ -186,7 +197,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for SavedFile {
     fn drop(&mut self) {
         if !self.0.is_idle_within(DROP_LIMIT) {
             self.warn("the write has not finished", None);
@@ -195,6 +206,13 @@ impl Drop for Writer {
 }
 
 impl Desk {
+    /// Reads the file; `None` if it does not exist. Blocks.
+    pub(super) fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Unsafe> {
+        #[cfg(test)]
+        drop(self.hang.lock());
+        read(&self.path)
+    }
+
     fn run(&self) {
         loop {
             let mut state = self.state();
@@ -205,14 +223,14 @@ impl Desk {
             };
             drop(state);
             #[cfg(test)]
-            drop(self.hold.lock());
+            drop(self.hang.lock());
             if let Err(error) = write(&self.path, text.as_bytes()) {
                 self.warn("failed to write the file", Some(&error));
             }
         }
     }
 
-    fn is_idle_within(&self, limit: Duration) -> bool {
+    pub(super) fn is_idle_within(&self, limit: Duration) -> bool {
         let running = |state: &mut State| state.is_running;
         let waited = self.idle.wait_timeout_while(self.state(), limit, running);
         let (state, _timeout) = waited.unwrap_or_else(PoisonError::into_inner);

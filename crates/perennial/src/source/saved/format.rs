@@ -41,30 +41,23 @@ impl SavedCert {
     /// Reads a text. Checks the form alone: not the dates, nor that key and leaf match.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, SavedCertError> {
         let (headers, [chain, key, roots]) = split(text)?;
-        match headers.version {
-            Some(VERSION) => {}
-            Some(_) => return Err(SavedCertError::OtherVersion),
-            None => return Err(SavedCertError::Missing { name: "version" }),
+        let [version, cache_key, obtained_at, anchored] = headers;
+        if needed("version", version)? != VERSION {
+            return Err(SavedCertError::OtherVersion);
         }
-        let request = needed("request", headers.request)?;
-        let obtained_at = needed("obtained-at", headers.obtained_at)?;
-        let anchoring = match needed("roots-issue-leaf", headers.roots_issue_leaf)? {
+        let cache_key = needed("request", cache_key)?;
+        let obtained_at = needed("obtained-at", obtained_at)?;
+        let anchoring = match needed("roots-issue-leaf", anchored)? {
             "yes" => Anchoring::RootsIssueLeaf,
             "no" => Anchoring::ServersOnly,
-            _ => {
-                return Err(SavedCertError::Value {
-                    name: "roots-issue-leaf",
-                });
-            }
+            _ => return Err(invalid("roots-issue-leaf")),
         };
         let certificates =
             |part, text| formats::pem_certificates(part, text).map_err(SavedCertError::Material);
         let key = formats::pem_private_key(needed("key", key)?, None);
         Ok(Self {
-            cache_key: cache_key_of(request).ok_or(SavedCertError::Value { name: "request" })?,
-            obtained_at: time_of(obtained_at).ok_or(SavedCertError::Value {
-                name: "obtained-at",
-            })?,
+            cache_key: cache_key_of(cache_key).ok_or_else(|| invalid("request"))?,
+            obtained_at: time_of(obtained_at).ok_or_else(|| invalid("obtained-at"))?,
             chain: certificates(part::CHAIN, needed("chain", chain)?)?,
             key: Zeroizing::new(key.map_err(SavedCertError::Material)?),
             roots: certificates(part::ROOTS, needed("roots", roots)?)?,
@@ -166,13 +159,10 @@ impl fmt::Debug for SavedCert {
     }
 }
 
-#[derive(Default)]
-struct Headers<'a> {
-    version: Option<&'a str>,
-    request: Option<&'a str>,
-    obtained_at: Option<&'a str>,
-    roots_issue_leaf: Option<&'a str>,
-}
+/// The names of the headers in their order; `request` is the cache key.
+const HEADERS: [&str; 4] = ["version", "request", "obtained-at", "roots-issue-leaf"];
+
+type Headers<'a> = [Option<&'a str>; 4];
 
 type Parts<'a> = [Option<&'a [u8]>; 3];
 
@@ -181,7 +171,7 @@ const PARTS: [&[u8]; 3] = [b"chain:", b"key:", b"roots:"];
 
 /// Splits the text at the lines that name a part.
 fn split(text: &[u8]) -> Result<(Headers<'_>, Parts<'_>), SavedCertError> {
-    let (mut headers, mut parts) = (Headers::default(), [None; 3]);
+    let (mut headers, mut parts) = ([None; 4], [None; 3]);
     // The part that is being read, and where it begins.
     let mut open: Option<(usize, usize)> = None;
     let mut offset = 0;
@@ -209,20 +199,18 @@ fn split(text: &[u8]) -> Result<(Headers<'_>, Parts<'_>), SavedCertError> {
     Ok((headers, parts))
 }
 
-/// Notes one line before the first part; `None` if it is not one of the headers.
+/// Notes one line before the first part; `None` if it is not a header, or repeats one.
 fn header<'a>(line: &'a [u8], headers: &mut Headers<'a>) -> Option<()> {
     if line.is_empty() || line.starts_with(b"#") {
         return Some(());
     }
     let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
-    let header = match name {
-        "version" => &mut headers.version,
-        "request" => &mut headers.request,
-        "obtained-at" => &mut headers.obtained_at,
-        "roots-issue-leaf" => &mut headers.roots_issue_leaf,
-        _ => return None,
-    };
-    header.replace(value.trim()).is_none().then_some(())
+    let place = HEADERS.iter().position(|header| *header == name)?;
+    headers[place].replace(value.trim()).is_none().then_some(())
+}
+
+fn invalid(name: &'static str) -> SavedCertError {
+    SavedCertError::Value { name }
 }
 
 fn needed<T>(name: &'static str, value: Option<T>) -> Result<T, SavedCertError> {
@@ -267,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_read_again_to_the_nanosecond() {
+    fn saved_certificate_is_read_again_to_the_nanosecond() {
         let saved = saved();
         let read = SavedCert::parse(saved.render().as_bytes()).unwrap();
         assert_eq!(read.cache_key(), saved.cache_key());
@@ -278,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_reserved_at_once_so_that_no_copy_of_the_key_is_left() {
+    fn text_is_reserved_in_full_so_that_no_copy_of_the_key_remains() {
         let saved = saved();
         let text = saved.render();
         let size = 1_024 + 2 * saved.chain.iter().map(|der| der.len()).sum::<usize>();
@@ -289,8 +277,8 @@ mod tests {
     fn damaged_text_is_refused_and_named() {
         let text = saved().render();
         let table: [(&str, &str, &str); 9] = [
-            ("version: 1", "version: 2", "another version"),
-            ("version: 1\n", "", "no version"),
+            ("version: 1", "version: 2", "unknown version"),
+            ("version: 1\n", "", "version is missing"),
             ("version: 1", "version: 1\nversion: 1", "line 3"),
             ("request: ", "request: zz", "header request"),
             ("obtained-at: ", "obtained-at: -", "header obtained-at"),
@@ -304,19 +292,19 @@ mod tests {
                 "roots-issue-leaf: perhaps",
                 "roots-issue-leaf",
             ),
-            ("\nroots:\n", "\n", "no roots"),
-            ("\nkey:\n", "\nkey:\nkey:\n", "no header"),
+            ("\nroots:\n", "\n", "roots is missing"),
+            ("\nkey:\n", "\nkey:\nkey:\n", "not a header"),
         ];
-        for (old, new, told) in table {
+        for (old, new, expected) in table {
             assert!(text.contains(old), "{old}");
             let damaged = text.replacen(old, new, 1);
             let error = SavedCert::parse(damaged.as_bytes()).unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn no_cut_of_the_text_is_taken_for_the_whole() {
+    fn every_incomplete_text_is_refused() {
         let text = saved().render();
         let end = text.trim_end().len();
         for length in 0..end {

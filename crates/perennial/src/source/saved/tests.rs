@@ -1,13 +1,11 @@
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use super::super::testing::{Files, ask, assert_no_key_in, pem};
+use super::super::testing::{Files, KeyedSource, assert_no_key_in, pem};
 use super::*;
 use crate::testing::{MINUTE, ScriptedSource, Step, TestCa, TestClock, builder, noon};
-use crate::{BoxSource, CertState, LiveCert, source_fn};
+use crate::{CertState, LiveCert, RenewError, Renewed};
 
 fn down() -> Step {
     Step::Fail(SourceError::unavailable("connection refused"))
@@ -40,31 +38,28 @@ impl Ca {
         self.source.fetches().len()
     }
 
-    /// What a process that asks for `name` builds as it starts.
-    fn source(&self, name: &str) -> Saved<impl CertSource + use<>> {
-        let Self { source, .. } = self;
-        let source = Requesting(source.clone(), CacheKey::of([name.as_bytes()]));
-        source.saved_at(self.path()).clock(self.wall.clock())
+    /// The source of a process that requests `name`.
+    fn source(&self, name: &str) -> Saved<KeyedSource> {
+        self.saved(KeyedSource::new(&self.source, Some(name)), self.path())
     }
 
+    fn saved<S: CertSource>(&self, source: S, path: PathBuf) -> Saved<S> {
+        let mut saved = Saved::new(source, path);
+        saved.clock = self.wall.clock();
+        saved
+    }
+
+    /// Starts, and waits until the certificate is saved.
     async fn start(&self, name: &str) -> LiveCert {
-        builder(&self.wall).start(self.source(name)).await.unwrap()
+        let source = self.source(name);
+        let desk = source.file.desk();
+        let live = builder(&self.wall).start(source).await.unwrap();
+        assert!(desk.is_idle_within(MINUTE));
+        live
     }
 }
 
-/// Says what it asks for.
-struct Requesting(ScriptedSource, CacheKey);
-
-impl CertSource for Requesting {
-    async fn fetch(&self, context: FetchContext<'_>) -> Result<CertMaterial, SourceError> {
-        self.0.fetch(context).await
-    }
-
-    fn cache_key(&self) -> Option<CacheKey> {
-        Some(self.1)
-    }
-}
-
+/// Scenario: S10
 #[tokio::test(start_paused = true)]
 async fn hundred_restarts_issue_nothing_and_do_not_move_the_renewal_point() {
     // S10.
@@ -83,8 +78,9 @@ async fn hundred_restarts_issue_nothing_and_do_not_move_the_renewal_point() {
     assert_eq!(ca.issued(), 1);
 }
 
+/// Scenario: S10
 #[tokio::test(start_paused = true)]
-async fn saved_one_that_no_longer_fits_is_replaced() {
+async fn saved_certificate_that_no_longer_fits_is_replaced() {
     // S10: other names (or issuer, role, key type), due, expired, from the future.
     type Change = fn(&Ca) -> &'static str;
     let table: [(&str, Change); 5] = [
@@ -124,7 +120,7 @@ async fn saved_one_that_no_longer_fits_is_replaced() {
 async fn renewal_is_saved_too() {
     let ca = Ca::new();
     let live = ca.start("app").await;
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     let _first = rotations.next().await;
     let renewed = rotations.next().await.unwrap();
     live.shutdown(MINUTE).await.unwrap();
@@ -134,16 +130,16 @@ async fn renewal_is_saved_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn saved_one_past_its_renewal_point_carries_a_start_without_the_source() {
+async fn saved_certificate_past_its_renewal_point_is_used_at_a_start_without_the_source() {
     let ca = Ca::new();
     let old = ca.start("app").await.current().unwrap();
     ca.wall.step_forward(8 * MINUTE);
     ca.source.then(down);
     let live = ca.start("app").await;
     assert_eq!(live.current().unwrap().serial(), old.serial());
-    // It goes on asking, and takes what comes.
+    // It goes on fetching.
     ca.source.then(|| Step::Issue(10 * MINUTE));
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     let _old = rotations.next().await;
     let new = rotations.next().await.unwrap();
     assert_ne!(new.serial(), old.serial());
@@ -180,21 +176,20 @@ async fn broken_or_unsafe_file_costs_one_issuance_and_is_replaced() {
         let _live = ca.start("app").await;
         assert_eq!(ca.issued(), before + 1);
         let _again = ca.start("app").await;
-        assert_eq!(ca.issued(), before + 1, "what replaced it is good");
+        assert_eq!(ca.issued(), before + 1, "the new file is used");
     }
 }
 
+/// Scenario: S11
 #[tokio::test(start_paused = true)]
-async fn unwritable_place_leaves_the_certificate_in_use_and_issues_no_more_often() {
+async fn unwritable_path_leaves_the_certificate_in_use_and_issues_no_more_often() {
     // S11.
     let ca = Ca::new();
     let nowhere = ca.files.path("missing/saved");
-    let request = CacheKey::of([b"app".as_slice()]);
-    let source = Requesting(ca.source.clone(), request);
-    let source = source.saved_at(nowhere).clock(ca.wall.clock());
+    let source = ca.saved(KeyedSource::new(&ca.source, Some("app")), nowhere);
     let live = builder(&ca.wall).start(source).await.unwrap();
     assert_eq!(live.current().unwrap().generation(), 1);
-    let mut rotations = live.rotations();
+    let mut rotations = live.subscribe();
     let _first = rotations.next().await;
     for generation in 2..=6 {
         assert_eq!(rotations.next().await.unwrap().generation(), generation);
@@ -211,46 +206,123 @@ async fn key_that_stays_in_a_device_is_used_and_not_saved() {
     let provider = default_provider().unwrap().key_provider;
     let signer = provider.load_private_key(key).unwrap();
     let chain = vec![leaf, issuer.intermediate_der()];
-    let material = CertMaterial::with_signing_key(chain, signer, vec![issuer.root_der()]).unwrap();
-    let source = ScriptedSource::new(&ca.wall, [Step::Deliver(material)]);
-    let source = Requesting(source, CacheKey::of([b"app".as_slice()]));
-    let source = source.saved_at(ca.path()).clock(ca.wall.clock());
+    let material = CertMaterial::from_signing_key(chain, signer, vec![issuer.root_der()]).unwrap();
+    let source = ScriptedSource::new(&ca.wall, [Step::Deliver(material.into())]);
+    let source = ca.saved(KeyedSource::new(&source, Some("app")), ca.path());
+    let desk = source.file.desk();
     let live = builder(&ca.wall).start(source).await.unwrap();
     assert!(live.current().is_ok());
+    assert!(desk.is_idle_within(MINUTE));
     assert!(!ca.path().exists());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn same_material_again_keeps_its_date_and_is_not_written_again() {
-    let set = pem(&TestCa::new());
-    let files = Files::of(&set);
-    let source = files.source().saved_at(files.path("saved"));
-    let first = source.fetch(ask(FetchReason::Start)).await.unwrap();
-    fs::remove_file(files.path("saved")).unwrap();
-    let second = source.fetch(ask(FetchReason::Due)).await.unwrap();
-    assert!(first.when_obtained().is_some());
-    assert_eq!(first.when_obtained(), second.when_obtained());
-    assert!(!files.path("saved").exists());
+    let ca = Ca::new();
+    let issuer = TestCa::new();
+    let (leaf, key) = issuer.leaf(noon(), 10 * MINUTE);
+    let same = || {
+        let chain = vec![leaf.clone(), issuer.intermediate_der()];
+        let material = CertMaterial::from_der(chain, key.clone_key(), vec![issuer.root_der()]);
+        Step::Deliver(material.unwrap().into())
+    };
+    let source = ScriptedSource::new(&ca.wall, [same(), same()]);
+    let source = ca.saved(KeyedSource::new(&source, Some("app")), ca.path());
+    let desk = source.file.desk();
+    let live = builder(&ca.wall).start(source).await.unwrap();
+    let first = live.current().unwrap();
+    assert!(desk.is_idle_within(MINUTE));
+    fs::remove_file(ca.path()).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let renewed = live.renew().await.unwrap();
+    assert!(matches!(renewed, Renewed::Unchanged), "{renewed:?}");
+    assert_eq!(live.current().unwrap().obtained_at(), first.obtained_at());
+    assert!(desk.is_idle_within(MINUTE));
+    assert!(!ca.path().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_without_a_cache_key_is_never_saved() {
+    let ca = Ca::new();
+    for starts in 1..=2 {
+        let source = ca.saved(KeyedSource::new(&ca.source, None), ca.path());
+        let desk = source.file.desk();
+        let _live = builder(&ca.wall).start(source).await.unwrap();
+        assert!(desk.is_idle_within(MINUTE));
+        assert_eq!(ca.issued(), starts);
+        assert!(!ca.path().exists());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_material_leaves_the_saved_certificate_as_it_is() {
+    let ca = Ca::new();
+    let source = ca.source("app");
+    let desk = source.file.desk();
+    let live = builder(&ca.wall).start(source).await.unwrap();
+    assert!(desk.is_idle_within(MINUTE));
+    let good = fs::read(ca.path()).unwrap();
+    ca.source.then(|| {
+        let ca = TestCa::new();
+        let ((leaf, _), (_, other_key)) = (ca.leaf(noon(), MINUTE), ca.leaf(noon(), MINUTE));
+        let material = CertMaterial::from_der(vec![leaf], other_key, vec![ca.root_der()]);
+        Step::Deliver(material.unwrap().into())
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = live.renew().await.unwrap_err();
+    assert!(matches!(refused, RenewError::Material(_)), "{refused}");
+    assert!(desk.is_idle_within(MINUTE));
+    assert_eq!(fs::read(ca.path()).unwrap(), good);
+}
+
+#[tokio::test(start_paused = true)]
+async fn published_is_passed_on_to_the_source_also_for_a_saved_certificate() {
+    let ca = Ca::new();
+    for _start in 1..=2 {
+        let source = KeyedSource::new(&ca.source, Some("app"));
+        let published = Arc::clone(&source.published);
+        let saved = ca.saved(source, ca.path());
+        let desk = saved.file.desk();
+        let _live = builder(&ca.wall).start(saved).await.unwrap();
+        assert!(desk.is_idle_within(MINUTE));
+        assert_eq!(*published.lock().unwrap(), [1]);
+    }
+    assert_eq!(ca.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::await_holding_lock, reason = "the disk hangs meanwhile")]
+async fn hanging_write_delays_no_certificate_and_the_newest_is_written_once_it_is_over() {
+    let ca = Ca::new();
+    let source = ca.source("app");
+    let desk = source.file.desk();
+    let live = builder(&ca.wall).start(source).await.unwrap();
+    assert!(desk.is_idle_within(MINUTE));
+    let first = fs::read(ca.path()).unwrap();
+    let hang = desk.hang.lock().unwrap();
+    let mut rotations = live.subscribe();
+    for generation in 1..=4 {
+        assert_eq!(rotations.next().await.unwrap().generation(), generation);
+    }
+    assert_eq!(fs::read(ca.path()).unwrap(), first);
+    drop(hang);
+    assert!(desk.is_idle_within(MINUTE));
+    let newest = live.current().unwrap();
+    let again = ca.start("app").await.current().unwrap();
+    assert_eq!(again.serial(), newest.serial());
 }
 
 #[tokio::test]
-async fn source_that_does_not_say_what_it_asks_for_is_never_saved() {
-    let files = Files::empty();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let start = || {
-        let asked = Arc::clone(&asked);
-        let source: BoxSource = source_fn(move || {
-            asked.fetch_add(1, Ordering::SeqCst);
-            async { Ok(TestCa::new().issue(noon(), MINUTE)) }
-        })
-        .boxed();
-        source.saved_at(files.path("saved"))
-    };
-    for _start in 0..2 {
-        start().fetch(ask(FetchReason::Start)).await.unwrap();
-    }
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
-    assert!(!files.path("saved").exists());
+#[expect(clippy::await_holding_lock, reason = "the disk hangs meanwhile")]
+async fn hanging_read_delays_a_start_by_no_more_than_its_own_timeout() {
+    let ca = Ca::new();
+    let source = ca.source("app");
+    let desk = source.file.desk();
+    let hang = desk.hang.lock().unwrap();
+    let builder = builder(&ca.wall).fetch_timeout(2 * READ_TIMEOUT);
+    assert!(builder.start(source).await.is_ok());
+    drop(hang);
+    assert!(desk.is_idle_within(MINUTE));
 }
 
 #[cfg(unix)]
@@ -264,7 +336,7 @@ mod unix {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn file_is_its_owners_alone_and_no_draft_is_left() {
+    async fn file_is_for_its_owner_alone_and_no_draft_remains() {
         let ca = Ca::new();
         let _live = ca.start("app").await;
         assert_eq!(mode(&ca.path()), 0o600);
@@ -273,7 +345,7 @@ mod unix {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readable_by_others_is_put_right_and_writable_by_others_is_refused() {
+    async fn file_that_others_may_read_is_closed_to_them_and_one_that_they_may_write_is_refused() {
         for (given, issued) in [(0o644, 1), (0o640, 1), (0o620, 2), (0o666, 2)] {
             let ca = Ca::new();
             let _live = ca.start("app").await;
@@ -300,7 +372,7 @@ mod unix {
 }
 
 #[test]
-fn debug_and_errors_of_what_is_saved_never_show_the_key() {
+fn debug_and_errors_of_a_saved_certificate_never_show_the_key() {
     // H1.
     let (chain, key, roots) = pem(&TestCa::new());
     let material = CertMaterial::from_pem(chain, &key, roots).unwrap();

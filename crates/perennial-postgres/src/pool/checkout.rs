@@ -1,0 +1,150 @@
+//! What happens to a connection when it is connected, checked out and returned.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::ConnectError;
+use crate::pool::connect;
+use crate::pool::connection::PgConnection;
+use crate::pool::observe::RetireReason;
+use crate::pool::policy::{connect_wait, may_pass};
+use crate::pool::slot::Place;
+use crate::pool::state::PoolState;
+
+/// Connects a new connection, which the background task observes from then on.
+///
+/// Retries within the connect timeout while a failure may pass: bb8's own waits grow to half of its
+/// timeout, and a server that is back would go unnoticed that long.
+pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, ConnectError> {
+    let end = state.connect_deadline();
+    let mut failures = 0;
+    let session = loop {
+        if state.is_draining() {
+            return Err(ConnectError::Draining);
+        }
+        let error = match connect::connect(state, end).await {
+            Ok(session) => break session,
+            Err(error) => error,
+        };
+        state.observer.connect_failed(&error);
+        failures += 1;
+        let wait = connect_wait(failures, rand::random());
+        if !may_pass(error.class()) || Instant::now() + wait >= end {
+            return Err(error);
+        }
+        sleep(wait).await;
+    };
+    if state.is_draining() {
+        return Err(ConnectError::Draining);
+    }
+    state.observer.connected();
+    let generation = session.generation();
+    let connection = PgConnection::new(session, Arc::clone(state));
+    state.add_slot(connection.slot());
+    // A rotation may have finished during the connect: it has not seen this connection.
+    if state.is_old(generation) {
+        state.wake.notify_one();
+    }
+    Ok(connection)
+}
+
+/// Claims a connection that is about to be handed out, exchanged first if it is old and a spare is
+/// ready.
+///
+/// # Errors
+/// The connection must not be used.
+pub(crate) fn check_out(
+    state: &PoolState,
+    connection: &mut PgConnection,
+) -> Result<(), ConnectError> {
+    if state.is_draining() {
+        return Err(ConnectError::Draining);
+    }
+    if connection.is_claimed() {
+        warn_of_early_use(state);
+    }
+    connection.slot().mark_pooled(true);
+    if !connection.session().is_usable() {
+        return_unusable(state, connection, RetireReason::Dead);
+        return Err(ConnectError::Closed);
+    }
+    exchange_if_old(state, connection);
+    let snapshot = &connection.session().driver.snapshot;
+    if state.has_expired(snapshot) {
+        let error = ConnectError::Expired {
+            generation: snapshot.generation(),
+            not_after: snapshot.not_after(),
+        };
+        return_unusable(state, connection, RetireReason::Expired);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Parks a connection that is returned, exchanged first if it is old and a spare is ready.
+///
+/// `false` if the connection must not be used again.
+pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> bool {
+    if !connection.is_claimed() {
+        connection.slot().mark_pooled(true);
+        let is_usable = connection.slot().place() != (Place::Parked { usable: false });
+        if !is_usable {
+            return_unusable(state, connection, RetireReason::Dead);
+        }
+        return is_usable;
+    }
+    if !connection.session().is_usable() {
+        return_unusable(state, connection, RetireReason::Dead);
+        return false;
+    }
+    if state.is_draining() {
+        // Not refused: bb8 would connect another in its place. `drain` closes it where it is parked.
+        connection.park();
+        return true;
+    }
+    exchange_if_old(state, connection);
+    let driver = &connection.session().driver;
+    if state.has_expired(&driver.snapshot) {
+        return_unusable(state, connection, RetireReason::Expired);
+        return false;
+    }
+    let generation = driver.generation();
+    connection.park();
+    if state.is_old(generation) {
+        // It is idle now: a rotation can exchange it.
+        state.wake.notify_one();
+    }
+    true
+}
+
+/// Retires a connection that its pool is about to drop.
+fn return_unusable(state: &PoolState, connection: &PgConnection, reason: RetireReason) {
+    state.retire(&connection.slot().driver(), reason);
+}
+
+/// Exchanges a claimed session if it is old and a spare is ready.
+fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
+    let Some(newest) = state.newest() else {
+        return;
+    };
+    if connection.session().generation() >= newest {
+        return;
+    }
+    if let Some(spare) = state.spares.take(newest) {
+        let old = connection.exchange(spare);
+        state.retire(&old.driver, RetireReason::Rotated);
+        state.wake.notify_one();
+    }
+}
+
+/// Warns once that the pool's own hook has claimed a connection, which keeps it from being moved.
+fn warn_of_early_use(state: &PoolState) {
+    if !state.has_warned_of_early_use.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            pool = state.observer.pool(),
+            "a connection was used before its first check-out, as by bb8's connection_customizer: it cannot be moved until it has been returned once; use on_connect"
+        );
+    }
+}

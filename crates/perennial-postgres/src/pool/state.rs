@@ -1,0 +1,220 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use perennial::{LiveCert, Reporter, Rotations, Snapshot};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Config};
+
+use crate::pool::accepted::AcceptedCerts;
+use crate::pool::observe::{Observer, PoolStatus, RetireReason};
+use crate::pool::session::Driver;
+use crate::pool::slot::{Place, Slot, Spares};
+
+/// Runs on each new connection before the pool hands it out, replacements included.
+pub(crate) type OnConnect = dyn for<'a> Fn(
+        &'a Client,
+    ) -> Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send + 'a>>
+    + Send
+    + Sync;
+
+/// How a pool connects and what it does with its connections.
+#[derive(Clone)]
+pub(crate) struct ManagerSettings {
+    pub(crate) name: Arc<str>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) idle_ping: Duration,
+    pub(crate) hard_limit: Option<Duration>,
+    pub(crate) on_connect: Option<Arc<OnConnect>>,
+}
+
+/// What the connections of a pool and its background task share.
+pub(crate) struct PoolState {
+    pub(crate) live: LiveCert,
+    pub(crate) config: Config,
+    pub(crate) settings: ManagerSettings,
+    pub(crate) reporter: Reporter,
+    pub(crate) observer: Observer,
+    pub(crate) accepted: AcceptedCerts,
+    pub(crate) spares: Spares,
+    /// Wakes the rotation: something is to be replaced, or an old connection was returned.
+    pub(crate) wake: Arc<Notify>,
+    /// Wakes the rotation and makes it forget earlier failures: a new generation, or a request.
+    pub(crate) restart: Notify,
+    /// Everything older than this generation is retired without regard to pace.
+    pub(crate) urgent_until: AtomicU64,
+    /// Whether the pool hands out no more connections.
+    pub(crate) is_draining: AtomicBool,
+    /// Whether the warning about connections that were used before their check-out was logged.
+    pub(crate) has_warned_of_early_use: AtomicBool,
+    rotations: Rotations,
+    slots: Mutex<Vec<Weak<Slot>>>,
+    draining: Mutex<Vec<Arc<Driver>>>,
+}
+
+impl PoolState {
+    pub(crate) fn new(live: LiveCert, config: Config, settings: ManagerSettings) -> Self {
+        Self {
+            rotations: live.subscribe(),
+            reporter: live.reporter(Arc::clone(&settings.name)),
+            observer: Observer::new(Arc::clone(&settings.name)),
+            live,
+            config,
+            settings,
+            accepted: AcceptedCerts::default(),
+            spares: Spares::default(),
+            wake: Arc::default(),
+            restart: Notify::new(),
+            urgent_until: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
+            has_warned_of_early_use: AtomicBool::new(false),
+            slots: Mutex::default(),
+            draining: Mutex::default(),
+        }
+    }
+
+    /// When a connect that begins now must have finished.
+    pub(crate) fn connect_deadline(&self) -> Instant {
+        instant_after(self.settings.connect_timeout)
+    }
+
+    /// The newest published generation.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        let latest = self.rotations.latest();
+        latest.map(|snapshot| snapshot.generation())
+    }
+
+    /// Whether there is a newer generation than this one.
+    pub(crate) fn is_old(&self, generation: u64) -> bool {
+        self.newest().is_some_and(|newest| generation < newest)
+    }
+
+    pub(crate) fn has_expired(&self, snapshot: &Snapshot) -> bool {
+        self.live.now() >= snapshot.not_after()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_slot(&self, slot: &Arc<Slot>) {
+        let mut slots = lock(&self.slots);
+        slots.retain(|slot| slot.strong_count() > 0);
+        slots.push(Arc::downgrade(slot));
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        lock(&self.slots).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Retires a session: counts it once, and observes it until it is closed.
+    ///
+    /// Every session that leaves the pool is retired here, before its client is dropped.
+    pub(crate) fn retire(&self, driver: &Arc<Driver>, reason: RetireReason) {
+        {
+            // Marked under the lock: a reader never finds it neither here nor in its slot.
+            let mut draining = lock(&self.draining);
+            if !driver.mark_retired() {
+                return;
+            }
+            draining.retain(|driver| !driver.is_finished());
+            draining.push(Arc::clone(driver));
+        }
+        self.observer.retired(driver.generation(), reason);
+    }
+
+    /// Retired sessions that are still open.
+    pub(crate) fn draining(&self) -> Vec<Arc<Driver>> {
+        let mut draining = lock(&self.draining);
+        draining.retain(|driver| !driver.is_finished());
+        draining.clone()
+    }
+
+    /// Slots whose session is open and not retired, each with that session's driver.
+    pub(crate) fn open_slots(&self) -> Vec<(Arc<Slot>, Arc<Driver>)> {
+        let open = |slot: Arc<Slot>| {
+            let driver = slot.driver();
+            (!driver.is_finished() && !driver.is_retired()).then_some((slot, driver))
+        };
+        self.slots().into_iter().filter_map(open).collect()
+    }
+
+    /// Every open session except the spares, each once.
+    pub(crate) fn open_sessions(&self) -> Vec<Arc<Driver>> {
+        let in_slots = self.open_slots();
+        let mut sessions = self.draining();
+        let drivers = in_slots.into_iter().map(|(_, driver)| driver);
+        // One that was retired since then is in `draining` too.
+        sessions.extend(drivers.filter(|driver| !driver.is_retired()));
+        sessions
+    }
+
+    /// Open connections that are not idle.
+    #[cfg(feature = "bb8")]
+    pub(crate) fn in_use(&self) -> usize {
+        let is_in_use = |(slot, _): &(Arc<Slot>, _)| !matches!(slot.place(), Place::Parked { .. });
+        self.open_slots().into_iter().filter(is_in_use).count()
+    }
+
+    pub(crate) fn status(&self) -> PoolStatus {
+        let newest = self.newest().unwrap_or_default();
+        let now = self.live.now();
+        let mut status = self.observer.status();
+        status.spares = self.spares.count(newest);
+        status.refused_generation = self.accepted.refused_generation();
+        let mut expiries = Vec::new();
+        for (slot, driver) in self.open_slots() {
+            let not_after = driver.snapshot.not_after();
+            expiries.push(not_after);
+            let generation = driver.generation();
+            *status.by_generation.entry(generation).or_default() += 1;
+            // A parked session that is unusable waits for an answer, perhaps behind a stream.
+            if slot.place() != (Place::Parked { usable: true }) {
+                status.old_in_use += usize::from(generation < newest);
+                status.expired_in_use += usize::from(now >= not_after);
+            }
+        }
+        for driver in self.draining() {
+            let not_after = driver.snapshot.not_after();
+            expiries.push(not_after);
+            status.draining += 1;
+            status.expired_in_use += usize::from(now >= not_after);
+        }
+        status.oldest_not_after = expiries.into_iter().min();
+        status
+    }
+}
+
+impl fmt::Debug for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("PoolState");
+        fields.field("live", &self.live);
+        fields
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ManagerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagerSettings")
+            .field("name", &self.name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("idle_ping", &self.idle_ping)
+            .field("hard_limit", &self.hard_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `now + wait`, capped at 30 years so that it cannot overflow.
+pub(crate) fn instant_after(wait: Duration) -> Instant {
+    const CAP: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    Instant::now() + wait.min(CAP)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,299 @@
+//! What one certificate is read from: bounded, regular files, named in every error.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::digest::digest;
+use crate::error::SourceError;
+use crate::material::{CertMaterial, Certificate, MaterialError, formats, part};
+use crate::tls::{default_provider, load_pair};
+
+/// The largest file that is read, in bytes: a system's whole set of roots has 250 kB.
+pub(super) const LARGEST_FILE: u64 = 4 << 20;
+
+/// How often files are read again that change while they are being read.
+const MOST_READS: usize = 4;
+
+/// The longest path that an error shows: Linux opens no longer one (PATH_MAX).
+const LONGEST_SHOWN: usize = 4_096;
+
+/// One thing to read. Displayed as errors name it, never with its content.
+#[derive(Clone)]
+pub(super) enum Input {
+    File(PathBuf),
+    /// A file whose path is in a variable.
+    FileOfVariable {
+        variable: OsString,
+        path: PathBuf,
+    },
+    /// The content of a variable.
+    Content {
+        variable: OsString,
+        bytes: Arc<Zeroizing<Vec<u8>>>,
+    },
+    /// A variable that is looked up when it is read.
+    #[cfg(feature = "encrypted-keys")]
+    Variable(OsString),
+    /// Bytes from the program itself.
+    #[cfg(feature = "encrypted-keys")]
+    Given(Arc<Zeroizing<Vec<u8>>>),
+}
+
+impl Input {
+    #[cfg(feature = "watch")]
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::FileOfVariable { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        let bytes = match self {
+            Self::File(path) | Self::FileOfVariable { path, .. } => read_file(path),
+            Self::Content { bytes, .. } => Ok(Zeroizing::clone(bytes)),
+            #[cfg(feature = "encrypted-keys")]
+            Self::Given(bytes) => Ok(Zeroizing::clone(bytes)),
+            #[cfg(feature = "encrypted-keys")]
+            Self::Variable(name) => match std::env::var_os(name) {
+                Some(value) => Ok(Zeroizing::new(value.into_encoded_bytes())),
+                None => Err(Unreadable::NotSet),
+            },
+        };
+        bytes.map_err(|cause| {
+            let kind = cause.kind();
+            kind(Reading::of(self, cause))
+        })
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // A key that was given instead of its path must not appear in a log.
+            Self::File(path)
+                if path.as_os_str().len() > LONGEST_SHOWN
+                    || path.to_string_lossy().contains("-----BEGIN") =>
+            {
+                f.write_str("a path that is too long or contains PEM")
+            }
+            Self::File(path) => path.display().fmt(f),
+            Self::FileOfVariable { variable, .. } => {
+                write!(f, "the file that the variable {} names", variable.display())
+            }
+            Self::Content { variable, .. } => write!(f, "the variable {}", variable.display()),
+            #[cfg(feature = "encrypted-keys")]
+            Self::Variable(variable) => write!(f, "the variable {}", variable.display()),
+            #[cfg(feature = "encrypted-keys")]
+            Self::Given(_) => f.write_str("the passphrase that the program gave"),
+        }
+    }
+}
+
+/// The layer of an error that names the place.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {place}")]
+struct Reading {
+    place: String,
+    #[source]
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Reading {
+    fn of(
+        place: &impl fmt::Display,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            place: place.to_string(),
+            cause: cause.into(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("it is a folder; name the file in it")]
+    Folder,
+    #[error("it is a pipe, socket or device; only regular files are read")]
+    Irregular,
+    #[error("it is larger than {LARGEST_FILE} bytes; no certificate or key is")]
+    TooLarge,
+    #[error("it is empty")]
+    Empty,
+    #[cfg(feature = "encrypted-keys")]
+    #[error("it is not set")]
+    NotSet,
+}
+
+impl Unreadable {
+    /// A missing or empty file may be about to be written: waiting can cure it.
+    fn kind(&self) -> fn(Reading) -> SourceError {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                |cause| SourceError::denied(cause)
+            }
+            Self::Io(_) | Self::Empty => |cause| SourceError::unavailable(cause),
+            _ => |cause| SourceError::invalid(cause),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
+    // Examined before it is opened: opening a pipe waits for its writer.
+    let found = fs::metadata(path).map_err(Unreadable::Io)?;
+    if found.is_dir() {
+        return Err(Unreadable::Folder);
+    }
+    if !found.is_file() {
+        return Err(Unreadable::Irregular);
+    }
+    if found.len() > LARGEST_FILE {
+        return Err(Unreadable::TooLarge);
+    }
+    let file = File::open(path).map_err(Unreadable::Io)?;
+    let bytes = read_at_most(file, found.len(), LARGEST_FILE + 1).map_err(Unreadable::Io)?;
+    match bytes.len() as u64 {
+        0 => Err(Unreadable::Empty),
+        length if length > LARGEST_FILE => Err(Unreadable::TooLarge),
+        _ => Ok(bytes),
+    }
+}
+
+/// Reads a file of about `length` bytes that may hold a key.
+pub(super) fn read_at_most(file: File, length: u64, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    // One byte more than the length: a buffer that grows leaves copies of the key in memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Everything that one certificate is read from.
+#[derive(Clone)]
+pub(super) struct Inputs {
+    pub(super) chain: Input,
+    /// `None`: the key is in the same place as the chain.
+    pub(super) key: Option<Input>,
+    pub(super) roots: Vec<Input>,
+    pub(super) passphrase: Option<Input>,
+}
+
+/// The bytes that were read, in the order of [`Inputs::all`].
+pub(super) struct Contents(Vec<Zeroizing<Vec<u8>>>);
+
+impl Contents {
+    /// Over chain, key, roots and passphrase: a change of any is a change.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        digest(self.0.iter().map(|bytes| bytes.as_slice()))
+    }
+}
+
+impl Inputs {
+    pub(super) fn new(chain: Input, key: Option<Input>, roots: Vec<Input>) -> Self {
+        Self {
+            chain,
+            key,
+            roots,
+            passphrase: None,
+        }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Input> {
+        let inputs = [&self.chain].into_iter().chain(&self.key);
+        inputs.chain(&self.roots).chain(&self.passphrase)
+    }
+
+    /// Reads until two readings agree, so that a pair that is replaced between the reading of the
+    /// one and of the other is not taken for a torn one. Blocks.
+    pub(super) fn read(&self) -> Result<Contents, SourceError> {
+        let read_once = || self.all().map(Input::read).collect::<Result<_, _>>();
+        let mut last = Contents(read_once()?);
+        for _ in 1..MOST_READS {
+            let next = Contents(read_once()?);
+            if next.digest() == last.digest() {
+                break;
+            }
+            last = next;
+        }
+        Ok(last)
+    }
+
+    /// Makes material of the bytes, and makes the checks whose error can still name the file.
+    pub(super) fn material(&self, contents: &Contents) -> Result<CertMaterial, SourceError> {
+        let mut contents = contents.0.iter();
+        let mut next = || contents.next().map_or(&[][..], |bytes| bytes.as_slice());
+
+        let chain_bytes = next();
+        let chain = certificates(part::CHAIN, &self.chain, chain_bytes)?;
+        let (key_input, key_bytes) = match &self.key {
+            Some(key) => (key, next()),
+            None => (&self.chain, chain_bytes),
+        };
+        let mut roots = Vec::new();
+        for input in &self.roots {
+            roots.extend(certificates(part::ROOTS, input, next())?);
+        }
+        let passphrase = self.passphrase.as_ref().map(|input| match input {
+            Input::File(_) => without_line_end(next()),
+            _ => next(),
+        });
+        let key = formats::private_key(key_bytes, passphrase);
+        let key = key.map_err(|cause| at(key_input, cause))?;
+
+        // Without a default provider, the core finds a key of another certificate.
+        if let Some(provider) = default_provider() {
+            let pair = load_pair(&provider, chain.clone(), key.clone_key());
+            pair.map_err(|cause| match &self.key {
+                Some(key) => at(&format!("{} and {key}", self.chain), cause),
+                None => at(&self.chain, cause),
+            })?;
+        }
+        Ok(CertMaterial::from_der(chain, key, roots)?)
+    }
+}
+
+impl fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.all().map(Input::to_string))
+            .finish()
+    }
+}
+
+fn certificates(
+    part: &'static str,
+    input: &Input,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+    let found = formats::certificates(part, bytes).map_err(|cause| at(input, cause))?;
+    for (index, der) in found.iter().enumerate() {
+        Certificate::in_part(part, index, der).map_err(|cause| at(input, cause))?;
+    }
+    Ok(found)
+}
+
+fn at(place: &impl fmt::Display, cause: MaterialError) -> SourceError {
+    // A writer that has not finished will do so without help.
+    let unfinished = matches!(cause, MaterialError::CutOff { .. });
+    let reading = Reading::of(place, cause);
+    if unfinished {
+        SourceError::unavailable(reading)
+    } else {
+        SourceError::invalid(reading)
+    }
+}
+
+/// Editors and `echo` end a passphrase's file with a line end that does not belong to it.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}

@@ -1,0 +1,268 @@
+//! Operators' mistakes: one line names cause and remedy, and the pool recovers once they are fixed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use perennial::{LiveCert, with_causes};
+use perennial_postgres::{
+    CertConnectionManager, CertPool, ConnectError, ConnectProbe, FailureClass,
+};
+use perennial_testbed::Fault;
+use perennial_tests::{HOUR, Stage, eventually, renew};
+use tokio_postgres::Config;
+
+/// Longer than any answer takes, and short enough to wait for.
+const PATIENCE: Duration = Duration::from_millis(600);
+
+/// A pool, not connected yet, whose connects give up soon, and whose check-outs wait a little longer.
+async fn impatient(live: &LiveCert, config: Config) -> CertPool {
+    CertPool::builder(live.clone(), config)
+        .connect_timeout(PATIENCE)
+        .max_size(2)
+        .connection_timeout(PATIENCE * 2)
+        .build()
+        .await
+        .unwrap()
+}
+
+/// Asserts that the error is one line with all of these words.
+fn assert_one_line(error: &(dyn Error + 'static), words: &[&str]) {
+    let line = with_causes(error).to_string();
+    assert_eq!(line.lines().count(), 1, "{line}");
+    for word in words {
+        assert!(line.contains(word), "{word:?} is not in: {line}");
+    }
+}
+
+/// Asserts the error of a connect, and of a check-out, with this configuration.
+async fn assert_fails(live: &LiveCert, config: &Config, class: FailureClass, words: &[&str]) {
+    let pool = impatient(live, config.clone()).await;
+    let error = pool.dedicated_connection().await.unwrap_err();
+    assert_one_line(&error, words);
+    assert_eq!(error.class(), class, "{error:?}");
+    assert_cause_of_checkout(&pool, class, words).await;
+}
+
+async fn assert_cause_of_checkout(pool: &CertPool, class: FailureClass, words: &[&str]) {
+    let error = pool.get().await.map(drop).unwrap_err();
+    assert_one_line(&error, words);
+    if let ConnectError::NoneFree { last, .. } = &error {
+        assert!(last.is_some(), "the error carries its cause: {error:?}");
+    }
+    assert_eq!(error.class(), class, "{error:?}");
+    assert!(pool.status().connect_errors[&class] > 0);
+}
+
+/// Asserts that the pool serves again and no longer shows an error.
+async fn assert_recovers(pool: &CertPool) {
+    eventually("the pool works again", async || match pool.get().await {
+        Ok(client) => client.simple_query("select 1").await.is_ok(),
+        Err(_) => false,
+    })
+    .await;
+    assert!(pool.status().last_error.is_none());
+}
+
+/// Scenario: C15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_is_not_postgres_is_named_and_the_pool_recovers() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = stage.proxied_postgres().await;
+    let no_tls = ["the server has no TLS", "check host and port", "ssl = on"];
+    let table: &[(Fault, FailureClass, &[&str])] = &[
+        (
+            Fault::Refuse,
+            FailureClass::Unreachable,
+            &["check host and port", "it runs", "onnection refused"],
+        ),
+        (
+            Fault::Stall,
+            FailureClass::TimedOut,
+            &[
+                "postgres did not answer",
+                "600ms",
+                "check that host and port",
+            ],
+        ),
+        (
+            Fault::Answer(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            FailureClass::NoTls,
+            &no_tls,
+        ),
+        (Fault::Answer(b"N"), FailureClass::NoTls, &no_tls),
+        (
+            Fault::Answer(b"SSH-2.0-OpenSSH_9.2\r\n"),
+            FailureClass::Handshake,
+            &[
+                "handshake failed",
+                "check that the server is postgres",
+                "corrupt message",
+            ],
+        ),
+    ];
+    for (fault, class, words) in table {
+        let pool = impatient(&live, config.clone()).await;
+        proxy.set(*fault).await.unwrap();
+        let error = pool.dedicated_connection().await.unwrap_err();
+        assert_one_line(&error, words);
+        assert_eq!(error.class(), *class, "{error:?}");
+        assert_cause_of_checkout(&pool, *class, words).await;
+        proxy.set(Fault::None).await.unwrap();
+        assert_recovers(&pool).await;
+    }
+}
+
+/// Scenario: C15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_login_quotes_postgres_and_the_pool_recovers() {
+    let stage = Stage::set().await;
+    let postgres = &stage.testbed.postgres;
+    let live = stage.live(HOUR).await;
+
+    let pool = impatient(&live, postgres.config()).await;
+    let refused = [
+        "check pg_hba.conf, pg_ident.conf",
+        "certificate authentication failed",
+    ];
+    let ident = postgres.folder().join("private/pg_ident.conf");
+    let mapped = std::fs::read_to_string(&ident).unwrap();
+    std::fs::write(&ident, "clients another app\n").unwrap();
+    postgres.reload().await.unwrap();
+    assert_cause_of_checkout(&pool, FailureClass::CertificateRefused, &refused).await;
+    std::fs::write(&ident, mapped).unwrap();
+    postgres.reload().await.unwrap();
+    assert_recovers(&pool).await;
+
+    let mut config = postgres.config();
+    config.user("stranger");
+    let refused = ["pg_hba.conf rejects connection", "\"stranger\""];
+    assert_fails(&live, &config, FailureClass::CertificateRefused, &refused).await;
+
+    let mut config = postgres.config();
+    config.dbname("nowhere");
+    let pool = impatient(&live, config).await;
+    let refused = ["check user and database", "\"nowhere\" does not exist"];
+    assert_cause_of_checkout(&pool, FailureClass::LoginRefused, &refused).await;
+    let create = "create database nowhere owner app";
+    stage.admin.batch_execute(create).await.unwrap();
+    assert_recovers(&pool).await;
+
+    let pool = impatient(&live, postgres.config()).await;
+    let full = ["max_connections", "too many connections"];
+    let limit = async |connections: i32| {
+        let limit = format!("alter role app connection limit {connections}");
+        stage.admin.batch_execute(&limit).await.unwrap();
+    };
+    limit(0).await;
+    assert_cause_of_checkout(&pool, FailureClass::NotNow, &full).await;
+    limit(-1).await;
+    assert_recovers(&pool).await;
+
+    // Postgres' orderly stop waits for the superuser's session to end.
+    let pool = impatient(&live, postgres.config()).await;
+    let stopping = ["starting, stopping", "shutting down"];
+    let pid = postgres.pid().unwrap().to_string();
+    let kill = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status();
+    assert!(kill.unwrap().success());
+    eventually("postgres accepts no login", async || {
+        postgres.admin().await.is_err()
+    })
+    .await;
+    assert_cause_of_checkout(&pool, FailureClass::NotNow, &stopping).await;
+    postgres.stop().await.unwrap();
+    postgres.start_again().await.unwrap();
+    assert_recovers(&pool).await;
+}
+
+/// Scenario: C12, C15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn untrusted_server_is_named_and_the_pool_recovers() {
+    let stage = Stage::set().await;
+    let (bao, postgres) = (&stage.testbed.bao, &stage.testbed.postgres);
+    let live = stage.live(HOUR).await;
+
+    let mut config = Config::new();
+    config
+        .host("db.example")
+        .hostaddr(Ipv4Addr::LOCALHOST.into());
+    config.port(postgres.port());
+    config.user(postgres.user()).dbname(postgres.database());
+    let words = [
+        "not trusted",
+        "must name the host",
+        "\"db.example\"",
+        "\"localhost\"",
+    ];
+    assert_fails(&live, &config, FailureClass::ServerNotTrusted, &words).await;
+
+    // The server's CA changes, and the client still has the old roots.
+    let pool = impatient(&live, postgres.config()).await;
+    let root_b = bao.change_root("B").await.unwrap();
+    let certificate = bao.server_certificate().await.unwrap();
+    postgres.present(&certificate).await.unwrap();
+    let words = ["not trusted", "among the source's roots", "UnknownIssuer"];
+    assert_cause_of_checkout(&pool, FailureClass::ServerNotTrusted, &words).await;
+    postgres.trust(&root_b).await.unwrap();
+    renew(&live).await;
+    assert_recovers(&pool).await;
+}
+
+/// Scenario: C12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_certificate_quotes_vault_and_the_pool_recovers() {
+    let stage = Stage::set().await;
+    let (proxy, url) = stage.proxied_bao().await;
+    proxy.set(Fault::Refuse).await.unwrap();
+    let source = stage.pki_at(&url, "app").build().unwrap();
+    let live = LiveCert::builder().start_lazy(source).unwrap();
+    let pool = impatient(&live, stage.testbed.postgres.config()).await;
+    let words = [
+        "no certificate to connect with",
+        "failed to fetch the certificate",
+        "no connection to vault",
+        "onnection refused",
+    ];
+    assert_cause_of_checkout(&pool, FailureClass::NoCertificate, &words).await;
+    proxy.set(Fault::None).await.unwrap();
+    assert_recovers(&pool).await;
+}
+
+/// Scenario: C15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unix_socket_is_refused() {
+    let stage = Stage::set().await;
+    let postgres = &stage.testbed.postgres;
+    let live = stage.live(HOUR).await;
+    let socket = || {
+        let mut config = Config::new();
+        config.host_path(postgres.folder()).port(postgres.port());
+        config.user(postgres.user()).dbname(postgres.database());
+        config
+    };
+    let refused = ["Unix socket"];
+    let error = CertConnectionManager::new(live.clone(), socket()).unwrap_err();
+    assert_one_line(&error, &refused);
+    let error = ConnectProbe::new(socket()).unwrap_err();
+    assert_one_line(&error, &refused);
+}
+
+/// Scenario: C15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn multi_line_error_of_postgres_becomes_one_line() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let manager = stage
+        .pool(&live)
+        .on_connect(|client| Box::pin(client.batch_execute("select no_such_function()")))
+        .build_manager()
+        .unwrap();
+    let error = manager.dedicated_connection().await.unwrap_err();
+    assert_one_line(&error, &["on_connect failed", "does not exist", "HINT: "]);
+    assert_eq!(error.class(), FailureClass::OnConnect);
+}
