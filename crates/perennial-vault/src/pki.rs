@@ -476,9 +476,9 @@ impl Warnings {
 }
 
 #[cfg(any(test, fuzzing))]
-mod fuzzing;
+mod fuzz_tests;
 #[cfg(any(test, fuzzing))]
-pub use fuzzing::Reader;
+pub use fuzz_tests::Reader;
 
 #[cfg(test)]
 mod tests {
