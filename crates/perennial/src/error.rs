@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::material::MaterialError;
 use crate::schedule::LifetimeTooShort;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// What kind of failure a [`SourceError`] is; decides how it is retried.

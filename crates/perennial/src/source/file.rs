@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::input::{Input, Inputs};
-use super::reader::{Notification, Reader, reading_setters};
+use super::reader::{Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::digest::digest;
-use crate::error::SourceError;
+use crate::error::{BoxError, SourceError};
 use crate::material::{CertMaterial, Certificate, MaterialError, formats, part};
 use crate::tls::{default_provider, load_pair};
 
@@ -64,7 +64,7 @@ impl Input {
             #[cfg(feature = "encrypted-keys")]
             Self::Variable(name) => match std::env::var_os(name) {
                 Some(value) => Ok(Zeroizing::new(value.into_encoded_bytes())),
-                None => Err(Unreadable::NotSet),
+                None => Err(Unreadable::Other("it is not set")),
             },
         };
         bytes.map_err(|cause| {
@@ -103,36 +103,26 @@ impl fmt::Display for Input {
 struct Reading {
     place: String,
     #[source]
-    cause: Box<dyn std::error::Error + Send + Sync>,
+    cause: BoxError,
 }
 
 impl Reading {
-    fn of(
-        place: &impl fmt::Display,
-        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self {
-            place: place.to_string(),
-            cause: cause.into(),
-        }
+    fn of(place: &impl fmt::Display, cause: impl Into<BoxError>) -> Self {
+        let (place, cause) = (place.to_string(), cause.into());
+        Self { place, cause }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error(transparent)]
-    Io(io::Error),
-    #[error("it is a folder; name the file in it")]
-    Folder,
-    #[error("it is a pipe, socket or device; only regular files are read")]
-    Irregular,
+    Io(#[from] io::Error),
     #[error("it is larger than {LARGEST_FILE} bytes; no certificate or key is")]
     TooLarge,
     #[error("it is empty")]
     Empty,
-    #[cfg(feature = "encrypted-keys")]
-    #[error("it is not set")]
-    NotSet,
+    #[error("{0}")]
+    Other(&'static str),
 }
 
 impl Unreadable {
@@ -150,18 +140,19 @@ impl Unreadable {
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     // Examined before it is opened: opening a pipe waits for its writer.
-    let found = fs::metadata(path).map_err(Unreadable::Io)?;
+    let found = fs::metadata(path)?;
     if found.is_dir() {
-        return Err(Unreadable::Folder);
+        let problem = "it is a folder; name the file in it";
+        return Err(Unreadable::Other(problem));
     }
     if !found.is_file() {
-        return Err(Unreadable::Irregular);
+        let problem = "it is a pipe, socket or device; only regular files are read";
+        return Err(Unreadable::Other(problem));
     }
     if found.len() > LARGEST_FILE {
         return Err(Unreadable::TooLarge);
     }
-    let file = File::open(path).map_err(Unreadable::Io)?;
-    let bytes = read_at_most(file, found.len(), LARGEST_FILE + 1).map_err(Unreadable::Io)?;
+    let bytes = read_at_most(File::open(path)?, found.len(), LARGEST_FILE + 1)?;
     match bytes.len() as u64 {
         0 => Err(Unreadable::Empty),
         length if length > LARGEST_FILE => Err(Unreadable::TooLarge),
