@@ -179,7 +179,7 @@ fn armour<'a>(kind: &[u8], line: &'a [u8]) -> Option<Option<&'a [u8]>> {
 }
 
 /// Base64 without white space, in constant time.
-pub(crate) fn decode(base64: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn decode(base64: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut der = Zeroizing::new(vec![0; base64.len()]);
     let length = Base64::decode(base64, &mut der).ok()?.len();
     der.truncate(length);

@@ -42,8 +42,10 @@ pub struct EnvSource {
     roots: OsString,
     reader: Reader,
     /// Looks up a variable in the process; in a test, in its own table.
-    lookup: Box<dyn Fn(&OsStr) -> Option<OsString> + Send + Sync>,
+    lookup: Box<Lookup>,
 }
+
+type Lookup = dyn Fn(&OsStr) -> Option<OsString> + Send + Sync;
 
 impl EnvSource {
     /// Names the variables of the leaf-first chain, the private key and the trust roots.

@@ -45,7 +45,7 @@ impl ServerVerifier {
         let lasting = trust.fixed_roots.clone().unwrap_or(delivered);
         let old = trusted.old.clone();
         let verifier = Self {
-            lasting: trust.verification.stage(lasting, provider)?,
+            lasting: trust.stage(lasting, provider)?,
             overlapping: old.iter().map(|_| OnceLock::new()).collect(),
             old,
             trust: Arc::clone(trust),
@@ -77,10 +77,7 @@ impl ServerVerifier {
         for old in &self.old[first..] {
             roots.add(old.root.clone())?;
         }
-        let stage = self
-            .trust
-            .verification
-            .stage(Arc::new(roots), &self.provider)?;
+        let stage = self.trust.stage(Arc::new(roots), &self.provider)?;
         Ok(made.get_or_init(|| stage))
     }
 
@@ -89,15 +86,15 @@ impl ServerVerifier {
     }
 }
 
-impl Verification {
+impl ServerTrust {
     fn stage(
         &self,
         roots: Arc<RootCertStore>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Stage, Error> {
-        let verifier = match self {
-            Self::Own(make) => make(Arc::clone(&roots), provider)?,
-            Self::ChainAndName | Self::Chain => {
+        let verifier = match &self.verification {
+            Verification::Own(make) => make(Arc::clone(&roots), provider)?,
+            Verification::ChainAndName | Verification::Chain => {
                 WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
                     .build()
                     .map_err(|error| Error::Other(OtherError(Arc::new(error))))?
@@ -218,6 +215,7 @@ mod tests {
 
         let provider = crate::tls::default_provider().unwrap();
         let trust = TlsSettings::new().roots_overlap(overlap).read().unwrap();
+        let trust = Arc::new(trust);
         let mut delivered = RootCertStore::empty();
         delivered.add(d.root.clone()).unwrap();
         let delivered = Arc::new(delivered);

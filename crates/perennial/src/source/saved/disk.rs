@@ -45,7 +45,8 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
-        let _ = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+        let folder = folder.unwrap_or_else(|| Path::new("."));
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
     }
     Ok(())
 }
