@@ -1,12 +1,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::input::{Input, Inputs};
+use super::input::{Input, Inputs, Place};
 use super::reader::{Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
@@ -101,7 +100,7 @@ impl EnvSource {
             let problem = format!("not set: {unset}; set: {set}; expected all of them");
             return Err(SourceError::invalid(problem));
         }
-        let input = |name: &OsString| input(name.clone(), self.value(name).unwrap_or_default());
+        let input = |name: &OsString| input(name, self.value(name).unwrap_or_default());
         let roots = vec![input(&self.roots)];
         Ok(Inputs::new(
             input(&self.chain),
@@ -142,7 +141,7 @@ impl fmt::Debug for EnvSource {
 }
 
 /// The value itself if it is content, else the file at that path.
-fn input(variable: OsString, value: OsString) -> Input {
+fn input(variable: &OsStr, value: OsString) -> Input {
     let bytes = value.as_encoded_bytes();
     let content = if bytes.windows(5).any(|window| window == b"-----") {
         with_lines(bytes)
@@ -150,11 +149,11 @@ fn input(variable: OsString, value: OsString) -> Input {
         // A path is never DER by accident: the length inside must match.
         Zeroizing::new(bytes.to_vec())
     } else {
-        let path = PathBuf::from(value);
-        return Input::FileOfVariable { variable, path };
+        let name = format!("the file that the variable {} names", variable.display());
+        return Input::new(name, Place::File(value.into()));
     };
-    let bytes = Arc::new(content);
-    Input::Content { variable, bytes }
+    let name = format!("the variable {}", variable.display());
+    Input::new(name, Place::Bytes(Arc::new(content)))
 }
 
 /// Replaces the characters `\n` and `\r\n` with line ends.

@@ -1,5 +1,6 @@
 //! What one certificate is read from: bounded, regular files, named in every error.
 
+#[cfg(feature = "encrypted-keys")]
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
@@ -26,43 +27,52 @@ const LONGEST_SHOWN: usize = 4_096;
 
 /// One thing to read. Displayed as errors name it, never with its content.
 #[derive(Clone)]
-pub(super) enum Input {
+pub(super) struct Input {
+    name: String,
+    place: Place,
+}
+
+#[derive(Clone)]
+pub(super) enum Place {
     File(PathBuf),
-    /// A file whose path is in a variable.
-    FileOfVariable {
-        variable: OsString,
-        path: PathBuf,
-    },
-    /// The content of a variable.
-    Content {
-        variable: OsString,
-        bytes: Arc<Zeroizing<Vec<u8>>>,
-    },
+    Bytes(Arc<Zeroizing<Vec<u8>>>),
     /// A variable that is looked up when it is read.
     #[cfg(feature = "encrypted-keys")]
     Variable(OsString),
-    /// Bytes from the program itself.
-    #[cfg(feature = "encrypted-keys")]
-    Given(Arc<Zeroizing<Vec<u8>>>),
 }
 
 impl Input {
+    pub(super) fn new(name: impl Into<String>, place: Place) -> Self {
+        let name = name.into();
+        Self { name, place }
+    }
+
+    pub(super) fn file(path: PathBuf) -> Self {
+        // A key that was given instead of its path must not appear in a log.
+        let is_odd =
+            path.as_os_str().len() > LONGEST_SHOWN || path.to_string_lossy().contains("-----BEGIN");
+        let name = if is_odd {
+            "a path that is too long or contains PEM".to_owned()
+        } else {
+            path.display().to_string()
+        };
+        Self::new(name, Place::File(path))
+    }
+
     #[cfg(feature = "watch")]
     pub(super) fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) | Self::FileOfVariable { path, .. } => Some(path),
+        match &self.place {
+            Place::File(path) => Some(path),
             _ => None,
         }
     }
 
     fn read(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let bytes = match self {
-            Self::File(path) | Self::FileOfVariable { path, .. } => read_file(path),
-            Self::Content { bytes, .. } => Ok(Zeroizing::clone(bytes)),
+        let bytes = match &self.place {
+            Place::File(path) => read_file(path),
+            Place::Bytes(bytes) => Ok(Zeroizing::clone(bytes)),
             #[cfg(feature = "encrypted-keys")]
-            Self::Given(bytes) => Ok(Zeroizing::clone(bytes)),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Variable(name) => match std::env::var_os(name) {
+            Place::Variable(name) => match std::env::var_os(name) {
                 Some(value) => Ok(Zeroizing::new(value.into_encoded_bytes())),
                 None => Err(Unreadable::Other("it is not set")),
             },
@@ -76,24 +86,7 @@ impl Input {
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // A key that was given instead of its path must not appear in a log.
-            Self::File(path)
-                if path.as_os_str().len() > LONGEST_SHOWN
-                    || path.to_string_lossy().contains("-----BEGIN") =>
-            {
-                f.write_str("a path that is too long or contains PEM")
-            }
-            Self::File(path) => path.display().fmt(f),
-            Self::FileOfVariable { variable, .. } => {
-                write!(f, "the file that the variable {} names", variable.display())
-            }
-            Self::Content { variable, .. } => write!(f, "the variable {}", variable.display()),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Variable(variable) => write!(f, "the variable {}", variable.display()),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Given(_) => f.write_str("the passphrase that the program gave"),
-        }
+        f.write_str(&self.name)
     }
 }
 
@@ -233,8 +226,8 @@ impl Inputs {
         for input in &self.roots {
             roots.extend(certificates(part::ROOTS, input, next())?);
         }
-        let passphrase = self.passphrase.as_ref().map(|input| match input {
-            Input::File(_) => without_line_end(next()),
+        let passphrase = self.passphrase.as_ref().map(|input| match input.place {
+            Place::File(_) => without_line_end(next()),
             _ => next(),
         });
         let key = formats::private_key(key_bytes, passphrase);

@@ -28,7 +28,9 @@ macro_rules! reading_setters {
         #[must_use]
         pub fn passphrase(mut self, passphrase: impl Into<Vec<u8>>) -> Self {
             let bytes = zeroize::Zeroizing::new(passphrase.into());
-            self.reader.passphrase = Some(Input::Given(std::sync::Arc::new(bytes)));
+            let place = super::input::Place::Bytes(std::sync::Arc::new(bytes));
+            let name = "the passphrase that the program gave";
+            self.reader.passphrase = Some(Input::new(name, place));
             self
         }
 
@@ -36,7 +38,10 @@ macro_rules! reading_setters {
         #[cfg(feature = "encrypted-keys")]
         #[must_use]
         pub fn passphrase_env(mut self, variable: impl Into<std::ffi::OsString>) -> Self {
-            self.reader.passphrase = Some(Input::Variable(variable.into()));
+            let variable = variable.into();
+            let name = format!("the variable {}", variable.display());
+            self.reader.passphrase =
+                Some(Input::new(name, super::input::Place::Variable(variable)));
             self
         }
 
@@ -45,8 +50,8 @@ macro_rules! reading_setters {
         /// Read at each fetch; a change of this file is a change of the source.
         #[cfg(feature = "encrypted-keys")]
         #[must_use]
-        pub fn passphrase_file(mut self, path: impl Into<PathBuf>) -> Self {
-            self.reader.passphrase = Some(Input::File(path.into()));
+        pub fn passphrase_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+            self.reader.passphrase = Some(Input::file(path.into()));
             self
         }
 
