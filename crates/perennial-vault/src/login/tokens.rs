@@ -324,24 +324,19 @@ impl Tokens {
         }
         // Set before the request, which may be cancelled.
         state.tried = Some(Instant::now());
-        let renewed = match renew(round, token.expose()).await {
+        let mut renewed = (*token).clone();
+        match renew(round, token.expose()).await {
             Ok(granted) => {
                 tracing::debug!(lease = ?granted.lease, "renewed the vault token");
-                Token {
-                    granted: Instant::now(),
-                    lease: granted.lease,
-                    renewal: after_renewal(token.lease, granted.lease, granted.renewal),
-                    ..(*token).clone()
-                }
+                renewed.renewal = after_renewal(token.lease, granted.lease, granted.renewal);
+                renewed.lease = granted.lease;
+                renewed.granted = Instant::now();
             }
             Err(failure) => {
                 log_failure(&failure, "failed to renew the vault token");
-                Token {
-                    renewal: after_failure(&failure),
-                    ..(*token).clone()
-                }
+                renewed.renewal = after_failure(&failure);
             }
-        };
+        }
         state.token = Some(Arc::new(renewed));
         // Set again at its end: no other source that waited for it retries at once.
         state.tried = Some(Instant::now());
@@ -387,10 +382,8 @@ impl State {
     fn next_renewal(&self) -> Option<Instant> {
         let token = self.token.as_ref()?;
         let due = token.renewal_due()?;
-        Some(match self.tried {
-            Some(tried) => due.max(tried + token.facts().spacing()),
-            None => due,
-        })
+        let next = |tried| due.max(tried + token.facts().spacing());
+        Some(self.tried.map_or(due, next))
     }
 }
 

@@ -93,9 +93,9 @@ async fn failed_revocation_does_not_delay_others() {
 async fn failed_revocation_is_retried_only_after_a_wait_however_often_it_restarts() {
     let server = server_that_keeps_one().await;
     let source = source(&server);
-    for _ in 0..2 {
-        use_one(&source).await;
-    }
+    // One that is superseded, and one in use.
+    use_one(&source).await;
+    let _in_use = publish(&source, fetch(&source).await.unwrap());
     let maintenance = between_fetches(&source);
     wait_for(&server, 1).await;
     maintenance.abort();
