@@ -1,4 +1,4 @@
-//! Warm check-outs: our pool beside stock `bb8-postgres`, which pings at each, and beside no pool.
+//! Warm check-outs: our pool compared with stock `bb8-postgres`, which pings at each check-out, and with no pool.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -13,19 +13,19 @@ use perennial_postgres::{CertConnectionManager, PgTls};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-/// Of each side, by turns.
+/// Turns of each side.
 const TURNS: usize = 41;
 
-/// Check-outs in one turn of one side.
+/// Check-outs per turn.
 const CHECKOUTS: usize = 500;
 
-/// Connections in each pool, of which one is in use at a time.
+/// Connections in each pool; one is in use at a time.
 const POOL: u32 = 4;
 
-/// Of a check-out, in microseconds.
+/// Bar: time of a check-out, in microseconds.
 const MEDIAN: f64 = 1.0;
 
-/// Check-out and query, over stock.
+/// Bar: check-out and query, over stock.
 const QUERY: f64 = 0.55;
 
 fn main() -> anyhow::Result<()> {
@@ -38,10 +38,16 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
     let config = stage.postgres().config();
     let manager = CertConnectionManager::new(live.clone(), config.clone())?;
     let ours = manager.bb8_builder().max_size(POOL).min_idle(POOL);
-    let ours = ours.build(manager).await.context("our pool")?;
+    let ours = ours
+        .build(manager)
+        .await
+        .context("failed to fill our pool")?;
     let stock = PostgresConnectionManager::new(config, PgTls::new(live));
     let builder = bb8::Pool::builder().max_size(POOL).min_idle(POOL);
-    let stock = builder.build(stock).await.context("the stock pool")?;
+    let stock = builder
+        .build(stock)
+        .await
+        .context("failed to fill the stock pool")?;
 
     let ours = Side {
         pool: ours,
@@ -78,20 +84,23 @@ async fn run(arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
         median(&bare_queries),
     )?;
     bars.at_most("check-out, µs", median(&our_gets), MEDIAN)?;
-    let (over, sure) = ratio(&our_queries, &stock_queries);
-    let what = format_args!("check-out and `select 1` over stock ({})", describe(sure));
+    let (over, interval) = ratio(&our_queries, &stock_queries);
+    let what = format_args!(
+        "check-out and `select 1` over stock ({})",
+        describe(interval)
+    );
     bars.at_most(what, over, QUERY)?;
-    // A check-out that took no time at all would come to this.
-    let (floor, sure) = ratio(&bare_queries, &stock_queries);
+    // The lower bound: the ratio of a check-out that takes no time.
+    let (floor, interval) = ratio(&bare_queries, &stock_queries);
     writeln!(
         io::stdout(),
         "  without a pool: {floor:.3} ({})",
-        describe(sure)
+        describe(interval)
     )?;
     Ok(())
 }
 
-/// Microseconds for one round trip on a connection that is kept.
+/// Microseconds of round trips on a connection outside the pools.
 async fn without_a_pool(client: &Client) -> anyhow::Result<Vec<f64>> {
     let mut queries = Vec::new();
     for _ in 0..CHECKOUTS {
@@ -102,24 +111,24 @@ async fn without_a_pool(client: &Client) -> anyhow::Result<Vec<f64>> {
     Ok(queries)
 }
 
-/// A pool, and the client in what it hands out.
+/// A pool, and how to get the client of one of its connections.
 struct Side<M: ManageConnection> {
     pool: bb8::Pool<M>,
     client: fn(&M::Connection) -> &Client,
 }
 
 impl<M: ManageConnection<Error: Error + Send + Sync>> Side<M> {
-    /// Microseconds until a connection can be used; the first touch is part of it.
+    /// Microseconds until a connection is ready for use, including the first access to it.
     async fn get(&self) -> anyhow::Result<f64> {
         let began = Instant::now();
         let connection = self.pool.get().await?;
         let closed = (self.client)(&connection).is_closed();
         let took = began.elapsed();
-        ensure!(!closed, "a closed connection was handed out");
+        ensure!(!closed, "the pool returned a closed connection");
         Ok(1e6 * took.as_secs_f64())
     }
 
-    /// Microseconds for a connection, one round trip on it, and its return.
+    /// Microseconds for a check-out, one round trip, and the return.
     async fn query(&self) -> anyhow::Result<f64> {
         let began = Instant::now();
         let connection = self.pool.get().await?;
@@ -128,7 +137,7 @@ impl<M: ManageConnection<Error: Error + Send + Sync>> Side<M> {
         Ok(1e6 * began.elapsed().as_secs_f64())
     }
 
-    /// One turn of either.
+    /// Runs one turn: check-outs, then check-outs with a query.
     async fn turn(&self) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
         let (mut gets, mut queries) = (vec![], vec![]);
         for _ in 0..CHECKOUTS {

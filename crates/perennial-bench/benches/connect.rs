@@ -1,7 +1,7 @@
-//! Connects over mTLS with P-256: our manager beside one static TLS config.
+//! Connects over mTLS with P-256: our manager compared with one static TLS config.
 //!
-//! Not divan: rates swing from minute to minute on shared cores, so the two are measured in turns
-//! and compared turn by turn.
+//! It does not use divan: speed varies from minute to minute on shared cores, so the two take turns
+//! and are compared turn by turn.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -20,47 +20,47 @@ use tokio::time::Instant;
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Of each side, alternating.
+/// Turns of each side.
 const ROUNDS: usize = 15;
 
-/// Connects in one turn of one side.
+/// Connects per turn.
 const CONNECTS: usize = 200;
 
-/// Connects side by side.
+/// Connects in progress at once.
 const TASKS: [usize; 2] = [1, 8];
 
-/// Half of a round trip through the proxy.
+/// Delay of the proxy in each direction: half of a round trip.
 const DELAY: Duration = Duration::from_millis(5);
 
-/// Rotations, and connects beside them, at that distance.
-const DISTANT: usize = 25;
+/// Rotations with that delay, each followed by connects of both sides.
+const DELAYED_ROUNDS: usize = 25;
 
-/// Client CPU for a connect, over the static config.
+/// Bar: client CPU per connect, over the static config.
 const CPU: f64 = 1.05;
 
-/// Connects a second, over the static config.
+/// Bar: connects per second, over the static config.
 const RATE: f64 = 0.95;
 
-/// Time of a connect at 10 ms, over the static config.
+/// Bar: time of a connect with a round trip of 10 ms, over the static config.
 const TIME: f64 = 1.05;
 
 fn main() -> anyhow::Result<()> {
     bench(async |arguments, bars| {
         let stage = Stage::set(LONG).await?;
         for tasks in TASKS {
-            near(&stage, tasks, arguments, bars).await?;
+            local(&stage, tasks, arguments, bars).await?;
         }
-        distant(&stage, arguments, bars).await
+        delayed(&stage, arguments, bars).await
     })
 }
 
-/// One side's turn: connects a second, and seconds of CPU for each.
+/// The result of one turn: connects per second, and seconds of CPU per connect.
 struct Turn {
     rate: f64,
     cpu: f64,
 }
 
-async fn near(
+async fn local(
     stage: &Stage,
     tasks: usize,
     arguments: &Arguments,
@@ -70,7 +70,7 @@ async fn near(
     let (mut ours, mut theirs) = (vec![], vec![]);
     for round in 0..arguments.rounds(ROUNDS, 3) {
         let connects = arguments.rounds(CONNECTS, 40);
-        // Who comes first has an emptier machine or a colder cache: by turns.
+        // The first side may have an emptier machine or a colder cache, so the order alternates.
         for side in [round % 2, (round + 1) % 2] {
             if side == 0 {
                 ours.push(turn(stage, tasks, connects, async || sides.ours().await).await?);
@@ -85,7 +85,7 @@ async fn near(
     writeln!(
         io::stdout(),
         "PostgreSQL {}, connects, {tasks} at a time, {} paired rounds (medians)\n  \
-         ours   {:.1} a second, {:.3} ms of CPU each\n  static {:.1} a second, {:.3} ms",
+         ours   {:.1} per second, {:.3} ms of CPU each\n  static {:.1} per second, {:.3} ms",
         stage.postgres().version(),
         ours.len(),
         median(&rates[0]),
@@ -93,15 +93,15 @@ async fn near(
         median(&rates[1]),
         1e3 * median(&cpus[1]),
     )?;
-    let (cpu, sure) = ratio(&cpus[0], &cpus[1]);
+    let (cpu, interval) = ratio(&cpus[0], &cpus[1]);
     bars.at_most(
-        format_args!("CPU over static ({})", describe(sure)),
+        format_args!("CPU over static ({})", describe(interval)),
         cpu,
         CPU,
     )?;
-    let (rate, sure) = ratio(&rates[0], &rates[1]);
+    let (rate, interval) = ratio(&rates[0], &rates[1]);
     bars.at_least(
-        format_args!("rate over static ({})", describe(sure)),
+        format_args!("rate over static ({})", describe(interval)),
         rate,
         RATE,
     )?;
@@ -123,14 +123,14 @@ async fn turn(
     };
     try_join_all((0..tasks).map(|_| task())).await?;
     let rate = connects as f64 / began.elapsed().as_secs_f64();
-    // What closing costs belongs to the connect, and no turn pays for the one before it.
+    // Closing counts towards the connect, and no turn pays for the previous one.
     stage.no_backend_left().await?;
     let cpu = cpu_time()?.saturating_sub(spent).as_secs_f64() / connects as f64;
     Ok(Turn { rate, cpu })
 }
 
-/// Time to connect through a proxy that makes a round trip last 10 ms.
-async fn distant(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
+/// Measures connects through a proxy with a round trip of 10 ms.
+async fn delayed(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyhow::Result<()> {
     let server = SocketAddr::from(([127, 0, 0, 1], stage.postgres().port()));
     let proxy = Proxy::start(server).await?;
     proxy.set(Fault::Delay(DELAY)).await?;
@@ -142,7 +142,7 @@ async fn distant(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyho
 
     let sides = Sides::of(stage, config).await?;
     let (mut ours, mut first, mut theirs) = (vec![], vec![], vec![]);
-    for _ in 0..arguments.rounds(DISTANT, 2) {
+    for _ in 0..arguments.rounds(DELAYED_ROUNDS, 2) {
         renew(&sides.live).await?;
         first.push(time(async || sides.ours().await).await?);
         theirs.push(time(async || sides.theirs().await).await?);
@@ -150,7 +150,7 @@ async fn distant(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyho
     }
     writeln!(
         io::stdout(),
-        "connects at a round trip of {:?}, {} of each by turns (medians)\n  \
+        "connects with a round trip of {:?}, {} turns each (medians)\n  \
          ours {:.1} ms, ours first after a rotation {:.1} ms, static {:.1} ms",
         2 * DELAY,
         ours.len(),
@@ -158,26 +158,29 @@ async fn distant(stage: &Stage, arguments: &Arguments, bars: &mut Bars) -> anyho
         median(&first),
         median(&theirs),
     )?;
-    let (warm, sure) = ratio(&ours, &theirs);
+    let (warm, interval) = ratio(&ours, &theirs);
     bars.at_most(
-        format_args!("time over static ({})", describe(sure)),
+        format_args!("time over static ({})", describe(interval)),
         warm,
         TIME,
     )?;
-    let (first, sure) = ratio(&first, &theirs);
-    let what = format_args!("the same, first after a rotation ({})", describe(sure));
+    let (first, interval) = ratio(&first, &theirs);
+    let what = format_args!(
+        "time over static, first connect after a rotation ({})",
+        describe(interval)
+    );
     bars.at_most(what, first, TIME)?;
     Ok(())
 }
 
-/// Milliseconds that a connect takes.
+/// The duration of a connect in milliseconds.
 async fn time(connect: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let began = Instant::now();
     connect().await?;
     Ok(1e3 * began.elapsed().as_secs_f64())
 }
 
-/// The two that are compared, on one certificate to begin with.
+/// The two sides; at the beginning both use the same certificate.
 struct Sides {
     live: perennial::LiveCert,
     manager: CertConnectionManager,
@@ -186,7 +189,7 @@ struct Sides {
 }
 
 impl Sides {
-    /// Each has connected once: both know the key exchange that the server wants.
+    /// Both sides connect once, so that both know the server's preferred key exchange.
     async fn of(stage: &Stage, config: Config) -> anyhow::Result<Self> {
         let live = stage.live().await?;
         let sides = Self {
@@ -195,8 +198,11 @@ impl Sides {
             live,
             config,
         };
-        sides.ours().await.context("our first connect")?;
-        sides.theirs().await.context("the static first connect")?;
+        sides.ours().await.context("our first connect failed")?;
+        sides
+            .theirs()
+            .await
+            .context("the first static connect failed")?;
         Ok(sides)
     }
 

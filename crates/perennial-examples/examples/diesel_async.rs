@@ -32,15 +32,13 @@ async fn main() -> anyhow::Result<()> {
     let testbed = Testbed::start().await?;
     let (bao, postgres) = (&testbed.bao, &testbed.postgres);
     let approle = bao.approle();
+    let auth = Auth::approle(&approle.role_id, &approle.secret_id);
     let vault = Vault::builder(bao.address())
         .ca_pem(bao.ca_pem())
-        .auth(Auth::approle(&approle.role_id, &approle.secret_id))
+        .auth(auth)
         .build()?;
-    let source = vault
-        .pki(bao.mount())
-        .role(bao.client_role())
-        .common_name("app")
-        .build()?;
+    let pki = vault.pki(bao.mount()).role(bao.client_role());
+    let source = pki.common_name("app").build()?;
     let live = LiveCert::start(source).await?;
 
     // The part of Perennial: its connector instead of diesel's own.

@@ -88,10 +88,17 @@ impl CertPool {
     /// # Cancel safety
     /// Cancelled, no connection is lost.
     pub async fn get(&self) -> Result<PooledConnection<'_, CertConnectionManager>, ConnectError> {
-        if self.manager.state().is_draining() {
-            return Err(ConnectError::Draining);
-        }
+        self.manager.state().check_not_draining()?;
         let connection = self.bb8.get().await;
+        connection.map_err(|error| self.manager.explain(error))
+    }
+
+    /// As [`get`](Self::get), for a connection that does not borrow the pool.
+    pub async fn get_owned(
+        &self,
+    ) -> Result<PooledConnection<'static, CertConnectionManager>, ConnectError> {
+        self.manager.state().check_not_draining()?;
+        let connection = self.bb8.get_owned().await;
         connection.map_err(|error| self.manager.explain(error))
     }
 
@@ -125,7 +132,7 @@ impl CertPool {
         self.manager.drain(deadline).await
     }
 
-    /// The bb8 pool inside, for what is not here, such as `get_owned` and `state`.
+    /// The bb8 pool inside, for its own `state` and statistics.
     pub fn bb8(&self) -> &bb8::Pool<CertConnectionManager> {
         &self.bb8
     }

@@ -83,7 +83,7 @@ async fn postgres_as(choice: Choice, progress: Progress<'_>) -> Result<PathBuf, 
     })
 }
 
-/// What the environment variable asks for.
+/// Where to find a program, according to its environment variable.
 enum Choice {
     Search,
     Pinned,

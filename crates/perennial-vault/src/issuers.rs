@@ -126,10 +126,7 @@ impl State {
     fn next_reading(&self) -> Option<Instant> {
         self.in_use.as_ref()?;
         let due = self.due?;
-        Some(match self.tried {
-            Some(tried) => due.max(tried + SPACING),
-            None => due,
-        })
+        Some(self.tried.map_or(due, |tried| due.max(tried + SPACING)))
     }
 
     /// A reading that failed or led to no root replaces nothing.

@@ -292,8 +292,7 @@ impl CertSource for VaultPki {
             .iter()
             .position(|one| one.leaf_sha256 == *leaf_sha256);
         let delivery = at.and_then(|at| pending.drain(..=at).next_back());
-        let certificate = delivery.as_ref().and_then(|one| one.revocation.as_ref());
-        if let Some(certificate) = certificate {
+        if let Some(certificate) = delivery.as_ref().and_then(|one| one.revocation.as_ref()) {
             certificate.published();
         }
         if let ServerRoots::Followed(issuers) = &self.server_roots {
@@ -476,9 +475,9 @@ impl Warnings {
 }
 
 #[cfg(any(test, fuzzing))]
-mod fuzzing;
+mod fuzz_tests;
 #[cfg(any(test, fuzzing))]
-pub use fuzzing::Reader;
+pub use fuzz_tests::Reader;
 
 #[cfg(test)]
 mod tests {

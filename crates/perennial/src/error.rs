@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::material::MaterialError;
-use crate::schedule::LifetimeTooShort;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// What kind of failure a [`SourceError`] is; decides how it is retried.
@@ -193,21 +192,6 @@ impl RenewError {
         match self {
             Self::Source(error) => error.requested_wait(),
             _ => None,
-        }
-    }
-}
-
-impl From<LifetimeTooShort> for RenewError {
-    fn from(error: LifetimeTooShort) -> Self {
-        let LifetimeTooShort {
-            usable,
-            outage,
-            needed,
-        } = error;
-        Self::LifetimeTooShort {
-            usable,
-            outage,
-            needed,
         }
     }
 }

@@ -8,6 +8,8 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
+use crate::error::RenewError;
+
 /// The part of the usable lifetime in which the renewal point lies.
 const RENEWAL_BAND: Range<f64> = 0.50..0.75;
 
@@ -91,15 +93,6 @@ impl UsableLifetime {
     }
 }
 
-/// A usable lifetime is too short for the outage that the schedule must survive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LifetimeTooShort {
-    pub(crate) usable: Duration,
-    pub(crate) outage: Duration,
-    /// The shortest lifetime that would be enough.
-    pub(crate) needed: Duration,
-}
-
 /// When to renew a certificate.
 ///
 /// # Defaults
@@ -154,7 +147,7 @@ impl RenewalSchedule {
         &self,
         lifetime: &UsableLifetime,
         leaf_sha256: &[u8; 32],
-    ) -> Result<SystemTime, LifetimeTooShort> {
+    ) -> Result<SystemTime, RenewError> {
         let usable = lifetime.length();
         let width = usable.mul_f64(RENEWAL_BAND.end - RENEWAL_BAND.start);
         let mut end = usable.mul_f64(RENEWAL_BAND.end);
@@ -164,7 +157,7 @@ impl RenewalSchedule {
         }
         let start = end.saturating_sub(width);
         if start < usable.mul_f64(EARLIEST_RENEWAL) {
-            return Err(LifetimeTooShort {
+            return Err(RenewError::LifetimeTooShort {
                 usable,
                 outage: self.outage,
                 needed: self.needed(),

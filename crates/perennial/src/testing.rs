@@ -75,10 +75,8 @@ pub fn retry_wait(lifetime: Option<&UsableLifetime>, failure: &Failure, draw: f6
 
 /// Reads the text of a saved certificate, for fuzzing; `None` if it is not one.
 pub fn read_saved(text: &[u8]) -> Option<CertMaterial> {
-    crate::source::SavedCert::parse(text)
-        .ok()?
-        .to_material()
-        .ok()
+    let saved = crate::source::SavedCert::parse(text).ok()?;
+    Some(saved.material)
 }
 
 /// A root and an intermediate under it, of P-256.

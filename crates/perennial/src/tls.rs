@@ -21,7 +21,7 @@ mod roots;
 pub(crate) use roots::TrustedRoots;
 mod settings;
 pub use settings::TlsSettings;
-use settings::{OldestVersion, ServerTrust, invalid_because};
+use settings::{ServerTrust, invalid};
 mod verifier;
 use verifier::ServerVerifier;
 
@@ -33,7 +33,7 @@ pub(crate) struct TlsPolicy {
     /// resumes no ticket across different resolvers, so no session outlives its generation.
     /// Never shared with another live certificate.
     resumption: Resumption,
-    trust: ServerTrust,
+    trust: Arc<ServerTrust>,
 }
 
 impl TlsPolicy {
@@ -42,20 +42,20 @@ impl TlsPolicy {
         provider: Arc<CryptoProvider>,
         settings: TlsSettings,
     ) -> Result<Self, StartError> {
-        let versions: &[_] = match settings.oldest {
-            OldestVersion::Tls13 => &[&TLS13],
-            OldestVersion::Tls12 => &[&TLS13, &TLS12],
+        let versions: &[_] = match settings.allow_tls12 {
+            false => &[&TLS13],
+            true => &[&TLS13, &TLS12],
         };
         let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(|cause| {
                 let problem = "expected support for the TLS versions that are allowed";
-                invalid_because("provider", None, problem, cause)
+                invalid("provider", None, problem, Some(cause.into()))
             })?;
         Ok(Self {
             versions,
             resumption: Resumption::default(),
-            trust: settings.read()?,
+            trust: Arc::new(settings.read()?),
             provider,
         })
     }

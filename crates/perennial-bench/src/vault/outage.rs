@@ -68,7 +68,7 @@ pub async fn outage(bao: &OpenBao, lifetime: Duration, length: Duration) -> anyh
     };
     let (ours, agent) = timeout(LIMIT, async { tokio::try_join!(ours, theirs) })
         .await
-        .context("not both sides have recovered")??;
+        .context("one side has not recovered in time")??;
     Ok(Outage {
         attempts,
         ours,

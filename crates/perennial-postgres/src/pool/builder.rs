@@ -50,6 +50,24 @@ struct PoolSettings {
     connection_timeout: Option<Duration>,
 }
 
+impl CertConnectionManager {
+    /// Connects with these settings and the certificate that is current in `live` at the time.
+    ///
+    /// The default `sslmode`, prefer, is raised to require.
+    ///
+    /// # Errors
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, and for
+    /// `sslmode=disable`.
+    pub fn new(live: LiveCert, config: Config) -> Result<Self, ConnectError> {
+        Self::builder(live, config).build_manager()
+    }
+
+    /// Settings other than the defaults; finish with [`CertPoolBuilder::build_manager`].
+    pub fn builder(live: LiveCert, config: Config) -> CertPoolBuilder {
+        CertPoolBuilder::new(live, config)
+    }
+}
+
 impl CertPoolBuilder {
     pub(crate) fn new(live: LiveCert, config: Config) -> Self {
         Self {

@@ -21,9 +21,7 @@ pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, Connect
     let end = state.connect_deadline();
     let mut failures = 0;
     let session = loop {
-        if state.is_draining() {
-            return Err(ConnectError::Draining);
-        }
+        state.check_not_draining()?;
         let error = match connect::connect(state, end).await {
             Ok(session) => break session,
             Err(error) => error,
@@ -36,9 +34,7 @@ pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, Connect
         }
         sleep(wait).await;
     };
-    if state.is_draining() {
-        return Err(ConnectError::Draining);
-    }
+    state.check_not_draining()?;
     state.observer.connected();
     let generation = session.generation();
     let connection = PgConnection::new(session, Arc::clone(state));
@@ -59,9 +55,7 @@ pub(crate) fn check_out(
     state: &PoolState,
     connection: &mut PgConnection,
 ) -> Result<(), ConnectError> {
-    if state.is_draining() {
-        return Err(ConnectError::Draining);
-    }
+    state.check_not_draining()?;
     if connection.is_claimed() {
         warn_of_early_use(state);
     }

@@ -1,12 +1,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial::{Events, LiveCert};
+use perennial::Events;
 use tokio::task::JoinHandle;
-use tokio_postgres::Config;
 
 use crate::error::ConnectError;
-use crate::pool::builder::CertPoolBuilder;
 use crate::pool::connection::PgConnection;
 use crate::pool::observe::{PoolEvent, PoolStatus};
 use crate::pool::state::PoolState;
@@ -98,22 +96,6 @@ impl Drop for ClearOnDrop<'_> {
 }
 
 impl CertConnectionManager {
-    /// Connects with these settings and the certificate that is current in `live` at the time.
-    ///
-    /// The default `sslmode`, prefer, is raised to require.
-    ///
-    /// # Errors
-    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, and for
-    /// `sslmode=disable`.
-    pub fn new(live: LiveCert, config: Config) -> Result<Self, ConnectError> {
-        Self::builder(live, config).build_manager()
-    }
-
-    /// Settings other than the defaults; finish with [`CertPoolBuilder::build_manager`].
-    pub fn builder(live: LiveCert, config: Config) -> CertPoolBuilder {
-        CertPoolBuilder::new(live, config)
-    }
-
     pub(crate) fn of(state: PoolState) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -164,10 +146,10 @@ impl CertConnectionManager {
 
     /// Closes every older connection now, and returns how many are left: for a leaked key.
     ///
-    /// Renew first ([`LiveCert`]), and check that the generation is a newer one. Queries on older
-    /// connections are cancelled; one second later the connections are closed, dedicated ones and
-    /// streams included. From then on the pool never connects with an older generation, even if the
-    /// server refuses the newest.
+    /// Renew first ([`LiveCert::renew`](perennial::LiveCert::renew)), and check that the generation
+    /// is a newer one. Queries on older connections are cancelled; one second later the connections
+    /// are closed, dedicated ones and streams included. From then on the pool never connects with an
+    /// older generation, even if the server refuses the newest.
     ///
     /// # Cancel safety
     /// Cancelled, the pool is moved anyway; connections in use may stay open.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config};
 
+use crate::error::ConnectError;
 use crate::pool::accepted::AcceptedCerts;
 use crate::pool::observe::{Observer, PoolStatus, RetireReason};
 use crate::pool::session::Driver;
@@ -98,6 +99,13 @@ impl PoolState {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn check_not_draining(&self) -> Result<(), ConnectError> {
+        if self.is_draining() {
+            return Err(ConnectError::Draining);
+        }
+        Ok(())
     }
 
     pub(crate) fn add_slot(&self, slot: &Arc<Slot>) {

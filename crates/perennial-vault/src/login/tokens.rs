@@ -10,8 +10,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::CredentialId;
 use super::back_off::BackOff;
-use super::credential::{Credential, CredentialId, Granted, renew};
+use super::credential::{Credential, Granted, renew};
 use super::lease::{Decision, Lease, Renewal, TokenFacts, after_failure, after_renewal};
 use super::method::Auth;
 use super::wrapping::Unwrapped;
@@ -323,24 +324,19 @@ impl Tokens {
         }
         // Set before the request, which may be cancelled.
         state.tried = Some(Instant::now());
-        let renewed = match renew(round, token.expose()).await {
+        let mut renewed = (*token).clone();
+        match renew(round, token.expose()).await {
             Ok(granted) => {
                 tracing::debug!(lease = ?granted.lease, "renewed the vault token");
-                Token {
-                    granted: Instant::now(),
-                    lease: granted.lease,
-                    renewal: after_renewal(token.lease, granted.lease, granted.renewal),
-                    ..(*token).clone()
-                }
+                renewed.renewal = after_renewal(token.lease, granted.lease, granted.renewal);
+                renewed.lease = granted.lease;
+                renewed.granted = Instant::now();
             }
             Err(failure) => {
                 log_failure(&failure, "failed to renew the vault token");
-                Token {
-                    renewal: after_failure(&failure),
-                    ..(*token).clone()
-                }
+                renewed.renewal = after_failure(&failure);
             }
-        };
+        }
         state.token = Some(Arc::new(renewed));
         // Set again at its end: no other source that waited for it retries at once.
         state.tried = Some(Instant::now());
@@ -386,10 +382,8 @@ impl State {
     fn next_renewal(&self) -> Option<Instant> {
         let token = self.token.as_ref()?;
         let due = token.renewal_due()?;
-        Some(match self.tried {
-            Some(tried) => due.max(tried + token.facts().spacing()),
-            None => due,
-        })
+        let next = |tried| due.max(tried + token.facts().spacing());
+        Some(self.tried.map_or(due, next))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::credential::CredentialId;
+use super::CredentialId;
 use crate::error::{Failure, Problem};
 use crate::http::{Request, Round, presentable};
 use crate::verdict::{CREDENTIAL_BACK_OFF, Operation, Verdict};

@@ -51,10 +51,9 @@ impl At {
         match self {
             Any => true,
             Login => operation == Op::Login,
-            Using => matches!(
-                operation,
-                Op::Sign | Op::Issue | Op::ReadIssuers | Op::Revoke
-            ),
+            Using => [Issuing, Reading, Revoking]
+                .iter()
+                .any(|at| at.matches(operation)),
             Issuing => matches!(operation, Op::Sign | Op::Issue),
             Reading => operation == Op::ReadIssuers,
             Revoking => operation == Op::Revoke,

@@ -21,6 +21,9 @@ const RETRY: Duration = Duration::from_secs(30);
 async fn server_that_keeps_one() -> Server {
     let (ca, first) = (Ca::new("root"), OnceLock::new());
     Server::start(move |request| {
+        if request.path.contains("/issuer") {
+            return Reply::errors(404, &[]);
+        }
         if !request.is_revocation() {
             return ca.vault(request);
         }
@@ -63,12 +66,18 @@ async fn failed_revocation_does_not_delay_others() {
     let source = source(&server);
     let revocations = source.revocations().unwrap();
     // Two that are superseded, and one in use.
-    for _ in 0..3 {
+    for _ in 0..2 {
         use_one(&source).await;
     }
+    let in_use = publish(&source, fetch(&source).await.unwrap());
     let maintenance = between_fetches(&source);
-    wait_for(&server, 2).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !format!("{revocations:?}").contains("unrevoked: 2") {
+        assert!(Instant::now() < deadline, "{:?}", server.steps());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     maintenance.abort();
+    drop(in_use);
     let left = revocations.finish(Duration::from_secs(10)).await;
     let error = left.unwrap_err();
     assert!(error.to_string().starts_with("1 unexpired"), "{error}");
@@ -84,9 +93,9 @@ async fn failed_revocation_does_not_delay_others() {
 async fn failed_revocation_is_retried_only_after_a_wait_however_often_it_restarts() {
     let server = server_that_keeps_one().await;
     let source = source(&server);
-    for _ in 0..2 {
-        use_one(&source).await;
-    }
+    // One that is superseded, and one in use.
+    use_one(&source).await;
+    let _in_use = publish(&source, fetch(&source).await.unwrap());
     let maintenance = between_fetches(&source);
     wait_for(&server, 1).await;
     maintenance.abort();

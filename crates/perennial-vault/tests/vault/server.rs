@@ -139,10 +139,11 @@ impl Server {
                 tokio::spawn(async move {
                     match tls {
                         None => serve(stream, &seen, &*script).await,
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => serve(stream, &seen, &*script).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, &seen, &*script).await;
+                            }
+                        }
                     }
                 });
             }

@@ -1,7 +1,7 @@
 //! The one place that reads X.509; nothing of the parser leaves this file.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -246,11 +246,9 @@ fn names(cert: &X509Certificate<'_>) -> Result<Names, String> {
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    let v6 = <[u8; 16]>::try_from(bytes).ok()?;
-    Some(Ipv6Addr::from(v6).into())
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 #[cfg(test)]

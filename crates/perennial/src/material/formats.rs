@@ -6,7 +6,7 @@ use rustls_pki_types::{
 use zeroize::Zeroizing;
 
 use super::error::{MaterialError, part};
-use super::pem::{self, Block, Fault, Label};
+use super::pem::{self, Block, Label};
 
 /// One or more certificates in PEM, in their order, or one in DER.
 pub(crate) fn certificates(
@@ -24,14 +24,11 @@ pub(crate) fn pem_certificates(
     part: &'static str,
     text: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
-    let blocks = pem::blocks(text).map_err(|fault| faulty(part, fault))?;
-    let certificates = blocks.iter().filter(|b| b.label == Label::Certificate);
-    let found: Vec<_> = certificates
-        .map(|block| {
-            let der = block.decode().map_err(|fault| faulty(part, fault))?;
-            Ok(CertificateDer::from(der.to_vec()))
-        })
-        .collect::<Result<_, _>>()?;
+    let blocks = pem::blocks(part, text)?;
+    let mut found = Vec::new();
+    for block in blocks.iter().filter(|b| b.label == Label::Certificate) {
+        found.push(CertificateDer::from(block.decode()?.to_vec()));
+    }
     if found.is_empty() {
         return Err(nothing_of(part, &blocks));
     }
@@ -63,7 +60,7 @@ pub(crate) fn pem_private_key(
     text: &[u8],
     passphrase: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, MaterialError> {
-    let blocks = pem::blocks(text).map_err(|fault| faulty(part::KEY, fault))?;
+    let blocks = pem::blocks(part::KEY, text)?;
     let mut keys = blocks.iter().filter(|block| block.label.is_key());
     let Some(block) = keys.next() else {
         return Err(nothing_of(part::KEY, &blocks));
@@ -75,25 +72,19 @@ pub(crate) fn pem_private_key(
             problem: "a second private key; expected one",
         });
     }
-    let der = block.decode();
-    let der = |kind: fn(&[u8]) -> PrivateKeyDer<'_>| match &der {
-        Ok(der) => Ok(kind(der).clone_key()),
-        Err(fault) => Err(faulty(part::KEY, *fault)),
-    };
-    match block.label {
-        Label::Pkcs8 => der(|der| PrivatePkcs8KeyDer::from(der).into()),
-        Label::Pkcs1 => der(|der| PrivatePkcs1KeyDer::from(der).into()),
-        Label::Sec1 => der(|der| PrivateSec1KeyDer::from(der).into()),
-        Label::EncryptedPkcs8 => {
-            let der = block.decode().map_err(|fault| faulty(part::KEY, fault))?;
-            decrypt(&der, passphrase)
-        }
-        Label::EncryptedByHeader | Label::Certificate | Label::Other(_) => {
-            Err(MaterialError::Encrypted {
-                problem: "OpenSSL's legacy format is not supported; convert the key with `openssl pkcs8 -topk8`",
-            })
-        }
+    if block.label == Label::EncryptedByHeader {
+        return Err(MaterialError::Encrypted {
+            problem: "OpenSSL's legacy format is not supported; convert the key with `openssl pkcs8 -topk8`",
+        });
     }
+    let der = block.decode()?;
+    let key: PrivateKeyDer<'_> = match block.label {
+        Label::EncryptedPkcs8 => return decrypt(&der, passphrase),
+        Label::Pkcs1 => PrivatePkcs1KeyDer::from(der.as_slice()).into(),
+        Label::Sec1 => PrivateSec1KeyDer::from(der.as_slice()).into(),
+        _ => PrivatePkcs8KeyDer::from(der.as_slice()).into(),
+    };
+    Ok(key.clone_key())
 }
 
 #[cfg(feature = "encrypted-keys")]
@@ -141,19 +132,14 @@ fn base64_der(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 
 /// Whether these bytes are exactly one DER sequence (X.690, 8.1.3), to judge by its length.
 fn is_der(bytes: &[u8]) -> bool {
-    let [0x30, first, rest @ ..] = bytes else {
-        return false;
-    };
-    let (length, content) = match *first {
-        short @ 0..=0x7f => (usize::from(short), rest),
-        long @ 0x81..=0x84 => {
+    let (length, content) = match bytes {
+        [0x30, short @ 0..=0x7f, content @ ..] => (usize::from(*short), content),
+        [0x30, long @ 0x81..=0x84, rest @ ..] => {
             let Some((length, content)) = rest.split_at_checked(usize::from(long & 0x7f)) else {
                 return false;
             };
-            let length = length
-                .iter()
-                .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-            (length, content)
+            let add = |sum, &byte: &u8| sum << 8 | usize::from(byte);
+            (length.iter().fold(0, add), content)
         }
         _ => return false,
     };
@@ -163,14 +149,8 @@ fn is_der(bytes: &[u8]) -> bool {
 /// `SEQUENCE { SEQUENCE { OID …` with the OIDs of PKCS#5: 1.2.840.113549.1.5.
 fn is_encrypted_pkcs8(der: &[u8]) -> bool {
     const PKCS5: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05];
-    der.iter()
-        .take(24)
-        .position(|&tag| tag == 0x06)
-        .is_some_and(|oid| {
-            der[oid + 1..]
-                .get(1..)
-                .is_some_and(|rest| rest.starts_with(PKCS5))
-        })
+    let windows = der.windows(PKCS5.len());
+    windows.take(26).any(|window| window == PKCS5)
 }
 
 fn nothing_of(part: &'static str, blocks: &[Block<'_>]) -> MaterialError {
@@ -180,17 +160,6 @@ fn nothing_of(part: &'static str, blocks: &[Block<'_>]) -> MaterialError {
             part,
             line: block.line,
             found: block.label.description(),
-        },
-    }
-}
-
-fn faulty(part: &'static str, fault: Fault) -> MaterialError {
-    match fault {
-        Fault::CutOff { line } => MaterialError::CutOff { part, line },
-        Fault::Malformed { line, problem } => MaterialError::Pem {
-            part,
-            line,
-            problem,
         },
     }
 }

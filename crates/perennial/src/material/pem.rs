@@ -6,6 +6,8 @@
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
+use super::error::MaterialError;
+
 /// The kind of a block, by its BEGIN line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
@@ -60,6 +62,9 @@ impl Label {
 
 /// One block, still in base64.
 pub(super) struct Block<'a> {
+    /// The part of the material, for errors.
+    part: &'static str,
+    name: &'a [u8],
     pub(super) label: Label,
     /// The BEGIN line, counted from 1.
     pub(super) line: usize,
@@ -67,22 +72,18 @@ pub(super) struct Block<'a> {
     body: &'a [u8],
 }
 
-/// What is wrong with a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    CutOff { line: usize },
-    Malformed { line: usize, problem: &'static str },
-}
-
 impl Block<'_> {
-    pub(super) fn decode(&self) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    pub(super) fn decode(&self) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
         // Reserved in full: a buffer that grows leaves copies of the key in memory.
         let mut base64 = Zeroizing::new(Vec::with_capacity(self.body.len()));
         for line in lines(self.body).filter(|line| !is_header(line)) {
             base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
         }
-        let problem = "the block that begins here is not base64";
-        decode(&base64).ok_or_else(|| malformed(self.line, problem))
+        decode(&base64).ok_or(MaterialError::Pem {
+            part: self.part,
+            line: self.line,
+            problem: "the block that begins here is not base64",
+        })
     }
 }
 
@@ -98,9 +99,21 @@ const DASHES: &[u8] = b"-----";
 /// All blocks of a text in order; text around them is ignored.
 ///
 /// White space around a line is ignored too, so CRLF and indented texts are read.
-pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
+pub(super) fn blocks<'a>(
+    part: &'static str,
+    text: &'a [u8],
+) -> Result<Vec<Block<'a>>, MaterialError> {
+    let cut_off = |line| Err(MaterialError::CutOff { part, line });
+    let malformed = |line, problem| {
+        Err(MaterialError::Pem {
+            part,
+            line,
+            problem,
+        })
+    };
     let mut found = Vec::new();
-    let mut open: Option<Open<'_>> = None;
+    // A block whose END line has not been found yet: its body is all the text that follows.
+    let mut open: Option<Block<'_>> = None;
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut offset = 0;
     for (index, raw) in lines(text).enumerate() {
@@ -110,39 +123,32 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
         let end = armour(END, line);
         if let Some(None) = begin.or(end) {
             // The writer may not have finished the last line.
-            return Err(if offset + raw.len() == text.len() {
-                Fault::CutOff {
-                    line: open.map_or(number, |open| open.line),
-                }
-            } else {
-                malformed(number, "a BEGIN or END line without its closing dashes")
-            });
+            if offset + raw.len() == text.len() {
+                return cut_off(open.map_or(number, |open| open.line));
+            }
+            return malformed(number, "a BEGIN or END line without its closing dashes");
         }
         if let Some(Some(name)) = begin {
-            if let Some(open) = open {
-                return Err(Fault::CutOff { line: open.line });
-            }
-            open = Some(Open {
+            let begun = open.replace(Block {
+                part,
                 name,
                 label: Label::of(name),
                 line: number,
-                body_from: after,
+                body: &text[after..],
             });
-        } else if let Some(Some(name)) = end {
-            let Some(open) = open.take() else {
-                return Err(malformed(number, "an END line without its BEGIN line"));
-            };
-            if open.name != name {
-                return Err(malformed(
-                    number,
-                    "the END line names another kind than the BEGIN line",
-                ));
+            if let Some(unfinished) = begun {
+                return cut_off(unfinished.line);
             }
-            found.push(Block {
-                label: open.label,
-                line: open.line,
-                body: &text[open.body_from..offset],
-            });
+        } else if let Some(Some(name)) = end {
+            let Some(mut block) = open.take() else {
+                return malformed(number, "an END line without its BEGIN line");
+            };
+            if block.name != name {
+                let problem = "the END line names another kind than the BEGIN line";
+                return malformed(number, problem);
+            }
+            block.body = &block.body[..block.body.len() - (text.len() - offset)];
+            found.push(block);
         } else if let Some(open) = &mut open
             && line.starts_with(b"Proc-Type:")
             && open.label.is_key()
@@ -152,17 +158,9 @@ pub(super) fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
         offset = after;
     }
     match open {
-        Some(open) => Err(Fault::CutOff { line: open.line }),
+        Some(unfinished) => cut_off(unfinished.line),
         None => Ok(found),
     }
-}
-
-/// A block whose END line has not been found yet.
-struct Open<'a> {
-    name: &'a [u8],
-    label: Label,
-    line: usize,
-    body_from: usize,
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -180,10 +178,6 @@ fn armour<'a>(kind: &[u8], line: &'a [u8]) -> Option<Option<&'a [u8]>> {
     Some(rest.strip_suffix(DASHES))
 }
 
-fn malformed(line: usize, problem: &'static str) -> Fault {
-    Fault::Malformed { line, problem }
-}
-
 /// Base64 without white space, in constant time.
 pub(super) fn decode(base64: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut der = Zeroizing::new(vec![0; base64.len()]);
@@ -193,35 +187,40 @@ pub(super) fn decode(base64: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 /// Appends one block in lines of 64 characters.
-pub(crate) fn write(text: &mut String, label: &str, der: &[u8]) {
-    const WIDTH: usize = 64;
+pub(crate) fn write(text: &mut Vec<u8>, label: &str, der: &[u8]) {
     let base64 = Zeroizing::new(Base64::encode_string(der));
-    let armour = 2 * (END.len() + label.len() + DASHES.len() + 1);
-    // A string that grows leaves copies of the key in memory.
-    text.reserve(armour + base64.len() + base64.len() / WIDTH + 1);
-    *text += "-----BEGIN ";
-    *text += label;
-    *text += "-----\n";
-    let mut rest = base64.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(WIDTH.min(rest.len()));
-        *text += line;
-        *text += "\n";
-        rest = after;
+    text.extend(format!("-----BEGIN {label}-----\n").bytes());
+    for line in base64.as_bytes().chunks(64) {
+        text.extend(line);
+        text.push(b'\n');
     }
-    *text += "-----END ";
-    *text += label;
-    *text += "-----\n";
+    text.extend(format!("-----END {label}-----\n").bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn blocks(text: &[u8]) -> Result<Vec<Block<'_>>, MaterialError> {
+        super::blocks("part", text)
+    }
+
+    fn cut_off(line: usize) -> MaterialError {
+        MaterialError::CutOff { part: "part", line }
+    }
+
+    fn malformed(line: usize, problem: &'static str) -> MaterialError {
+        MaterialError::Pem {
+            part: "part",
+            line,
+            problem,
+        }
+    }
+
     fn block(label: &str, der: &[u8]) -> String {
-        let mut text = String::new();
+        let mut text = Vec::new();
         write(&mut text, label, der);
-        text
+        String::from_utf8(text).unwrap()
     }
 
     #[test]
@@ -254,8 +253,8 @@ mod tests {
     fn unfinished_block_is_cut_off_at_any_length_and_never_malformed() {
         let whole = block("CERTIFICATE", &[7; 90]);
         for length in BEGIN.len() + 1..whole.trim_end().len() {
-            let outcome = blocks(&whole.as_bytes()[..length]).err();
-            assert_eq!(outcome, Some(Fault::CutOff { line: 1 }), "{length}");
+            let outcome = blocks(&whole.as_bytes()[..length]).err().unwrap();
+            assert_eq!(outcome.to_string(), cut_off(1).to_string(), "{length}");
         }
     }
 
@@ -264,8 +263,8 @@ mod tests {
         let whole = block("CERTIFICATE", &[7; 90]);
         let half = &whole[..whole.len() / 2];
         let table = [
-            (half.to_owned(), Fault::CutOff { line: 1 }),
-            (format!("\n\n{half}\n{whole}"), Fault::CutOff { line: 3 }),
+            (half.to_owned(), cut_off(1)),
+            (format!("\n\n{half}\n{whole}"), cut_off(3)),
             (
                 "\n-----BEGIN CERTIFICATE\n\n".to_owned(),
                 malformed(2, "a BEGIN or END line without its closing dashes"),
@@ -280,7 +279,8 @@ mod tests {
             ),
         ];
         for (text, fault) in table {
-            assert_eq!(blocks(text.as_bytes()).err(), Some(fault), "{text}");
+            let found = blocks(text.as_bytes()).err().unwrap();
+            assert_eq!(found.to_string(), fault.to_string(), "{text}");
         }
     }
 }

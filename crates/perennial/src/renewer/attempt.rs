@@ -134,7 +134,7 @@ impl Renewer {
         if current.is_none() {
             self.schedule
                 .renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256())
-                .map_err(|too_short| Miss::Failed(too_short.into()))?;
+                .map_err(Miss::Failed)?;
         }
         Ok(snapshot)
     }
@@ -248,8 +248,7 @@ impl Renewer {
         let point = self
             .schedule
             .renewal_point(&lifetime, snapshot.leaf_sha256());
-        point.unwrap_or_else(|too_short| {
-            let error = RenewError::from(too_short);
+        point.unwrap_or_else(|error| {
             tracing::warn!(%error, "the certificate is renewed as early as possible");
             lifetime.earliest_renewal()
         })

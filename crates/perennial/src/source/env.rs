@@ -1,13 +1,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::input::{Input, Inputs};
-use super::reader::{Notification, Reader, reading_setters};
+use super::input::{Input, Inputs, Place};
+use super::reader::{Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 use crate::material::formats;
@@ -41,8 +40,11 @@ pub struct EnvSource {
     key: Option<OsString>,
     roots: OsString,
     reader: Reader,
-    variables: Variables,
+    /// Looks up a variable in the process; in a test, in its own table.
+    lookup: Box<Lookup>,
 }
+
+type Lookup = dyn Fn(&OsStr) -> Option<OsString> + Send + Sync;
 
 impl EnvSource {
     /// Names the variables of the leaf-first chain, the private key and the trust roots.
@@ -67,7 +69,7 @@ impl EnvSource {
             key,
             roots,
             reader: Reader::default(),
-            variables: Variables::default(),
+            lookup: Box::new(|name| std::env::var_os(name)),
         }
     }
 
@@ -80,11 +82,15 @@ impl EnvSource {
             .chain([&self.roots])
     }
 
+    /// The value of a variable, if it is set and not empty.
+    fn value(&self, name: &OsStr) -> Option<OsString> {
+        (self.lookup)(name).filter(|value| !value.is_empty())
+    }
+
     /// Looks up all variables.
     fn inputs(&self) -> Result<Inputs, SourceError> {
-        let (set, unset): (Vec<_>, Vec<_>) = self
-            .names()
-            .partition(|name| self.variables.get(name).is_some());
+        let (set, unset): (Vec<_>, Vec<_>) =
+            self.names().partition(|name| self.value(name).is_some());
         if set.is_empty() {
             let problem = format!("none of these variables is set: {}", listed(&unset));
             return Err(SourceError::not_configured(problem));
@@ -94,10 +100,7 @@ impl EnvSource {
             let problem = format!("not set: {unset}; set: {set}; expected all of them");
             return Err(SourceError::invalid(problem));
         }
-        let input = |name: &OsString| {
-            let value = self.variables.get(name).unwrap_or_default();
-            input(name.clone(), value)
-        };
+        let input = |name: &OsString| input(name, self.value(name).unwrap_or_default());
         let roots = vec![input(&self.roots)];
         Ok(Inputs::new(
             input(&self.chain),
@@ -138,7 +141,7 @@ impl fmt::Debug for EnvSource {
 }
 
 /// The value itself if it is content, else the file at that path.
-fn input(variable: OsString, value: OsString) -> Input {
+fn input(variable: &OsStr, value: OsString) -> Input {
     let bytes = value.as_encoded_bytes();
     let content = if bytes.windows(5).any(|window| window == b"-----") {
         with_lines(bytes)
@@ -146,54 +149,32 @@ fn input(variable: OsString, value: OsString) -> Input {
         // A path is never DER by accident: the length inside must match.
         Zeroizing::new(bytes.to_vec())
     } else {
-        let path = PathBuf::from(value);
-        return Input::FileOfVariable { variable, path };
+        let name = format!("the file that the variable {} names", variable.display());
+        return Input::new(name, Place::File(value.into()));
     };
-    let bytes = Arc::new(content);
-    Input::Content { variable, bytes }
+    let name = format!("the variable {}", variable.display());
+    Input::new(name, Place::Bytes(Arc::new(content)))
 }
 
 /// Replaces the characters `\n` and `\r\n` with line ends.
 fn with_lines(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut lines = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut rest = text;
-    loop {
-        rest = match rest {
-            [] => return lines,
-            [b'\\', b'r', after @ ..] => after,
-            [b'\\', b'n', after @ ..] => {
-                lines.push(b'\n');
-                after
-            }
-            [byte, after @ ..] => {
-                lines.push(*byte);
-                after
-            }
+    while let [first, ..] = rest {
+        let (byte, length) = match rest {
+            [b'\\', b'r', ..] => (None, 2),
+            [b'\\', b'n', ..] => (Some(b'\n'), 2),
+            _ => (Some(*first), 1),
         };
+        lines.extend(byte);
+        rest = &rest[length..];
     }
+    lines
 }
 
 fn listed(names: &[&OsString]) -> String {
     let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
     names.join(", ")
-}
-
-/// Looks up variables in the process, or in a test's own table.
-#[derive(Default)]
-struct Variables {
-    #[cfg(test)]
-    given: Option<std::collections::HashMap<OsString, OsString>>,
-}
-
-impl Variables {
-    /// The value of a variable, if it is set and not empty.
-    fn get(&self, name: &OsStr) -> Option<OsString> {
-        #[cfg(test)]
-        if let Some(given) = &self.given {
-            return given.get(name).cloned().filter(|value| !value.is_empty());
-        }
-        std::env::var_os(name).filter(|value| !value.is_empty())
-    }
 }
 
 #[cfg(test)]

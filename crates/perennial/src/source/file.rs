@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::input::{Input, Inputs};
-use super::reader::{Notification, Reader, reading_setters};
+use super::reader::{Reader, reading_setters};
 use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 
@@ -53,9 +53,9 @@ impl FileSource {
     }
 
     fn of(chain: PathBuf, key: Option<PathBuf>, roots: PathBuf) -> Self {
-        let roots = vec![Input::File(roots)];
+        let roots = vec![Input::file(roots)];
         Self {
-            inputs: Inputs::new(Input::File(chain), key.map(Input::File), roots),
+            inputs: Inputs::new(Input::file(chain), key.map(Input::file), roots),
             reader: Reader::default(),
         }
     }
@@ -63,7 +63,7 @@ impl FileSource {
     /// Trusts the roots of one more file.
     #[must_use]
     pub fn more_roots(mut self, roots: impl Into<PathBuf>) -> Self {
-        self.inputs.roots.push(Input::File(roots.into()));
+        self.inputs.roots.push(Input::file(roots.into()));
         self
     }
 

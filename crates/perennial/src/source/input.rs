@@ -1,5 +1,6 @@
 //! What one certificate is read from: bounded, regular files, named in every error.
 
+#[cfg(feature = "encrypted-keys")]
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::digest::digest;
-use crate::error::SourceError;
+use crate::error::{BoxError, SourceError};
 use crate::material::{CertMaterial, Certificate, MaterialError, formats, part};
 use crate::tls::{default_provider, load_pair};
 
@@ -26,45 +27,54 @@ const LONGEST_SHOWN: usize = 4_096;
 
 /// One thing to read. Displayed as errors name it, never with its content.
 #[derive(Clone)]
-pub(super) enum Input {
+pub(super) struct Input {
+    name: String,
+    place: Place,
+}
+
+#[derive(Clone)]
+pub(super) enum Place {
     File(PathBuf),
-    /// A file whose path is in a variable.
-    FileOfVariable {
-        variable: OsString,
-        path: PathBuf,
-    },
-    /// The content of a variable.
-    Content {
-        variable: OsString,
-        bytes: Arc<Zeroizing<Vec<u8>>>,
-    },
+    Bytes(Arc<Zeroizing<Vec<u8>>>),
     /// A variable that is looked up when it is read.
     #[cfg(feature = "encrypted-keys")]
     Variable(OsString),
-    /// Bytes from the program itself.
-    #[cfg(feature = "encrypted-keys")]
-    Given(Arc<Zeroizing<Vec<u8>>>),
 }
 
 impl Input {
+    pub(super) fn new(name: impl Into<String>, place: Place) -> Self {
+        let name = name.into();
+        Self { name, place }
+    }
+
+    pub(super) fn file(path: PathBuf) -> Self {
+        // A key that was given instead of its path must not appear in a log.
+        let is_odd =
+            path.as_os_str().len() > LONGEST_SHOWN || path.to_string_lossy().contains("-----BEGIN");
+        let name = if is_odd {
+            "a path that is too long or contains PEM".to_owned()
+        } else {
+            path.display().to_string()
+        };
+        Self::new(name, Place::File(path))
+    }
+
     #[cfg(feature = "watch")]
     pub(super) fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) | Self::FileOfVariable { path, .. } => Some(path),
+        match &self.place {
+            Place::File(path) => Some(path),
             _ => None,
         }
     }
 
     fn read(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let bytes = match self {
-            Self::File(path) | Self::FileOfVariable { path, .. } => read_file(path),
-            Self::Content { bytes, .. } => Ok(Zeroizing::clone(bytes)),
+        let bytes = match &self.place {
+            Place::File(path) => read_file(path),
+            Place::Bytes(bytes) => Ok(Zeroizing::clone(bytes)),
             #[cfg(feature = "encrypted-keys")]
-            Self::Given(bytes) => Ok(Zeroizing::clone(bytes)),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Variable(name) => match std::env::var_os(name) {
+            Place::Variable(name) => match std::env::var_os(name) {
                 Some(value) => Ok(Zeroizing::new(value.into_encoded_bytes())),
-                None => Err(Unreadable::NotSet),
+                None => Err(Unreadable::Other("it is not set")),
             },
         };
         bytes.map_err(|cause| {
@@ -76,24 +86,7 @@ impl Input {
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // A key that was given instead of its path must not appear in a log.
-            Self::File(path)
-                if path.as_os_str().len() > LONGEST_SHOWN
-                    || path.to_string_lossy().contains("-----BEGIN") =>
-            {
-                f.write_str("a path that is too long or contains PEM")
-            }
-            Self::File(path) => path.display().fmt(f),
-            Self::FileOfVariable { variable, .. } => {
-                write!(f, "the file that the variable {} names", variable.display())
-            }
-            Self::Content { variable, .. } => write!(f, "the variable {}", variable.display()),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Variable(variable) => write!(f, "the variable {}", variable.display()),
-            #[cfg(feature = "encrypted-keys")]
-            Self::Given(_) => f.write_str("the passphrase that the program gave"),
-        }
+        f.write_str(&self.name)
     }
 }
 
@@ -103,36 +96,26 @@ impl fmt::Display for Input {
 struct Reading {
     place: String,
     #[source]
-    cause: Box<dyn std::error::Error + Send + Sync>,
+    cause: BoxError,
 }
 
 impl Reading {
-    fn of(
-        place: &impl fmt::Display,
-        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self {
-            place: place.to_string(),
-            cause: cause.into(),
-        }
+    fn of(place: &impl fmt::Display, cause: impl Into<BoxError>) -> Self {
+        let (place, cause) = (place.to_string(), cause.into());
+        Self { place, cause }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error(transparent)]
-    Io(io::Error),
-    #[error("it is a folder; name the file in it")]
-    Folder,
-    #[error("it is a pipe, socket or device; only regular files are read")]
-    Irregular,
+    Io(#[from] io::Error),
     #[error("it is larger than {LARGEST_FILE} bytes; no certificate or key is")]
     TooLarge,
     #[error("it is empty")]
     Empty,
-    #[cfg(feature = "encrypted-keys")]
-    #[error("it is not set")]
-    NotSet,
+    #[error("{0}")]
+    Other(&'static str),
 }
 
 impl Unreadable {
@@ -150,18 +133,19 @@ impl Unreadable {
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     // Examined before it is opened: opening a pipe waits for its writer.
-    let found = fs::metadata(path).map_err(Unreadable::Io)?;
+    let found = fs::metadata(path)?;
     if found.is_dir() {
-        return Err(Unreadable::Folder);
+        let problem = "it is a folder; name the file in it";
+        return Err(Unreadable::Other(problem));
     }
     if !found.is_file() {
-        return Err(Unreadable::Irregular);
+        let problem = "it is a pipe, socket or device; only regular files are read";
+        return Err(Unreadable::Other(problem));
     }
     if found.len() > LARGEST_FILE {
         return Err(Unreadable::TooLarge);
     }
-    let file = File::open(path).map_err(Unreadable::Io)?;
-    let bytes = read_at_most(file, found.len(), LARGEST_FILE + 1).map_err(Unreadable::Io)?;
+    let bytes = read_at_most(File::open(path)?, found.len(), LARGEST_FILE + 1)?;
     match bytes.len() as u64 {
         0 => Err(Unreadable::Empty),
         length if length > LARGEST_FILE => Err(Unreadable::TooLarge),
@@ -242,8 +226,8 @@ impl Inputs {
         for input in &self.roots {
             roots.extend(certificates(part::ROOTS, input, next())?);
         }
-        let passphrase = self.passphrase.as_ref().map(|input| match input {
-            Input::File(_) => without_line_end(next()),
+        let passphrase = self.passphrase.as_ref().map(|input| match input.place {
+            Place::File(_) => without_line_end(next()),
             _ => next(),
         });
         let key = formats::private_key(key_bytes, passphrase);

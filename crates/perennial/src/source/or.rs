@@ -1,4 +1,4 @@
-use std::fmt;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,27 +88,13 @@ fn is_not_configured(error: &SourceError) -> bool {
     error.kind() == SourceErrorKind::NotConfigured
 }
 
-#[derive(Debug)]
+/// An error has one source, so the other one is part of the text.
+#[derive(Debug, thiserror::Error)]
+#[error("neither source is configured; first: {}", Error::source(first).unwrap_or(first))]
 struct Neither {
     first: SourceError,
+    #[source]
     second: SourceError,
-}
-
-impl fmt::Display for Neither {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An error has one source; the other one is written here.
-        f.write_str("neither source is configured; first: ")?;
-        match std::error::Error::source(&self.first) {
-            Some(cause) => write!(f, "{cause}"),
-            None => write!(f, "{}", self.first),
-        }
-    }
-}
-
-impl std::error::Error for Neither {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.second)
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ macro_rules! reading_setters {
         #[must_use]
         pub fn passphrase(mut self, passphrase: impl Into<Vec<u8>>) -> Self {
             let bytes = zeroize::Zeroizing::new(passphrase.into());
-            self.reader.passphrase = Some(Input::Given(std::sync::Arc::new(bytes)));
+            let place = super::input::Place::Bytes(std::sync::Arc::new(bytes));
+            let name = "the passphrase that the program gave";
+            self.reader.passphrase = Some(Input::new(name, place));
             self
         }
 
@@ -36,7 +38,10 @@ macro_rules! reading_setters {
         #[cfg(feature = "encrypted-keys")]
         #[must_use]
         pub fn passphrase_env(mut self, variable: impl Into<std::ffi::OsString>) -> Self {
-            self.reader.passphrase = Some(Input::Variable(variable.into()));
+            let variable = variable.into();
+            let name = format!("the variable {}", variable.display());
+            self.reader.passphrase =
+                Some(Input::new(name, super::input::Place::Variable(variable)));
             self
         }
 
@@ -45,8 +50,8 @@ macro_rules! reading_setters {
         /// Read at each fetch; a change of this file is a change of the source.
         #[cfg(feature = "encrypted-keys")]
         #[must_use]
-        pub fn passphrase_file(mut self, path: impl Into<PathBuf>) -> Self {
-            self.reader.passphrase = Some(Input::File(path.into()));
+        pub fn passphrase_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+            self.reader.passphrase = Some(Input::file(path.into()));
             self
         }
 
@@ -66,25 +71,18 @@ macro_rules! reading_setters {
         /// Turns the system's notification off: no watch, no thread, polling alone.
         #[must_use]
         pub fn poll_only(mut self) -> Self {
-            self.reader.notification = Notification::Off;
+            self.reader.poll_only = true;
             self
         }
     };
 }
 pub(super) use reading_setters;
 
-/// Whether the system is asked to notify of changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notification {
-    IfPossible,
-    Off,
-}
-
 /// Fetches from inputs, and notices when they differ from the last fetch.
 pub(super) struct Reader {
     pub(super) passphrase: Option<Input>,
     pub(super) poll: Duration,
-    pub(super) notification: Notification,
+    pub(super) poll_only: bool,
     #[cfg(feature = "watch")]
     notifier: Arc<Notifier>,
     /// Digest of the last fetch; `None` before the first, or if not everything could be read.
@@ -98,7 +96,7 @@ impl Default for Reader {
         Self {
             passphrase: None,
             poll: POLL_INTERVAL,
-            notification: Notification::IfPossible,
+            poll_only: false,
             #[cfg(feature = "watch")]
             notifier: Arc::default(),
             fetched: Mutex::default(),
@@ -161,8 +159,7 @@ impl Reader {
     async fn look(&self, inputs: &Arc<Inputs>) -> Option<[u8; 32]> {
         let inputs = Arc::clone(inputs);
         #[cfg(feature = "watch")]
-        let notifier =
-            (self.notification == Notification::IfPossible).then(|| self.notifier.clone());
+        let notifier = (!self.poll_only).then(|| Arc::clone(&self.notifier));
         let seen = off_worker(move || {
             // Watch before reading: a write between the two must be noticed.
             #[cfg(feature = "watch")]
@@ -178,21 +175,16 @@ impl Reader {
         seen
     }
 
-    #[cfg(feature = "watch")]
     async fn until_next_look(&self) {
-        if self.notification == Notification::Off {
-            return tokio::time::sleep(self.poll).await;
+        #[cfg(feature = "watch")]
+        if !self.poll_only {
+            return tokio::select! {
+                () = tokio::time::sleep(self.poll) => {}
+                // The pause also keeps a folder that is written to all the time from being read
+                // all the time. If this is dropped here, the next call looks first.
+                () = self.notifier.woken() => tokio::time::sleep(SETTLE.min(self.poll)).await,
+            };
         }
-        tokio::select! {
-            () = tokio::time::sleep(self.poll) => {}
-            // The pause also keeps a folder that is written to all the time from being read all
-            // the time. If this is dropped here, the next call looks first.
-            () = self.notifier.woken() => tokio::time::sleep(SETTLE.min(self.poll)).await,
-        }
-    }
-
-    #[cfg(not(feature = "watch"))]
-    async fn until_next_look(&self) {
         tokio::time::sleep(self.poll).await;
     }
 
@@ -222,7 +214,7 @@ impl fmt::Debug for Reader {
                 &self.passphrase.as_ref().map(Input::to_string),
             )
             .field("poll", &self.poll)
-            .field("notification", &self.notification)
+            .field("poll_only", &self.poll_only)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::reader::off_worker;
 use super::{CacheKey, CertSource, FetchContext, FetchReason, Fetched};
 use crate::clock::Clock;
-use crate::error::SourceError;
+use crate::error::{BoxError, SourceError};
 use crate::material::{CertMaterial, MaterialError};
 use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
@@ -21,15 +21,18 @@ use format::SavedCertError;
 /// The longest time that a start waits for the file.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long dropping the source waits for a write under way.
+const DROP_LIMIT: Duration = Duration::from_secs(2);
+
 /// Keeps the published certificate in a file for the next start; see [`CertSource::saved_at`].
-pub(super) struct Saved<S> {
+pub(super) struct Saved<S: CertSource> {
     source: S,
-    file: SavedFile,
+    file: Arc<SavedFile>,
     clock: Clock,
     /// Whether the file was read: once, at the start.
     was_read: AtomicBool,
     /// Past its renewal point, for a source that is unavailable.
-    spare: Mutex<Option<SavedCert>>,
+    spare: Mutex<Option<Arc<CertMaterial>>>,
     /// Digest of the material that is in the file, or on its way there.
     kept: Mutex<Option<[u8; 32]>>,
 }
@@ -48,14 +51,18 @@ impl<S: CertSource> Saved<S> {
 
     /// The saved certificate, if it can be used now; one for later becomes the spare.
     async fn saved(&self, key: CacheKey) -> Option<CertMaterial> {
-        let (desk, now) = (self.file.desk(), self.clock.now());
+        let (file, now) = (Arc::clone(&self.file), self.clock.now());
         let reading = off_worker(move || {
-            let Some(text) = desk.read().map_err(Unfit::Unsafe)? else {
+            let Some(text) = file.read().map_err(Unfit::Unsafe)? else {
                 return Ok::<_, Unfit>(None);
             };
-            let saved = SavedCert::parse(&text).map_err(Unfit::Format)?;
-            let use_now = is_before_renewal(&saved, key, now)?;
-            Ok(Some((saved, use_now)))
+            let saved = SavedCert::parse(&text)?;
+            if saved.cache_key != key {
+                return Err(Unfit::OtherRequest);
+            }
+            let material = Arc::new(saved.material);
+            let use_now = is_before_renewal(&material, now)?;
+            Ok(Some((material, use_now)))
         });
         let read = match tokio::time::timeout(READ_TIMEOUT, reading).await {
             Ok(Ok(read)) => read,
@@ -67,7 +74,7 @@ impl<S: CertSource> Saved<S> {
             Ok(found) => found?,
             Err(unfit) => {
                 let reason = &unfit as &dyn std::error::Error;
-                tracing::info!(path = %self.file.path().display(), reason, "saved certificate not used");
+                tracing::info!(path = %self.file.path.display(), reason, "saved certificate not used");
                 return None;
             }
         };
@@ -75,26 +82,26 @@ impl<S: CertSource> Saved<S> {
             *lock(&self.spare) = Some(saved);
             return None;
         }
-        tracing::info!(path = %self.file.path().display(), "using the saved certificate");
-        self.load(&saved)
+        tracing::info!(path = %self.file.path.display(), "using the saved certificate");
+        self.used(saved)
     }
 
     /// The spare: past its renewal point but better than none.
     fn spare(&self) -> Option<CertMaterial> {
         let saved = lock(&self.spare).take()?;
         // It may have expired since it was read.
-        is_before_renewal(&saved, saved.cache_key(), self.clock.now()).ok()?;
+        is_before_renewal(&saved, self.clock.now()).ok()?;
         tracing::warn!(
-            path = %self.file.path().display(),
+            path = %self.file.path.display(),
             "the source is unavailable; using the saved certificate past its renewal point"
         );
-        self.load(&saved)
+        self.used(saved)
     }
 
-    fn load(&self, saved: &SavedCert) -> Option<CertMaterial> {
-        let material = saved.to_material().ok()?;
-        *lock(&self.kept) = Some(material.digest());
-        Some(material)
+    fn used(&self, saved: Arc<CertMaterial>) -> Option<CertMaterial> {
+        *lock(&self.kept) = Some(saved.digest());
+        // The snapshot that it was checked with is gone.
+        Arc::into_inner(saved)
     }
 
     fn save(&self, snapshot: &Snapshot) {
@@ -106,9 +113,17 @@ impl<S: CertSource> Saved<S> {
         if lock(&self.kept).replace(digest) == Some(digest) {
             return;
         }
-        match SavedCert::of(material, key, snapshot.obtained_at()) {
-            Some(saved) => self.file.write(saved.render()),
+        match format::render(material, key, snapshot.obtained_at()) {
+            Some(text) => self.file.write(text),
             None => self.file.warn("the key stays in its device", None),
+        }
+    }
+}
+
+impl<S: CertSource> Drop for Saved<S> {
+    fn drop(&mut self) {
+        if !self.file.is_idle_within(DROP_LIMIT) {
+            self.file.warn("the write has not finished", None);
         }
     }
 }
@@ -117,9 +132,9 @@ impl<S: CertSource> Saved<S> {
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
     #[error("the file is not safe to use")]
-    Unsafe(#[source] disk::Unsafe),
+    Unsafe(#[source] BoxError),
     #[error("the file is not a saved certificate")]
-    Format(#[source] SavedCertError),
+    Format(#[from] SavedCertError),
     #[error("the file was not read within {READ_TIMEOUT:?}")]
     TimedOut,
     #[error("the source requests another certificate now")]
@@ -135,18 +150,14 @@ enum Unfit {
 /// Whether the renewal point lies ahead; an error if the certificate must not be used at all.
 ///
 /// Makes the renewer's own checks: a start that fails in the renewer does not fetch again.
-fn is_before_renewal(saved: &SavedCert, key: CacheKey, now: SystemTime) -> Result<bool, Unfit> {
-    if saved.cache_key() != key {
-        return Err(Unfit::OtherRequest);
-    }
-    if saved.obtained_at() > now {
+fn is_before_renewal(saved: &Arc<CertMaterial>, now: SystemTime) -> Result<bool, Unfit> {
+    if saved.when_obtained().is_none_or(|at| at > now) {
         return Err(Unfit::FromTheFuture);
     }
     let provider = default_provider().ok_or(Unfit::NoProvider)?;
     let tls =
         TlsPolicy::new(provider, TlsSettings::new()).map_err(|_no_tls13| Unfit::NoProvider)?;
-    let material = Arc::new(saved.to_material().map_err(Unfit::Material)?);
-    let snapshot = Snapshot::build(&material, None, now, &tls).map_err(Unfit::Material)?;
+    let snapshot = Snapshot::build(saved, None, now, &tls).map_err(Unfit::Material)?;
     // By the default schedule; by another one the renewer may fetch a newer certificate at once.
     let schedule = RenewalSchedule::new();
     let point = schedule.renewal_point(&snapshot.usable_lifetime(), snapshot.leaf_sha256());

@@ -28,8 +28,8 @@ pub(crate) fn default_provider() -> Option<Arc<CryptoProvider>> {
 mod wiping {
     use std::sync::Arc;
 
+    use rustls::crypto::KeyProvider;
     use rustls::crypto::aws_lc_rs::{default_provider, sign};
-    use rustls::crypto::{CryptoProvider, KeyProvider};
     use rustls::sign::SigningKey;
     use rustls_pki_types::PrivateKeyDer;
     use zeroize::Zeroizing;
@@ -47,8 +47,7 @@ mod wiping {
         }
 
         fn fips(&self) -> bool {
-            let CryptoProvider { key_provider, .. } = default_provider();
-            key_provider.fips()
+            default_provider().key_provider.fips()
         }
     }
 }

@@ -1,4 +1,3 @@
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +7,8 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::error::StartError;
-use crate::material::{formats, part};
+use crate::error::{BoxError, StartError};
+use crate::material::{MaterialError, formats, part};
 
 /// How a live certificate's configs speak TLS and verify servers.
 ///
@@ -39,10 +38,11 @@ use crate::material::{formats, part};
 #[derive(Clone)]
 #[must_use]
 pub struct TlsSettings {
-    pub(super) oldest: OldestVersion,
-    server_roots: Option<Given>,
+    pub(super) allow_tls12: bool,
+    /// As they were read: an error is reported at the start.
+    server_roots: Option<Result<Vec<CertificateDer<'static>>, MaterialError>>,
     server_verifier: Option<Arc<MakeVerifier>>,
-    verify: Verify,
+    verify_ca: bool,
     server_name: Option<String>,
     roots_overlap: Duration,
 }
@@ -55,19 +55,6 @@ pub(super) type MakeVerifier = dyn Fn(
     + Send
     + Sync;
 
-/// The oldest TLS version that is spoken.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum OldestVersion {
-    Tls12,
-    Tls13,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Verify {
-    ChainAndName,
-    Chain,
-}
-
 impl Default for TlsSettings {
     fn default() -> Self {
         Self::new()
@@ -78,10 +65,10 @@ impl TlsSettings {
     /// Every setting at its default.
     pub const fn new() -> Self {
         Self {
-            oldest: OldestVersion::Tls13,
+            allow_tls12: false,
             server_roots: None,
             server_verifier: None,
-            verify: Verify::ChainAndName,
+            verify_ca: false,
             server_name: None,
             roots_overlap: Duration::ZERO,
         }
@@ -91,7 +78,7 @@ impl TlsSettings {
     ///
     /// TLS 1.2 sends the client's certificate in the clear: anyone on the path can read its names.
     pub const fn allow_tls12(mut self) -> Self {
-        self.oldest = OldestVersion::Tls12;
+        self.allow_tls12 = true;
         self
     }
 
@@ -103,7 +90,7 @@ impl TlsSettings {
     /// certificates are ignored. The last call of this and [`server_roots`](Self::server_roots)
     /// counts.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.server_roots = Some(Given::Pem(pem.as_ref().to_vec()));
+        self.server_roots = Some(formats::pem_certificates(part::ROOTS, pem.as_ref()));
         self
     }
 
@@ -112,7 +99,7 @@ impl TlsSettings {
         mut self,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Self {
-        self.server_roots = Some(Given::Der(roots.into_iter().collect()));
+        self.server_roots = Some(Ok(roots.into_iter().collect()));
         self
     }
 
@@ -157,7 +144,7 @@ impl TlsSettings {
     /// Any server that holds a certificate of the roots' CA is then trusted, whatever name was
     /// dialled: use it only with a private CA that issues to no one else.
     pub const fn verify_ca(mut self) -> Self {
-        self.verify = Verify::Chain;
+        self.verify_ca = true;
         self
     }
 
@@ -194,27 +181,31 @@ impl TlsSettings {
 
     pub(super) fn read(self) -> Result<ServerTrust, StartError> {
         let overlap = self.roots_overlap;
-        let (fixed_roots, overlap) = match self.server_roots {
-            None => (None, overlap),
-            Some(given) if overlap.is_zero() => (Some(Arc::new(given.read()?)), overlap),
-            Some(_) => {
-                let got = Some(format!("{overlap:?}"));
-                let problem = "expected zero, because server_roots are fixed";
-                return Err(invalid("roots_overlap", got, problem));
-            }
-        };
-        let verification = match (self.verify, self.server_verifier) {
-            (Verify::ChainAndName, None) => Verification::ChainAndName,
-            (Verify::ChainAndName, Some(make)) => Verification::Own(make),
-            (Verify::Chain, None) if self.server_name.is_none() => Verification::Chain,
-            (Verify::Chain, verifier) => {
+        if self.server_roots.is_some() && !overlap.is_zero() {
+            let got = Some(format!("{overlap:?}"));
+            let problem = "expected zero, because server_roots are fixed";
+            return Err(invalid("roots_overlap", got, problem, None));
+        }
+        let fixed_roots = self.server_roots.map(root_store).transpose()?;
+        let verification = match (self.verify_ca, self.server_verifier) {
+            (false, None) => Verification::ChainAndName,
+            (false, Some(make)) => Verification::Own(make),
+            (true, None) if self.server_name.is_none() => Verification::Chain,
+            (true, verifier) => {
                 let other = verifier.map_or("server_name", |_| "server_verifier");
                 let problem = format!("expected no {other} together with it");
-                return Err(invalid("verify_ca", None, problem));
+                return Err(invalid("verify_ca", None, problem, None));
             }
         };
+        let read_name = |name: String| {
+            ServerName::try_from(name.clone()).map_err(|cause| {
+                let problem = "expected a DNS name or an IP address";
+                let got = Some(format!("{name:?}"));
+                invalid("server_name", got, problem, Some(cause.into()))
+            })
+        };
         Ok(ServerTrust {
-            fixed_roots,
+            fixed_roots: fixed_roots.map(Arc::new),
             overlap,
             verification,
             name: self.server_name.map(read_name).transpose()?,
@@ -225,10 +216,10 @@ impl TlsSettings {
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSettings")
-            .field("oldest", &self.oldest)
-            .field("server_roots", &self.server_roots)
+            .field("allow_tls12", &self.allow_tls12)
+            .field("server_roots", &self.server_roots.is_some())
             .field("server_verifier", &self.server_verifier.is_some())
-            .field("verify", &self.verify)
+            .field("verify_ca", &self.verify_ca)
             .field("server_name", &self.server_name)
             .field("roots_overlap", &self.roots_overlap)
             .finish()
@@ -246,80 +237,46 @@ pub(super) struct ServerTrust {
 }
 
 /// How a server's certificate is verified.
-#[derive(Clone)]
 pub(super) enum Verification {
     ChainAndName,
     Chain,
     Own(Arc<MakeVerifier>),
 }
 
-/// Roots in the form in which they were given.
-#[derive(Clone)]
-enum Given {
-    Pem(Vec<u8>),
-    Der(Vec<CertificateDer<'static>>),
-}
-
-/// The text may be anything, even a key by mistake: only its size is shown.
-impl fmt::Debug for Given {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pem(text) => f.debug_tuple("Pem").field(&text.len()).finish(),
-            Self::Der(list) => f.debug_tuple("Der").field(&list.len()).finish(),
-        }
+fn root_store(
+    list: Result<Vec<CertificateDer<'static>>, MaterialError>,
+) -> Result<RootCertStore, StartError> {
+    let refused = |problem: String, cause| invalid("server_roots", None, problem, cause);
+    let list = list.map_err(|cause| {
+        let problem = "expected certificates in PEM".to_owned();
+        refused(problem, Some(cause.into()))
+    })?;
+    if list.is_empty() {
+        return Err(refused(
+            "expected at least one certificate".to_owned(),
+            None,
+        ));
     }
-}
-
-impl Given {
-    fn read(self) -> Result<RootCertStore, StartError> {
-        let list = match self {
-            Self::Der(list) => list,
-            Self::Pem(text) => formats::pem_certificates(part::ROOTS, &text).map_err(|cause| {
-                invalid_because("server_roots", None, "expected certificates in PEM", cause)
-            })?,
-        };
-        if list.is_empty() {
-            let problem = "expected at least one certificate";
-            return Err(invalid("server_roots", None, problem));
-        }
-        let mut roots = RootCertStore::empty();
-        for (index, root) in list.into_iter().enumerate() {
-            roots.add(root).map_err(|cause| {
-                let problem = format!("certificate {index} cannot be a root");
-                invalid_because("server_roots", None, problem, cause)
-            })?;
-        }
-        Ok(roots)
+    let mut roots = RootCertStore::empty();
+    for (index, root) in list.into_iter().enumerate() {
+        roots.add(root).map_err(|cause| {
+            let problem = format!("certificate {index} cannot be a root");
+            refused(problem, Some(cause.into()))
+        })?;
     }
+    Ok(roots)
 }
 
-fn read_name(name: String) -> Result<ServerName<'static>, StartError> {
-    ServerName::try_from(name.as_str())
-        .map(|read| read.to_owned())
-        .map_err(|cause| {
-            let problem = "expected a DNS name or an IP address";
-            invalid_because("server_name", Some(format!("{name:?}")), problem, cause)
-        })
-}
-
-fn invalid(field: &'static str, got: Option<String>, problem: impl Into<String>) -> StartError {
+pub(super) fn invalid(
+    field: &'static str,
+    got: Option<String>,
+    problem: impl Into<String>,
+    cause: Option<BoxError>,
+) -> StartError {
     StartError::Setting {
         field,
         got,
         problem: problem.into(),
-        cause: None,
+        cause,
     }
-}
-
-pub(super) fn invalid_because(
-    field: &'static str,
-    got: Option<String>,
-    problem: impl Into<String>,
-    because: impl Error + Send + Sync + 'static,
-) -> StartError {
-    let mut error = invalid(field, got, problem);
-    if let StartError::Setting { cause, .. } = &mut error {
-        *cause = Some(Box::new(because));
-    }
-    error
 }

@@ -22,13 +22,10 @@ pub(super) struct ServerVerifier {
     lasting: Stage,
     /// Trusted until their overlap ends, oldest first.
     old: Vec<OldRoot>,
-    overlap: Duration,
     /// At index `i`: also trusts the old roots from `i` on; made when it is needed.
     overlapping: Vec<OnceLock<Stage>>,
-    verification: Verification,
+    trust: Arc<ServerTrust>,
     provider: Arc<CryptoProvider>,
-    /// Verified instead of the dialled name.
-    name: Option<ServerName<'static>>,
 }
 
 /// A verifier and the roots that it trusts.
@@ -40,7 +37,7 @@ struct Stage {
 impl ServerVerifier {
     /// `delivered` are the delivered roots of `trusted`, parsed.
     pub(super) fn new(
-        trust: &ServerTrust,
+        trust: &Arc<ServerTrust>,
         delivered: Arc<RootCertStore>,
         trusted: &TrustedRoots,
         provider: &Arc<CryptoProvider>,
@@ -48,13 +45,11 @@ impl ServerVerifier {
         let lasting = trust.fixed_roots.clone().unwrap_or(delivered);
         let old = trusted.old.clone();
         let verifier = Self {
-            lasting: trust.verification.stage(lasting, provider)?,
+            lasting: trust.stage(lasting, provider)?,
             overlapping: old.iter().map(|_| OnceLock::new()).collect(),
             old,
-            overlap: trust.overlap,
-            verification: trust.verification.clone(),
+            trust: Arc::clone(trust),
             provider: Arc::clone(provider),
-            name: trust.name.clone(),
         };
         // An own verifier that refuses the roots of today must refuse the material, not a handshake.
         if !verifier.old.is_empty() {
@@ -66,7 +61,7 @@ impl ServerVerifier {
     /// By the handshake's clock: an overlap ends without a rotation.
     fn at(&self, now: UnixTime) -> Result<&Stage, Error> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.overlap);
+        let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.trust.overlap);
         match self.old.iter().position(is_trusted) {
             Some(first) => self.with_old_from(first),
             None => Ok(&self.lasting),
@@ -82,20 +77,24 @@ impl ServerVerifier {
         for old in &self.old[first..] {
             roots.add(old.root.clone())?;
         }
-        let stage = self.verification.stage(Arc::new(roots), &self.provider)?;
+        let stage = self.trust.stage(Arc::new(roots), &self.provider)?;
         Ok(made.get_or_init(|| stage))
+    }
+
+    fn lasting(&self) -> &dyn ServerCertVerifier {
+        &*self.lasting.verifier
     }
 }
 
-impl Verification {
+impl ServerTrust {
     fn stage(
         &self,
         roots: Arc<RootCertStore>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Stage, Error> {
-        let verifier = match self {
-            Self::Own(make) => make(Arc::clone(&roots), provider)?,
-            Self::ChainAndName | Self::Chain => {
+        let verifier = match &self.verification {
+            Verification::Own(make) => make(Arc::clone(&roots), provider)?,
+            Verification::ChainAndName | Verification::Chain => {
                 WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
                     .build()
                     .map_err(|error| Error::Other(OtherError(Arc::new(error))))?
@@ -116,7 +115,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Stage { roots, verifier } = self.at(now)?;
-        if let Verification::Chain = self.verification {
+        if let Verification::Chain = self.trust.verification {
             let end_entity = ParsedCertificate::try_from(end_entity)?;
             let algorithms = self.provider.signature_verification_algorithms.all;
             return verify_server_cert_signed_by_trust_anchor(
@@ -128,7 +127,7 @@ impl ServerCertVerifier for ServerVerifier {
             )
             .map(|()| ServerCertVerified::assertion());
         }
-        let name = self.name.as_ref().unwrap_or(dialled);
+        let name = self.trust.name.as_ref().unwrap_or(dialled);
         verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
     }
 
@@ -138,9 +137,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting
-            .verifier
-            .verify_tls12_signature(message, cert, signed)
+        self.lasting().verify_tls12_signature(message, cert, signed)
     }
 
     fn verify_tls13_signature(
@@ -149,21 +146,19 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting
-            .verifier
-            .verify_tls13_signature(message, cert, signed)
+        self.lasting().verify_tls13_signature(message, cert, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.lasting.verifier.supported_verify_schemes()
+        self.lasting().supported_verify_schemes()
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        self.lasting.verifier.requires_raw_public_keys()
+        self.lasting().requires_raw_public_keys()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        self.lasting.verifier.root_hint_subjects()
+        self.lasting().root_hint_subjects()
     }
 }
 
@@ -220,6 +215,7 @@ mod tests {
 
         let provider = crate::tls::default_provider().unwrap();
         let trust = TlsSettings::new().roots_overlap(overlap).read().unwrap();
+        let trust = Arc::new(trust);
         let mut delivered = RootCertStore::empty();
         delivered.add(d.root.clone()).unwrap();
         let delivered = Arc::new(delivered);

@@ -17,7 +17,7 @@ fn source(values: [&str; 3]) -> EnvSource {
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     EnvSource {
-        variables: Variables { given: Some(given) },
+        lookup: Box::new(move |name| given.get(name).cloned()),
         ..EnvSource::new(NAMES[0], NAMES[1], NAMES[2])
     }
 }
