@@ -9,7 +9,10 @@ mod tokens;
 mod wrapping;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use credential::{CredentialId, granted};
+pub(crate) use credential::granted;
 pub use method::Auth;
 pub use secret::Secret;
 pub(crate) use tokens::{LoginBudget, Token, Tokens};
+
+/// A digest, which identifies a credential without revealing it.
+pub(crate) type CredentialId = perennial::CacheKey;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::credential::CredentialId;
+use super::CredentialId;
 use crate::error::{Failure, Problem};
 use crate::verdict::Verdict;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use perennial::{CacheKey, Snapshot};
+use perennial::Snapshot;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -11,6 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::CredentialId;
 use super::lease::{Lease, Renewal};
 use super::method::{Auth, Method};
 use super::secret::Part;
@@ -18,9 +19,6 @@ use super::wrapping::{self, Unwrapped};
 use crate::error::{Failure, Problem};
 use crate::http::{Reply, Request, Round};
 use crate::verdict::Operation;
-
-/// A digest, which identifies a credential without revealing it.
-pub(crate) type CredentialId = CacheKey;
 
 /// A credential as it is now, ready to be sent.
 pub(super) struct Credential {

@@ -10,8 +10,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::CredentialId;
 use super::back_off::BackOff;
-use super::credential::{Credential, CredentialId, Granted, renew};
+use super::credential::{Credential, Granted, renew};
 use super::lease::{Decision, Lease, Renewal, TokenFacts, after_failure, after_renewal};
 use super::method::Auth;
 use super::wrapping::Unwrapped;
