@@ -13,13 +13,13 @@ use crate::verdict::{CREDENTIAL_BACK_OFF, Operation, Verdict};
 /// The outcome of the last wrapping token; one that has an outcome is not sent again.
 #[derive(Default)]
 pub(super) struct Unwrapped {
-    last: Option<(CredentialId, Outcome)>,
+    last: Option<(CredentialId, UnwrapOutcome)>,
     /// The wrapping token whose unwrapping was sent and not answered.
     unanswered: Option<CredentialId>,
 }
 
 /// The secret_id, or why its wrapping token must not be trusted.
-type Outcome = Result<Zeroizing<String>, Arc<Problem>>;
+type UnwrapOutcome = Result<Zeroizing<String>, Arc<Problem>>;
 
 impl Unwrapped {
     /// The secret_id in memory, and the wrapping token that it came from.
@@ -69,7 +69,7 @@ async fn check_and_unwrap(
     mount: &str,
     unanswered: &mut Option<CredentialId>,
     round: &mut Round<'_>,
-) -> Result<Outcome, Failure> {
+) -> Result<UnwrapOutcome, Failure> {
     let made_by = match made_by(wrapping_token, round).await {
         Ok(path) => path,
         Err(failure) => {
