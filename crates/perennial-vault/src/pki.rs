@@ -481,30 +481,13 @@ pub use fuzz_tests::Reader;
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn warnings_are_logged_once_per_change() {
-        let log = Log::default();
-        let writer = log.clone();
+        let log = tempfile::NamedTempFile::new().unwrap();
         let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
+            .with_writer(Arc::new(log.reopen().unwrap()))
             .finish();
         let warnings = Warnings::default();
         tracing::subscriber::with_default(subscriber, || {
@@ -514,7 +497,7 @@ mod tests {
                 warnings.report(&list);
             }
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = std::fs::read_to_string(log.path()).unwrap();
         assert_eq!(text.matches("WARN").count(), 3, "{text}");
     }
 }
