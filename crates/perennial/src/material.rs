@@ -28,7 +28,8 @@ pub struct CertMaterial {
     chain: Vec<CertificateDer<'static>>,
     key: Key,
     roots: Vec<CertificateDer<'static>>,
-    anchoring: Anchoring,
+    /// One PKI for clients and servers; if not, the roots verify servers alone.
+    roots_issue_leaf: bool,
     obtained_at: Option<SystemTime>,
     warnings: Vec<String>,
     guard: Option<Guard>,
@@ -36,15 +37,6 @@ pub struct CertMaterial {
 
 /// Dropped with the last snapshot or material that holds it.
 pub(crate) type Guard = Arc<dyn Any + Send + Sync>;
-
-/// Whether the roots must issue the leaf too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Anchoring {
-    /// The CA of clients and the CA of servers may differ: the roots only verify servers.
-    ServersOnly,
-    /// One PKI for both: a leaf that no root issued is a mistake.
-    RootsIssueLeaf,
-}
 
 #[derive(Clone)]
 pub(crate) enum Key {
@@ -144,7 +136,7 @@ impl CertMaterial {
             chain,
             key,
             roots,
-            anchoring: Anchoring::ServersOnly,
+            roots_issue_leaf: false,
             obtained_at: None,
             warnings: Vec::new(),
             guard: None,
@@ -154,7 +146,7 @@ impl CertMaterial {
     /// Declares that the roots issue the leaf: a leaf that no root issued is then refused.
     #[must_use]
     pub fn roots_issue_leaf(mut self) -> Self {
-        self.anchoring = Anchoring::RootsIssueLeaf;
+        self.roots_issue_leaf = true;
         self
     }
 
@@ -198,7 +190,7 @@ impl CertMaterial {
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
         let mut other = Self::new(self.chain.clone(), self.key.clone(), roots)?;
-        other.anchoring = self.anchoring;
+        other.roots_issue_leaf = self.roots_issue_leaf;
         other.obtained_at = self.obtained_at;
         other.warnings.clone_from(&self.warnings);
         other.guard.clone_from(&self.guard);
@@ -242,8 +234,8 @@ impl CertMaterial {
         &self.chain[0]
     }
 
-    pub(crate) fn anchoring(&self) -> Anchoring {
-        self.anchoring
+    pub(crate) fn roots_must_issue_leaf(&self) -> bool {
+        self.roots_issue_leaf
     }
 
     /// A digest over chain, key and roots: equal material publishes nothing.

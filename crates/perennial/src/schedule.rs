@@ -173,12 +173,9 @@ impl RenewalSchedule {
         let width = RENEWAL_BAND.end - RENEWAL_BAND.start;
         let room = 1.0 - EARLIEST_RENEWAL - width;
         let outage = self.outage.as_secs_f64();
-        let (lowest, highest) = (
-            RETRY_CAP_BOUNDS.0.as_secs_f64(),
-            RETRY_CAP_BOUNDS.1.as_secs_f64(),
-        );
+        let (lowest, highest) = RETRY_CAP_BOUNDS;
         let proportional = outage / (room - RETRY_CAP);
-        let cap = (proportional * RETRY_CAP).clamp(lowest, highest);
+        let cap = (proportional * RETRY_CAP).clamp(lowest.as_secs_f64(), highest.as_secs_f64());
         Duration::from_secs_f64((outage + cap) / room)
     }
 }

@@ -64,7 +64,7 @@ impl Snapshot {
         tls.verify_chain(
             &certified.cert,
             &roots,
-            material.anchoring(),
+            material.roots_must_issue_leaf(),
             unix_time(now),
         )?;
         let trusted_roots = TrustedRoots::after(

@@ -1,6 +1,5 @@
 //! One client config per generation, all made by one policy.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, Wants
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::StartError;
-use crate::material::{Anchoring, Key, MaterialError, part};
+use crate::material::{Key, MaterialError, part};
 
 mod provider;
 pub(crate) use provider::default_provider;
@@ -90,16 +89,16 @@ impl TlsPolicy {
         &self,
         chain: &[CertificateDer<'static>],
         roots: &RootCertStore,
-        anchoring: Anchoring,
+        roots_issue_leaf: bool,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(MaterialError::Missing { part: part::CHAIN });
         };
-        let anchors = match (anchoring, intermediates.last()) {
-            (Anchoring::RootsIssueLeaf, _) => roots.clone(),
-            (Anchoring::ServersOnly, None) => return Ok(()),
-            (Anchoring::ServersOnly, Some(last)) => {
+        let anchors = match intermediates.last() {
+            _ if roots_issue_leaf => roots.clone(),
+            None => return Ok(()),
+            Some(last) => {
                 let mut anchors = RootCertStore::empty();
                 anchors.add(last.clone()).map_err(MaterialError::Chain)?;
                 anchors
@@ -156,11 +155,5 @@ fn pair(
             Err(MaterialError::KeyMismatch)
         }
         Err(error) => Err(MaterialError::Key(error)),
-    }
-}
-
-impl fmt::Debug for TlsPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsPolicy").finish_non_exhaustive()
     }
 }

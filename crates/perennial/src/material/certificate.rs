@@ -128,13 +128,11 @@ impl Certificate {
     }
 
     fn read(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let (rest, cert) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let (rest, cert) = X509Certificate::from_der(der).map_err(text)?;
         if !rest.is_empty() {
             return Err(format!("{} bytes follow the certificate", rest.len()));
         }
-        let usage = cert
-            .extended_key_usage()
-            .map_err(|error| error.to_string())?;
+        let usage = cert.extended_key_usage().map_err(text)?;
         let name = |name: &x509_parser::x509::X509Name<'_>| DistinguishedName {
             der: name.as_raw().to_vec(),
             text: name.to_string(),
@@ -218,6 +216,10 @@ fn system_time(time: ASN1Time) -> Result<SystemTime, String> {
     read.ok_or_else(|| format!("the validity time {time} is out of range"))
 }
 
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
 fn names(cert: &X509Certificate<'_>) -> Result<Names, String> {
     let mut names = Names {
         common_name: cert
@@ -228,10 +230,7 @@ fn names(cert: &X509Certificate<'_>) -> Result<Names, String> {
             .map(str::to_owned),
         ..Names::default()
     };
-    let extension = cert
-        .subject_alternative_name()
-        .map_err(|error| error.to_string())?;
-    let Some(extension) = extension else {
+    let Some(extension) = cert.subject_alternative_name().map_err(text)? else {
         return Ok(names);
     };
     for name in &extension.value.general_names {

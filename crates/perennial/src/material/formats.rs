@@ -87,19 +87,16 @@ pub(crate) fn pem_private_key(
     Ok(key.clone_key())
 }
 
-#[cfg(feature = "encrypted-keys")]
 fn decrypt(der: &[u8], passphrase: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
-    let passphrase = passphrase.ok_or(MaterialError::Encrypted {
-        problem: "give the source the passphrase",
-    })?;
-    super::encrypted::decrypt(der, passphrase)
-}
-
-#[cfg(not(feature = "encrypted-keys"))]
-fn decrypt(_: &[u8], _: Option<&[u8]>) -> Result<PrivateKeyDer<'static>, MaterialError> {
-    Err(MaterialError::Encrypted {
-        problem: "enable the feature `encrypted-keys` and give the source the passphrase",
-    })
+    #[cfg(not(feature = "encrypted-keys"))]
+    let _ = der;
+    let problem = match passphrase {
+        #[cfg(feature = "encrypted-keys")]
+        Some(passphrase) => return super::encrypted::decrypt(der, passphrase),
+        _ if cfg!(feature = "encrypted-keys") => "give the source the passphrase",
+        _ => "enable the feature `encrypted-keys` and give the source the passphrase",
+    };
+    Err(MaterialError::Encrypted { problem })
 }
 
 /// DER as it is, or decoded from base64.

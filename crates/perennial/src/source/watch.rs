@@ -118,14 +118,14 @@ impl Armed {
             Some(watcher) => watcher,
             none => none.insert(new_watcher(Arc::clone(woken))?),
         };
-        for (folder, id) in std::mem::take(&mut self.folders) {
-            if wanted.get(&folder) == Some(&id) {
-                self.folders.insert(folder, id);
-            } else {
+        self.folders.retain(|folder, id| {
+            let stays = wanted.get(folder) == Some(id);
+            if !stays {
                 // Fails if the folder was removed, which removed its watch.
-                let _ = watcher.unwatch(&folder);
+                let _ = watcher.unwatch(folder);
             }
-        }
+            stays
+        });
         let mut outcome = Ok(());
         for (folder, id) in wanted {
             if self.folders.contains_key(&folder) {

@@ -7,7 +7,7 @@ use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 use crate::digest::digest;
-use crate::material::{Anchoring, CertMaterial, Key, MaterialError, formats, part, pem};
+use crate::material::{CertMaterial, Key, MaterialError, formats, part, pem};
 use crate::source::CacheKey;
 
 /// The first line, with the one format that is written and read.
@@ -88,7 +88,7 @@ pub(super) fn render(
         "{HEAD}{} {} {} {}\n",
         since.unwrap_or_default().as_nanos(),
         material.chain().len(),
-        material.anchoring() == Anchoring::RootsIssueLeaf,
+        material.roots_must_issue_leaf(),
         Base64::encode_string(cache_key.as_bytes()),
     );
     text.extend(facts.bytes());
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(read.cache_key, cache_key());
         let obtained_at = noon() + Duration::from_nanos(5);
         assert_eq!(read.material.when_obtained(), Some(obtained_at));
-        assert_eq!(read.material.anchoring(), saved.anchoring());
+        assert!(read.material.roots_must_issue_leaf());
         assert_eq!(read.material.digest(), saved.digest());
     }
 
