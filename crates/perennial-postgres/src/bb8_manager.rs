@@ -29,16 +29,6 @@ impl CertConnectionManager {
     }
 
     /// Adds the cause to the error of bb8's `get()`.
-    ///
-    /// # Example
-    /// ```no_run
-    /// # use perennial_postgres::{CertConnectionManager, ConnectError};
-    /// # async fn example(
-    /// #     pool: bb8::Pool<CertConnectionManager>, manager: CertConnectionManager,
-    /// # ) -> Result<(), ConnectError> {
-    /// let client = pool.get().await.map_err(|error| manager.explain(error))?;
-    /// # Ok(()) }
-    /// ```
     pub fn explain(&self, error: RunError<ConnectError>) -> ConnectError {
         match error {
             RunError::User(error) => error,

@@ -1,7 +1,6 @@
 //! What happens to a connection when it is connected, checked out and returned.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, sleep};
 
@@ -57,7 +56,13 @@ pub(crate) fn check_out(
 ) -> Result<(), ConnectError> {
     state.check_not_draining()?;
     if connection.is_claimed() {
-        warn_of_early_use(state);
+        // The pool's own hook has claimed it, which kept it from being moved until now.
+        state.early_use.call_once(|| {
+            tracing::warn!(
+                pool = state.observer.pool(),
+                "a connection was used before its first check-out, as by bb8's connection_customizer: it cannot be moved until it has been returned once; use on_connect"
+            );
+        });
     }
     connection.slot().mark_pooled(true);
     if !connection.session().is_usable() {
@@ -130,15 +135,5 @@ fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
         let old = connection.exchange(spare);
         state.retire(&old.driver, RetireReason::Rotated);
         state.wake.notify_one();
-    }
-}
-
-/// Warns once that the pool's own hook has claimed a connection, which keeps it from being moved.
-fn warn_of_early_use(state: &PoolState) {
-    if !state.has_warned_of_early_use.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            pool = state.observer.pool(),
-            "a connection was used before its first check-out, as by bb8's connection_customizer: it cannot be moved until it has been returned once; use on_connect"
-        );
     }
 }

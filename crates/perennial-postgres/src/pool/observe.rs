@@ -160,8 +160,7 @@ impl Observer {
 
     pub(crate) fn replacing(&self, connects: usize) {
         self.counts().replacing = connects;
-        let pool = self.pool().to_owned();
-        metrics::gauge!("perennial_pool_replacing", "pool" => pool).set(connects as f64);
+        self.gauge("perennial_pool_replacing", connects as f64);
     }
 
     pub(crate) fn connected(&self) {
@@ -230,9 +229,6 @@ impl Observer {
     }
 
     pub(crate) fn gauges(&self, newest: u64, status: &PoolStatus) {
-        let gauge = |name: &'static str, value: f64| {
-            metrics::gauge!(name, "pool" => self.pool().to_owned()).set(value);
-        };
         let mut by_age = [("current", 0), ("previous", 0), ("older", 0)];
         for (generation, connections) in &status.by_generation {
             let age = newest.saturating_sub(*generation).min(2) as usize;
@@ -245,17 +241,19 @@ impl Observer {
             )
             .set(connections as f64);
         }
-        gauge(
-            "perennial_pool_expired_in_use",
-            status.expired_in_use as f64,
-        );
-        gauge("perennial_pool_draining", status.draining as f64);
+        let expired = status.expired_in_use as f64;
+        self.gauge("perennial_pool_expired_in_use", expired);
+        self.gauge("perennial_pool_draining", status.draining as f64);
         // Infinite while nothing is open: nothing expires, and no alert must fire.
         let oldest = status.oldest_not_after.map_or(f64::INFINITY, |oldest| {
             let expiry = oldest.duration_since(SystemTime::UNIX_EPOCH);
             expiry.unwrap_or_default().as_secs_f64()
         });
-        gauge("perennial_pool_oldest_expiry_timestamp_seconds", oldest);
+        self.gauge("perennial_pool_oldest_expiry_timestamp_seconds", oldest);
+    }
+
+    fn gauge(&self, name: &'static str, value: f64) {
+        metrics::gauge!(name, "pool" => self.pool().to_owned()).set(value);
     }
 
     fn send(&self, event: PoolEvent) {

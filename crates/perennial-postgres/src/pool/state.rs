@@ -1,7 +1,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use perennial::{LiveCert, Reporter, Rotations, Snapshot};
@@ -49,8 +49,8 @@ pub(crate) struct PoolState {
     pub(crate) urgent_until: AtomicU64,
     /// Whether the pool hands out no more connections.
     pub(crate) is_draining: AtomicBool,
-    /// Whether the warning about connections that were used before their check-out was logged.
-    pub(crate) has_warned_of_early_use: AtomicBool,
+    /// Logs once that connections were used before their check-out.
+    pub(crate) early_use: Once,
     rotations: Rotations,
     slots: Mutex<Vec<Weak<Slot>>>,
     draining: Mutex<Vec<Arc<Driver>>>,
@@ -71,7 +71,7 @@ impl PoolState {
             restart: Notify::new(),
             urgent_until: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
-            has_warned_of_early_use: AtomicBool::new(false),
+            early_use: Once::new(),
             slots: Mutex::default(),
             draining: Mutex::default(),
         }
