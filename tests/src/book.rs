@@ -32,12 +32,3 @@ struct Kubernetes;
 
 #[doc = include_str!("../../docs/src/coming-from.md")]
 struct ComingFrom;
-
-#[doc = include_str!("../../crates/perennial/README.md")]
-struct CoreReadme;
-
-#[doc = include_str!("../../crates/perennial-vault/README.md")]
-struct VaultReadme;
-
-#[doc = include_str!("../../crates/perennial-postgres/README.md")]
-struct PostgresReadme;
