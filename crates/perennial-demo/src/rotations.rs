@@ -85,7 +85,7 @@ impl Log {
         while let Some(event) = events.next().await {
             match event {
                 Event::RenewalFailed { error, .. } => {
-                    self.add(format!("renewal failed: {}", with_causes(&error)));
+                    self.add(format!("renewal failed: {}", with_causes(&*error)));
                 }
                 Event::Expired { generation, .. } => {
                     self.add(format!("generation {generation} expired"));

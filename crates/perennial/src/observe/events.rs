@@ -29,7 +29,8 @@ pub enum Event {
     /// A fetch failed, or its result was refused.
     RenewalFailed {
         /// Why.
-        error: RenewError,
+        // Shared: each live certificate has a backlog of 64 places of the largest event's size.
+        error: Arc<RenewError>,
         /// Failures in a row, this one included.
         in_a_row: u32,
         /// When the renewer tries again, wall clock.

@@ -100,7 +100,7 @@ impl Signals {
             tracing::debug!(certificate, error = %causes, in_a_row, remaining = ?left, retry_in = ?wait, "renewal failed");
         }
         self.emit(Event::RenewalFailed {
-            error: error.clone(),
+            error: Arc::new(error.clone()),
             in_a_row,
             retry_at,
         });
