@@ -98,7 +98,7 @@ pub use schedule::RenewalSchedule;
 pub use snapshot::Snapshot;
 pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
-    source_fn,
+    keyed_source_fn, source_fn,
 };
 pub use tls::TlsSettings;
 

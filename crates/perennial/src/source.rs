@@ -12,7 +12,7 @@ use crate::material::CertMaterial;
 use crate::snapshot::Snapshot;
 
 mod closure;
-pub use closure::source_fn;
+pub use closure::{keyed_source_fn, source_fn};
 mod env;
 pub use env::EnvSource;
 mod file;

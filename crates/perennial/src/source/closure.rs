@@ -1,4 +1,4 @@
-use super::{CertSource, FetchContext, Fetched};
+use super::{CacheKey, CertSource, FetchContext, Fetched};
 use crate::error::SourceError;
 
 /// Makes a source of an async closure that is called for each fetch.
@@ -23,10 +23,20 @@ where
     Fut: Future<Output = Result<T, SourceError>> + Send,
     T: Into<Fetched>,
 {
-    SourceFn(fetch)
+    SourceFn(fetch, None)
 }
 
-struct SourceFn<F>(F);
+/// As [`source_fn`], with a cache key, so that [`saved_at`](CertSource::saved_at) saves.
+pub fn keyed_source_fn<F, Fut, T>(key: CacheKey, fetch: F) -> impl CertSource
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, SourceError>> + Send,
+    T: Into<Fetched>,
+{
+    SourceFn(fetch, Some(key))
+}
+
+struct SourceFn<F>(F, Option<CacheKey>);
 
 impl<F, Fut, T> CertSource for SourceFn<F>
 where
@@ -36,5 +46,9 @@ where
 {
     async fn fetch(&self, _: FetchContext<'_>) -> Result<Fetched, SourceError> {
         (self.0)().await.map(Into::into)
+    }
+
+    fn cache_key(&self) -> Option<CacheKey> {
+        self.1
     }
 }

@@ -203,6 +203,9 @@ mod tests {
         let of = |key| KeyedSource::new(&script, Some(key));
         let plain = || source_fn(async || unset());
         assert_eq!(plain().or(plain()).cache_key(), None);
+        let key = CacheKey::of([b"a".as_slice()]);
+        let keyed = crate::keyed_source_fn(key, async || unset());
+        assert_eq!(keyed.cache_key(), Some(key));
         let all = [
             of("a").or(of("b")).cache_key(),
             of("b").or(of("a")).cache_key(),
