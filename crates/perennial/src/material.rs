@@ -17,6 +17,7 @@ pub(crate) mod formats;
 pub(crate) mod pem;
 
 pub use certificate::{Certificate, Names, Serial};
+pub(crate) use certificate::{Form, Link, PublicKey, folded_der};
 pub use error::MaterialError;
 pub(crate) use error::part;
 

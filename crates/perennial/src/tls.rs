@@ -14,6 +14,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use crate::error::StartError;
 use crate::material::{Key, MaterialError, part};
 
+mod advice;
+pub use advice::{explaining_verifier, server_certificate_advice};
 mod provider;
 pub(crate) use provider::default_provider;
 mod roots;

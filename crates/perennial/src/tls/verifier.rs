@@ -11,8 +11,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::advice::{Presented, WayPast, explained};
 use super::roots::{OldRoot, TrustedRoots, in_overlap};
 use super::settings::{ServerTrust, Verification};
+use crate::material::Certificate;
 
 /// Verifies the servers of one generation.
 ///
@@ -60,7 +62,7 @@ impl ServerVerifier {
 
     /// By the handshake's clock: an overlap ends without a rotation.
     fn at(&self, now: UnixTime) -> Result<&Stage, Error> {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let now = system_time(now);
         let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.trust.overlap);
         match self.old.iter().position(is_trusted) {
             Some(first) => self.with_old_from(first),
@@ -104,6 +106,58 @@ impl ServerTrust {
     }
 }
 
+impl ServerTrust {
+    /// Without the name, as libpq's `verify-ca` has it.
+    fn verify_chain(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        roots: &RootCertStore,
+        now: UnixTime,
+        provider: &CryptoProvider,
+    ) -> Result<ServerCertVerified, Error> {
+        let algorithms = provider.signature_verification_algorithms.all;
+        let chain = ParsedCertificate::try_from(end_entity).and_then(|end_entity| {
+            verify_server_cert_signed_by_trust_anchor(
+                &end_entity,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            )
+        });
+        match chain {
+            Err(_) if is_root(end_entity, roots, now) => Ok(()),
+            chain => chain,
+        }
+        .map(|()| ServerCertVerified::assertion())
+    }
+}
+
+/// Whether a valid server's certificate is a root itself: the same name and key.
+///
+/// webpki refuses such a certificate if it is a CA's, as `openssl req -x509` makes them. The server
+/// proves in the handshake that it has the root's key, with which it could issue itself any other
+/// certificate: to accept this one trusts it no further than the root is trusted.
+fn is_root(end_entity: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime) -> bool {
+    let Ok((certificate, form)) = Certificate::with_form(end_entity) else {
+        return false;
+    };
+    let now = system_time(now);
+    let is_valid = certificate.not_before() <= now && now < certificate.not_after();
+    let subjects = roots.subjects();
+    let mut anchors = roots.roots.iter().zip(&subjects);
+    is_valid
+        && certificate.allows_servers()
+        && anchors.any(|(anchor, subject)| {
+            subject.as_ref() == form.subject && form.is_key(anchor.subject_public_key_info.as_ref())
+        })
+}
+
+fn system_time(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
 /// Only the roots depend on the clock; the rest is the same at each stage.
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
@@ -115,20 +169,29 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Stage { roots, verifier } = self.at(now)?;
-        if let Verification::Chain = self.trust.verification {
-            let end_entity = ParsedCertificate::try_from(end_entity)?;
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            return verify_server_cert_signed_by_trust_anchor(
-                &end_entity,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )
-            .map(|()| ServerCertVerified::assertion());
-        }
         let name = self.trust.name.as_ref().unwrap_or(dialled);
-        verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        let verified = match self.trust.verification {
+            Verification::Chain => {
+                let trust = &self.trust;
+                trust.verify_chain(end_entity, intermediates, roots, now, &self.provider)
+            }
+            Verification::ChainAndName | Verification::Own(_) => {
+                verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+            }
+        };
+        verified.map_err(|error| {
+            // Its maker knows what it refuses.
+            if let Verification::Own(_) = self.trust.verification {
+                return error;
+            }
+            let presented = Presented {
+                end_entity,
+                intermediates,
+                name,
+                roots,
+            };
+            explained(error, &presented, WayPast::Settings)
+        })
     }
 
     fn verify_tls12_signature(
