@@ -3,12 +3,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::CryptoProvider;
-use rustls::server::ParsedCertificate;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::advice::{Presented, WayPast, explained};
@@ -30,10 +30,10 @@ pub(super) struct ServerVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// A verifier and the roots that it trusts.
+/// The roots that are trusted, and the verifier, if it is not webpki's.
 struct Stage {
     roots: Arc<RootCertStore>,
-    verifier: Arc<dyn ServerCertVerifier>,
+    other: Option<Arc<dyn ServerCertVerifier>>,
 }
 
 impl ServerVerifier {
@@ -83,8 +83,13 @@ impl ServerVerifier {
         Ok(made.get_or_init(|| stage))
     }
 
-    fn lasting(&self) -> &dyn ServerCertVerifier {
-        &*self.lasting.verifier
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+
+    /// What is the same at each stage.
+    fn other(&self) -> Option<&dyn ServerCertVerifier> {
+        self.lasting.other.as_deref()
     }
 }
 
@@ -94,44 +99,32 @@ impl ServerTrust {
         roots: Arc<RootCertStore>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Stage, Error> {
-        let verifier = match &self.verification {
-            Verification::Own(make) => make(Arc::clone(&roots), provider)?,
-            Verification::ChainAndName | Verification::Chain => {
-                WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-                    .build()
-                    .map_err(|error| Error::Other(OtherError(Arc::new(error))))?
-            }
+        let other = match &self.verification {
+            Verification::Own(make) => Some(make(Arc::clone(&roots), provider)?),
+            Verification::System(verifier) => Some(Arc::clone(verifier)),
+            Verification::ChainAndName | Verification::Chain => None,
         };
-        Ok(Stage { roots, verifier })
+        Ok(Stage { roots, other })
     }
 }
 
-impl ServerTrust {
-    /// Without the name, as libpq's `verify-ca` has it.
-    fn verify_chain(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        roots: &RootCertStore,
-        now: UnixTime,
-        provider: &CryptoProvider,
-    ) -> Result<ServerCertVerified, Error> {
-        let algorithms = provider.signature_verification_algorithms.all;
-        let chain = ParsedCertificate::try_from(end_entity).and_then(|end_entity| {
-            verify_server_cert_signed_by_trust_anchor(
-                &end_entity,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )
-        });
-        match chain {
-            Err(_) if is_root(end_entity, roots, now) => Ok(()),
-            chain => chain,
-        }
-        .map(|()| ServerCertVerified::assertion())
-    }
+/// As rustls' own verifier does; without a name, as libpq's `verify-ca` does.
+fn verify(
+    presented: &Presented<'_>,
+    name: Option<&ServerName<'_>>,
+    now: UnixTime,
+    provider: &CryptoProvider,
+) -> Result<(), Error> {
+    let end_entity = ParsedCertificate::try_from(presented.end_entity)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(
+        &end_entity,
+        presented.roots,
+        presented.intermediates,
+        now,
+        algorithms,
+    )?;
+    name.map_or(Ok(()), |name| verify_server_name(&end_entity, name))
 }
 
 /// Whether a valid server's certificate is a root itself: the same name and key.
@@ -168,30 +161,31 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Stage { roots, verifier } = self.at(now)?;
+        let Stage { roots, other } = self.at(now)?;
         let name = self.trust.name.as_ref().unwrap_or(dialled);
-        let verified = match self.trust.verification {
-            Verification::Chain => {
-                let trust = &self.trust;
-                trust.verify_chain(end_entity, intermediates, roots, now, &self.provider)
-            }
-            Verification::ChainAndName | Verification::Own(_) => {
-                verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-            }
+        let presented = Presented {
+            end_entity,
+            intermediates,
+            name,
+            roots,
         };
-        verified.map_err(|error| {
+        let verified = match (&self.trust.verification, other) {
             // Its maker knows what it refuses.
-            if let Verification::Own(_) = self.trust.verification {
-                return error;
+            (Verification::Own(_), Some(own)) => {
+                return own.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
             }
-            let presented = Presented {
-                end_entity,
-                intermediates,
-                name,
-                roots,
-            };
-            explained(error, &presented, WayPast::Settings)
-        })
+            (_, Some(system)) => system
+                .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+                .map(|_| ()),
+            (Verification::Chain, None) => match verify(&presented, None, now, &self.provider) {
+                Err(_) if is_root(end_entity, roots, now) => Ok(()),
+                verified => verified,
+            },
+            (_, None) => verify(&presented, Some(name), now, &self.provider),
+        };
+        verified
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|error| explained(error, &presented, WayPast::Settings))
     }
 
     fn verify_tls12_signature(
@@ -200,7 +194,10 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting().verify_tls12_signature(message, cert, signed)
+        match self.other() {
+            Some(other) => other.verify_tls12_signature(message, cert, signed),
+            None => verify_tls12_signature(message, cert, signed, self.algorithms()),
+        }
     }
 
     fn verify_tls13_signature(
@@ -209,19 +206,26 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting().verify_tls13_signature(message, cert, signed)
+        match self.other() {
+            Some(other) => other.verify_tls13_signature(message, cert, signed),
+            None => verify_tls13_signature(message, cert, signed, self.algorithms()),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.lasting().supported_verify_schemes()
+        match self.other() {
+            Some(other) => other.supported_verify_schemes(),
+            None => self.algorithms().supported_schemes(),
+        }
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        self.lasting().requires_raw_public_keys()
+        let other = self.other();
+        other.is_some_and(ServerCertVerifier::requires_raw_public_keys)
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        self.lasting().root_hint_subjects()
+        self.other()?.root_hint_subjects()
     }
 }
 
@@ -277,7 +281,10 @@ mod tests {
         }
 
         let provider = crate::tls::default_provider().unwrap();
-        let trust = TlsSettings::new().roots_overlap(overlap).read().unwrap();
+        let trust = TlsSettings::new()
+            .roots_overlap(overlap)
+            .read(&provider)
+            .unwrap();
         let trust = Arc::new(trust);
         let mut delivered = RootCertStore::empty();
         delivered.add(d.root.clone()).unwrap();
