@@ -207,6 +207,11 @@ impl Snapshot {
         &self.warnings
     }
 
+    /// The warnings without the CA's, which a source reports itself.
+    pub(crate) fn own_warnings(&self) -> &[String] {
+        &self.warnings[self.material.warnings().len()..]
+    }
+
     /// What this was built from.
     pub(crate) fn material(&self) -> &CertMaterial {
         &self.material

@@ -1,3 +1,4 @@
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 struct Ca {
     params: CertificateParams,
     key: KeyPair,
+    root: OnceCell<Der>,
 }
 
 impl Ca {
@@ -32,11 +34,16 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().unwrap();
-        Self { params, key }
+        Self {
+            params,
+            key,
+            root: OnceCell::new(),
+        }
     }
 
+    /// Its certificate by itself.
     fn root(&self) -> Der {
-        self.by(self)
+        self.root.get_or_init(|| self.by(self)).clone()
     }
 
     /// Its certificate by that CA.
