@@ -7,6 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
+use crate::clock::{Deadline, Moment, wall_after};
 use crate::material::chain::{Delivered, Presented};
 use crate::material::{CertMaterial, Certificate, MaterialError, Names, Serial, part};
 use crate::schedule::UsableLifetime;
@@ -23,11 +24,18 @@ pub struct Snapshot {
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
+    /// When this process received the leaf.
+    received: Moment,
+    /// Where the leaf's usable lifetime ends by our wall clock: before `not_after`, if that clock
+    /// is behind.
+    usable_until: SystemTime,
+    /// The end of the validity.
+    end: Deadline,
     leaf_sha256: [u8; 32],
     digest: [u8; 32],
-    warnings: Vec<String>,
     /// What this was built from. A source's guard lives in it for as long as this snapshot does.
     material: Arc<CertMaterial>,
+    warnings: Vec<String>,
     trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
     client_config: Arc<ClientConfig>,
@@ -36,13 +44,17 @@ pub struct Snapshot {
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
     ///
-    /// `previous` numbers it and lends it the roots that are in their overlap.
+    /// `previous` numbers it and lends it the roots that are in their overlap; `received` is when
+    /// the material arrived. A chain that is not valid yet by our clock is accepted: that clock may
+    /// be the wrong one.
     pub(crate) fn build(
         material: &Arc<CertMaterial>,
         previous: Option<&Self>,
-        now: SystemTime,
+        received: impl Into<Moment>,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
+        let received = received.into();
+        let now = received.wall;
         let key = tls.signing_key(material.key())?;
         let Presented {
             leaf,
@@ -68,7 +80,7 @@ impl Snapshot {
             return Err(MaterialError::NoRoots);
         }
         if material.roots_must_issue_leaf() {
-            tls.verify_chain(&chain, &leaf, &store, unix_time(now))?;
+            tls.verify_chain(&chain, &leaf, &store, unix_time(now.max(not_before)))?;
         }
         let trusted_roots = TrustedRoots::after(
             previous.map(|previous| &previous.trusted_roots),
@@ -81,6 +93,20 @@ impl Snapshot {
 
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
+        // Other roots for the same leaf do not prolong it, whatever the wall clock shows by now.
+        let (received, usable_until, end) = match same_leaf {
+            Some(previous) => (previous.received, previous.usable_until, previous.end),
+            None => {
+                let issuers_clock = material.when_issued().unwrap_or(now);
+                let begins = issuers_clock.max(not_before);
+                let usable = crate::clock::remaining(begins, not_after);
+                (
+                    received,
+                    wall_after(now, usable).min(not_after),
+                    Deadline::by_both(not_after, received, usable),
+                )
+            }
+        };
         Ok(Self {
             generation,
             leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
@@ -95,6 +121,9 @@ impl Snapshot {
                 (None, Some(previous)) => previous.obtained_at,
                 (None, None) => now,
             },
+            received,
+            usable_until,
+            end,
             leaf_sha256,
             digest: material.digest(),
             warnings: material
@@ -212,13 +241,44 @@ impl Snapshot {
         &self.warnings[self.material.warnings().len()..]
     }
 
+    /// Adds a warning if it is put to use before its validity begins by our wall clock.
+    pub(crate) fn warn_if_not_yet_valid(mut self, now: SystemTime) -> Self {
+        if now < self.not_before {
+            // Without a figure, so that it is the same each time.
+            let text = "the certificate is not valid yet by this machine's clock, which may be \
+                        behind: check its time synchronisation";
+            self.warnings.push(text.to_owned());
+        }
+        self
+    }
+
     /// What this was built from.
     pub(crate) fn material(&self) -> &CertMaterial {
         &self.material
     }
 
+    /// By our wall clock as it was when this process received the leaf.
     pub(crate) fn usable_lifetime(&self) -> UsableLifetime {
-        UsableLifetime::new(self.obtained_at, self.not_before, self.not_after)
+        let from = self
+            .obtained_at
+            .max(self.not_before.min(self.received.wall));
+        UsableLifetime::new(from, from, self.usable_until)
+    }
+
+    /// The end of the validity, by both clocks.
+    pub(crate) fn end(&self) -> Deadline {
+        self.end
+    }
+
+    /// Whether the CA's clock, if it is known, said that the validity had begun.
+    pub(crate) fn is_valid_by_its_issuers_clock(&self) -> bool {
+        let issued = self.material.when_issued();
+        issued.is_some_and(|issued| issued >= self.not_before)
+    }
+
+    /// A moment in the usable lifetime, by both clocks.
+    pub(crate) fn deadline(&self, at: SystemTime) -> Deadline {
+        self.received.deadline(at)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {

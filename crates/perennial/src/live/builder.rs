@@ -1,12 +1,12 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{LiveCert, Shared, Writer};
-use crate::clock::Clock;
+use crate::clock::{Clock, Steadiness};
 use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::{CertMaterial, Usage};
@@ -165,6 +165,7 @@ impl LiveCertBuilder {
         let task = tokio::spawn(renewer.run(inbox));
         Ok(LiveCert {
             shared: Arc::new(Shared {
+                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
                 clock: self.clock,
                 published,
                 events,
@@ -179,11 +180,12 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`]; .
+    /// As [`LiveCert::fixed`]; [`StartError::Setting`] for a TLS setting that cannot be used.
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
         let tls = self.tls_policy()?;
-        let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.now(), &tls)
-            .map_err(|error| StartError::Failed(RenewError::Material(error)))?;
+        let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.moment(), &tls)
+            .map_err(|error| StartError::Failed(RenewError::Material(error)))?
+            .warn_if_not_yet_valid(self.clock.now());
         let (publisher, published) = watch::channel(Published {
             snapshot: Some(Arc::new(snapshot)),
             renewal: Renewal::default(),
@@ -191,6 +193,7 @@ impl LiveCertBuilder {
         let events = broadcast::Sender::new(1);
         Ok(LiveCert {
             shared: Arc::new(Shared {
+                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
                 clock: self.clock,
                 published,
                 events: events.downgrade(),

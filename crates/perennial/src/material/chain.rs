@@ -48,7 +48,7 @@ pub(crate) struct Presented {
 }
 
 impl Delivered<'_> {
-    /// Finds the leaf and its path, and checks their dates and usage.
+    /// Finds the leaf and its path, and checks their expiry and usage.
     pub(crate) fn presented(&self) -> Result<Presented, MaterialError> {
         let mut set = read(self.chain)?;
         let leaf = self.leaf(&set)?;
@@ -74,9 +74,6 @@ impl Delivered<'_> {
                 not_after,
                 limited_by,
             });
-        }
-        if self.now < not_before {
-            return Err(MaterialError::NotYetValid { not_before });
         }
         warnings.extend(graph.warnings(&path));
         let (chain, left_out) = graph.presented(&path);

@@ -121,7 +121,10 @@ pub enum MaterialError {
     #[error("failed to make a verifier for servers with the trust roots")]
     ServerVerifier(#[source] rustls::Error),
     /// The chain is not valid yet by our clock.
-    #[error("the certificate is not valid before {not_before:?}")]
+    #[error(
+        "the certificate is not valid before {not_before:?} by this machine's clock, which may be \
+         behind: check its time synchronisation"
+    )]
     NotYetValid {
         /// The latest `not_before` of the chain, wall clock.
         not_before: SystemTime,

@@ -198,9 +198,9 @@ fn name_constraints_of_a_root_hold_for_renewed_names_too() {
 fn validity_is_that_of_the_whole_chain() {
     let ca = TestCa::new();
     let at = |now| build(ca.issue(noon(), MINUTE), now);
-    let early = at(noon() - MINUTE).unwrap_err();
-    assert!(matches!(early, MaterialError::NotYetValid { not_before } if not_before == noon()));
-    assert!(early.is_transient());
+    // Our clock may be the wrong one: it can be used, for its whole lifetime from here on.
+    let early = at(noon() - MINUTE).unwrap();
+    assert_eq!(early.usable_lifetime().length(), MINUTE);
     let late = at(noon() + MINUTE).unwrap_err();
     assert!(matches!(late, MaterialError::Expired { .. }));
     assert!(!late.is_transient());
