@@ -34,6 +34,7 @@
 //! - `bb8` (default): [`CertPool`], and the manager for bb8.
 //! - `deadpool`: the manager for deadpool.
 //! - `encrypted-keys`: `sslpassword` in [`libpq`].
+//! - `system-roots`: `sslrootcert=system` in [`libpq`].
 //!
 //! # Metrics
 //! Recorded through the `metrics` facade, each with the label `pool`, the name given to the builder.

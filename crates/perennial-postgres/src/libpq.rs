@@ -155,6 +155,12 @@ impl Settings {
         self.get(key).map(|given| given.text.as_str())
     }
 
+    /// `sslrootcert`, if it asks for the system's roots.
+    fn system(&self) -> Option<&Given> {
+        let roots = self.get("sslrootcert");
+        roots.filter(|roots| roots.text == "system")
+    }
+
     /// The value that one of these words stands for.
     fn word<T: Copy>(
         &self,
@@ -382,8 +388,15 @@ fn seconds(number: u32) -> Duration {
 fn tls(settings: &Settings) -> Result<TlsSettings, ConnectError> {
     let mut tls = TlsSettings::new();
     let modes = [("verify-full", false), ("verify-ca", true)];
-    if settings.word("sslmode", &modes, SSLMODE)? == Some(true) {
+    let verify_ca = settings.word("sslmode", &modes, SSLMODE)? == Some(true);
+    if verify_ca {
         tls = tls.verify_ca();
+    }
+    if let Some(system) = settings.system() {
+        if let Some(mode) = settings.get("sslmode").filter(|_| verify_ca) {
+            return Err(mode.wrong("verify-full, because sslrootcert is system"));
+        }
+        tls = with_system_roots(tls, system)?;
     }
     // Below 1.2 nothing is spoken, whatever the least is.
     let least = [
@@ -425,19 +438,15 @@ fn source(mut settings: Settings, home: Option<PathBuf>) -> Result<FileSource, C
     };
     let chain = file("sslcert", "postgresql.crt")?;
     let key = file("sslkey", "postgresql.key")?;
-    let roots = file("sslrootcert", "root.crt")?;
+    let source = match settings.system() {
+        Some(_) => FileSource::without_roots(chain, key),
+        None => FileSource::new(chain, key, file("sslrootcert", "root.crt")?),
+    };
     // Not `C:\`.
     let engine = |key: &&Given| key.text.find(':').is_some_and(|at| at > 1);
     if let Some(key) = settings.get("sslkey").filter(engine) {
         return Err(key.wrong("a file (OpenSSL's engines are not supported)"));
     }
-    if let Some(system) = settings
-        .get("sslrootcert")
-        .filter(|roots| roots.text == "system")
-    {
-        return Err(system.wrong("a file"));
-    }
-    let source = FileSource::new(chain, key, roots);
     match settings.0.remove("sslpassword") {
         Some(password) => with_passphrase(source, password),
         None => Ok(source),
@@ -452,4 +461,14 @@ fn with_passphrase(source: FileSource, password: Given) -> Result<FileSource, Co
 #[cfg(not(feature = "encrypted-keys"))]
 fn with_passphrase(_: FileSource, password: Given) -> Result<FileSource, ConnectError> {
     Err(password.wrong("none (it needs the feature encrypted-keys of perennial-postgres)"))
+}
+
+#[cfg(feature = "system-roots")]
+fn with_system_roots(tls: TlsSettings, _: &Given) -> Result<TlsSettings, ConnectError> {
+    Ok(tls.system_roots())
+}
+
+#[cfg(not(feature = "system-roots"))]
+fn with_system_roots(_: TlsSettings, system: &Given) -> Result<TlsSettings, ConnectError> {
+    Err(system.wrong("a file (system needs the feature system-roots of perennial-postgres)"))
 }

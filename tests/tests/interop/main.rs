@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use perennial::{LiveCert, with_causes};
+use perennial::{LiveCert, find_cause, server_certificate_advice, with_causes};
 use perennial_postgres::{CertPool, libpq};
 use perennial_testbed::{Postgres, ServerCertificate};
 use perennial_tests::Stage;
@@ -31,8 +32,15 @@ const WRITE: &str = "PERENNIAL_WRITE_ACCEPTED";
 /// Long enough for a busy machine: only what waits for a file that never comes uses it up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// `Err` is the one line of why not.
-type Outcome = Result<String, String>;
+/// `Ok` are the warnings; `Err` is the one line of why it failed.
+type Outcome = Result<String, Failure>;
+
+#[derive(Debug)]
+struct Failure {
+    line: String,
+    /// The part for the page, which says what is wrong with which certificate.
+    part: String,
+}
 
 /// Scenario: N02, N04, N06, N07, N08, N09, N10, N11, N12, N13, N15, N17, N18, N24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,8 +68,8 @@ async fn where_psql_logs_in_perennial_does_or_names_the_certificate_and_its_faul
                 shape.id, shape.what
             );
             wrong.extend(fault(shape, mode, &by_psql, &by_us));
-            cells.push(cell(&by_psql, false));
-            cells.push(cell(&by_us, true));
+            cells.push(cell(&by_psql));
+            cells.push(cell(&by_us));
         }
         let table = match shape.judged {
             Judged::Client => &mut clients,
@@ -134,33 +142,44 @@ fn psql(words: &str, home: &Path) -> Outcome {
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
-        return Ok(text(&output.stdout));
+        assert_eq!(text(&output.stdout), "/CN=app");
+        return Ok(String::new());
     }
-    let line = text(&output.stderr);
-    Err(without(&line, home))
+    let line = without(&text(&output.stderr), home);
+    // Its words depend on its version.
+    let part = "fails".to_owned();
+    Err(Failure { line, part })
 }
 
-/// What logged in, and with which warnings.
 async fn perennial(words: &str, folder: &Path) -> Outcome {
     let libpq = libpq::parse_with(words, |_| None).unwrap();
     let builder = LiveCert::builder().start_timeout(PATIENCE).tls(libpq.tls);
-    let in_one_line = |error: &(dyn std::error::Error + 'static)| {
-        without(&with_causes(error).to_string(), folder)
-    };
     let live = builder.start(libpq.source).await;
-    let live = live.map_err(|error| in_one_line(&error))?;
+    let live = live.map_err(|error| failure(&error, folder))?;
     let pool = CertPool::builder(live.clone(), libpq.config)
         .connect_timeout(PATIENCE)
-        .max_size(1)
         .build();
-    let pool = pool.await.unwrap();
-    let client = pool.dedicated_connection().await;
-    let client = client.map_err(|error| in_one_line(&error))?;
+    let client = pool.await.unwrap().dedicated_connection().await;
+    let client = client.map_err(|error| failure(&error, folder))?;
     let name: String = client.query_one(WHO, &[]).await.unwrap().get(0);
     assert_eq!(name, "/CN=app");
     let snapshot = live.current().unwrap();
     let warnings = snapshot.warnings().iter().map(|line| without(line, folder));
     Ok(warnings.collect::<Vec<_>>().join("; "))
+}
+
+fn failure(error: &(dyn Error + 'static), folder: &Path) -> Failure {
+    let line = without(&with_causes(error).to_string(), folder);
+    let advice = find_cause(error).and_then(server_certificate_advice);
+    let part = match advice {
+        Some(advice) => advice,
+        // What comes before it is the same for every fault of a file.
+        None => line
+            .rsplit_once("is not usable: ")
+            .map_or(&*line, |(_, part)| part),
+    };
+    let part = part.to_owned();
+    Failure { line, part }
 }
 
 /// The text with files' names alone.
@@ -170,37 +189,27 @@ fn without(text: &str, folder: &Path) -> String {
 
 /// What is wrong with this pair of outcomes, if anything.
 fn fault(shape: &Shape, mode: &str, by_psql: &Outcome, by_us: &Outcome) -> Option<String> {
-    let fault = match (by_psql, by_us) {
-        (Ok(_), Err(line)) => {
-            let expected = mode == "verify-full" && !shape.says.is_empty();
-            let named = shape.says.iter().all(|word| line.contains(word));
-            if expected && named {
-                return one_line(shape, line);
-            }
-            format!("psql logs in, ours does not: {line}")
+    let expected = !shape.says.is_empty();
+    let fault = match by_us {
+        Ok(_) if expected && mode == "verify-full" => "logs in, which is not expected",
+        Ok(_) => return None,
+        Err(Failure { line, .. }) if line.lines().count() != 1 => "more than one line",
+        Err(_) if by_psql.is_ok() && !expected => "psql logs in",
+        Err(Failure { line, .. }) if !shape.says.iter().all(|word| line.contains(word)) => {
+            "does not name it"
         }
-        (Err(_), Err(line)) => return one_line(shape, line),
-        // Better than expected is not expected either: the page would be wrong.
-        (_, Ok(_)) if mode == "verify-full" && !shape.says.is_empty() => "ours logs in".to_owned(),
-        (_, Ok(_)) => return None,
+        Err(_) => return None,
     };
-    Some(format!("{} {} {mode}: {fault}", shape.id, shape.what))
+    let Shape { id, what, .. } = shape;
+    Some(format!("{id} {what} {mode}: {fault}: {by_us:?}"))
 }
 
-fn one_line(shape: &Shape, line: &str) -> Option<String> {
-    (line.lines().count() != 1)
-        .then(|| format!("{} {}: not one line: {line}", shape.id, shape.what))
-}
-
-/// An outcome as a cell of the table; psql's words depend on its version, so they are left out.
-fn cell(outcome: &Outcome, with_words: bool) -> String {
+/// An outcome as a cell of the table.
+fn cell(outcome: &Outcome) -> String {
     match outcome {
-        Ok(warnings) if with_words && !warnings.is_empty() => {
-            format!("logs in; warns: {}", escaped(warnings))
-        }
-        Ok(_) => "logs in".to_owned(),
-        Err(line) if with_words => escaped(line),
-        Err(_) => "fails".to_owned(),
+        Ok(warnings) if warnings.is_empty() => "logs in".to_owned(),
+        Ok(warnings) => format!("logs in; warns: {}", escaped(warnings)),
+        Err(Failure { part, .. }) => escaped(part),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Shape {
     /// PEM.
     pub(crate) server: (String, String),
     pub(crate) judged: Judged,
-    /// What Perennial's one line contains if it does not log in with verify-full; empty: it logs in.
+    /// What Perennial's one line contains if it does not log in; empty: it logs in. With verify-ca it may log in.
     pub(crate) says: &'static [&'static str],
 }
 
@@ -194,6 +194,12 @@ fn certificates(maker: &mut Maker) {
     let critical = format!("{CLIENT}{POLICY}");
     openssl.issue("app", "/CN=app", "root", &critical, "app-critical.crt");
     openssl.sign("app", "root", "", "app-v1.crt");
+    let shown = openssl.run("x509 -in app-v1.crt -noout -text", &[]);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains("Version: 1"),
+        "this openssl makes no version 1: {shown}"
+    );
     openssl.write(
         "ca.cnf",
         "[ca]\ndefault_ca=d\n[d]\ndatabase=database\nnew_certs_dir=.\nrand_serial=yes\n\
@@ -315,7 +321,8 @@ fn files(maker: &mut Maker) {
         &[],
     );
     let list_pem = openssl.run("crl2pkcs7 -nocrl -certfile app.crt -certfile int.crt", &[]);
-    let der = openssl.run("x509 -in app.crt -outform DER", &[]);
+    openssl.issue("app", "/CN=app", "root", CLIENT, "direct.crt");
+    let der = openssl.run("x509 -in direct.crt -outform DER", &[]);
     openssl.write("trusted.crt", [trusted, openssl.read("int.crt")].concat());
     let pair = ["app.crt", "int.crt"];
 
@@ -332,7 +339,7 @@ fn files(maker: &mut Maker) {
     (shape.chain, shape.key) = (container.clone(), container);
     maker.client("N17", "PKCS#7 in DER", &pair).chain = list;
     maker.client("N17", "PKCS#7 in PEM", &pair).chain = list_pem;
-    maker.client("N17", "the leaf in DER", &pair).chain = der;
+    maker.client("N17", "the leaf alone, in DER", &pair).chain = der;
 
     let changes: [(_, _, fn(Vec<u8>) -> Vec<u8>); 5] = [
         ("N11", "line ends became spaces", |pem| {

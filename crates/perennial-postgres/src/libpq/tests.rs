@@ -539,6 +539,31 @@ fn no_error_shows_a_password_wherever_it_was_put() {
 }
 
 #[test]
+fn roots_of_the_system_are_verified_by_name_too() {
+    let text = "host=db sslcert=/c sslkey=/k sslrootcert=system";
+    #[cfg(feature = "system-roots")]
+    for mode in ["", "sslmode=verify-full"] {
+        // No home folder is needed for a file of roots.
+        let libpq = read(&format!("{text} {mode}"), &[]).unwrap();
+        let shown = format!("{libpq:?}");
+        assert!(shown.contains("system_roots: true"), "{shown}");
+        assert!(shown.contains("[\"/c\", \"/k\"]"), "{shown}");
+    }
+    #[cfg(not(feature = "system-roots"))]
+    {
+        let error = read(text, &[]).unwrap_err().to_string();
+        assert!(error.contains("feature system-roots"), "{error}");
+    }
+    let variables = [("PGSSLMODE", "verify-ca")];
+    let error = read(text, &variables).unwrap_err().to_string();
+    let expected = "expected verify-full, because sslrootcert is system";
+    assert_eq!(
+        error,
+        format!("invalid PGSSLMODE \"verify-ca\": {expected}")
+    );
+}
+
+#[test]
 fn each_key_and_variable_stands_once_in_the_table() {
     for (place, key) in KEYS.iter().enumerate() {
         for other in &KEYS[place + 1..] {
