@@ -14,11 +14,15 @@ mod certificate;
 mod encrypted;
 mod error;
 pub(crate) mod formats;
+mod kind;
 pub(crate) mod pem;
+#[cfg(feature = "pkcs12")]
+mod pkcs12;
 
 pub use certificate::{Certificate, Names, Serial};
 pub use error::MaterialError;
 pub(crate) use error::part;
+use formats::SecretKey;
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///
@@ -70,7 +74,7 @@ impl CertMaterial {
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
         let key = formats::pem_private_key(key.as_ref(), None)?;
-        Self::from_der(
+        Self::with_key(
             formats::pem_certificates(part::CHAIN, chain.as_ref())?,
             key,
             formats::pem_certificates(part::ROOTS, roots.as_ref())?,
@@ -90,10 +94,10 @@ impl CertMaterial {
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
         let key = formats::private_key(key.as_ref(), None)?;
-        Self::from_der(
-            formats::certificates(part::CHAIN, chain.as_ref())?,
+        Self::with_key(
+            formats::certificates(part::CHAIN, chain.as_ref(), None)?,
             key,
-            formats::certificates(part::ROOTS, roots.as_ref())?,
+            formats::certificates(part::ROOTS, roots.as_ref(), None)?,
         )
     }
 
@@ -106,7 +110,16 @@ impl CertMaterial {
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
-        Self::new(chain, Key::Der(Arc::new(Zeroizing::new(key))), roots)
+        Self::with_key(chain, Zeroizing::new(key), roots)
+    }
+
+    /// As [`from_der`](Self::from_der); the key is wiped on every path.
+    pub(crate) fn with_key(
+        chain: Vec<CertificateDer<'static>>,
+        key: SecretKey,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, MaterialError> {
+        Self::new(chain, Key::Der(Arc::new(key)), roots)
     }
 
     /// Takes a signer instead of a key, for keys that never leave their device.
@@ -128,9 +141,6 @@ impl CertMaterial {
     ) -> Result<Self, MaterialError> {
         if chain.is_empty() {
             return Err(MaterialError::Missing { part: part::CHAIN });
-        }
-        if roots.is_empty() {
-            return Err(MaterialError::Missing { part: part::ROOTS });
         }
         Ok(Self {
             chain,

@@ -25,6 +25,7 @@ mod saved;
 use saved::Saved;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) use saved::SavedCert;
+mod shown;
 #[cfg(test)]
 mod testing;
 #[cfg(feature = "watch")]
