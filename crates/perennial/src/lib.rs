@@ -53,6 +53,7 @@
 //!   [`LiveCertBuilder::provider`].
 //! - `watch` (default): changed files are noticed at once, and not only by polling.
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
+//! - `pkcs12`: chain and key in PKCS#12, and what `encrypted-keys` reads.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics

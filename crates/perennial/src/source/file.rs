@@ -9,7 +9,8 @@ use crate::error::SourceError;
 
 /// Reads chain, key and roots from files, and notices when they change.
 ///
-/// Each file may be PEM, DER, or DER as base64; the key PKCS#1, SEC1 or PKCS#8. Any change of the
+/// Each file may be PEM or DER, or either as base64; the key PKCS#1, SEC1 or PKCS#8; chain and key
+/// one PKCS#12 file (feature `pkcs12`). Any change of the
 /// content is noticed, of one file alone or through any links; the same content written again is
 /// not a change. A pair that does not match, or is half written, is refused while the last good
 /// certificate stays in use, and read again when the files change again. Files larger than 4 MiB,
@@ -47,7 +48,7 @@ impl FileSource {
 
     /// Names one file with both chain and key, and the file of the trust roots.
     ///
-    /// The pair's file is PEM; key and certificates may be in any order in it.
+    /// The pair's file is PEM, with key and certificates in any order, or PKCS#12.
     pub fn combined(pair: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
         Self::of(pair.into(), None, Some(roots.into()))
     }

@@ -172,7 +172,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     if found.len() > LARGEST_FILE {
         return Err(Unreadable::TooLarge);
     }
-    let bytes = read_at_most(File::open(path)?, found.len(), LARGEST_FILE + 1)?;
+    let bytes = read_at_most(&File::open(path)?, found.len(), LARGEST_FILE + 1)?;
     match bytes.len() as u64 {
         0 => Err(Unreadable::Empty),
         length if length > LARGEST_FILE => Err(Unreadable::TooLarge),
@@ -181,7 +181,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
 }
 
 /// Reads a file of about `length` bytes that may hold a key.
-pub(super) fn read_at_most(file: File, length: u64, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read_at_most(file: &File, length: u64, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     // One byte more than the length: a buffer that grows leaves copies of the key in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
     file.take(most).read_to_end(&mut bytes)?;
@@ -299,8 +299,10 @@ fn at(place: &impl fmt::Display, cause: MaterialError) -> SourceError {
     SourceError::invalid(Reading::of(place, cause))
 }
 
-/// Editors and `echo` end a passphrase's file with a line end that does not belong to it.
+/// Editors and `echo` end a passphrase's file with a line end that does not belong to it, and
+/// editors of Windows begin it with a byte order mark.
 fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }

@@ -265,7 +265,7 @@ mod encrypted {
         files.write("passphrase", "not yet");
         let source = files.source().passphrase_file(files.path("passphrase"));
         assert!(source.fetch(ask(FetchReason::Start)).await.is_err());
-        files.write("passphrase", format!("{PASSPHRASE}\r\n"));
+        files.write("passphrase", format!("\u{feff}{PASSPHRASE}\r\n"));
         in_time("a new passphrase", source.changed()).await;
         assert!(source.fetch(ask(FetchReason::Changed)).await.is_ok());
     }
