@@ -10,15 +10,19 @@ use zeroize::Zeroizing;
 use crate::digest::digest;
 
 mod certificate;
+pub(crate) mod chain;
 #[cfg(feature = "encrypted-keys")]
 mod encrypted;
 mod error;
 pub(crate) mod formats;
 pub(crate) mod pem;
+mod usage;
 
 pub use certificate::{Certificate, Names, Serial};
+pub(crate) use certificate::{Form, PublicKey, folded_der};
 pub use error::MaterialError;
 pub(crate) use error::part;
+pub use usage::Usage;
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///
@@ -129,9 +133,6 @@ impl CertMaterial {
     ) -> Result<Self, MaterialError> {
         if chain.is_empty() {
             return Err(MaterialError::Missing { part: part::CHAIN });
-        }
-        if roots.is_empty() {
-            return Err(MaterialError::Missing { part: part::ROOTS });
         }
         Ok(Self {
             chain,

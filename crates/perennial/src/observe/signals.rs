@@ -72,6 +72,17 @@ impl Signals {
             ?reason,
             "certificate rotated"
         );
+        // Other roots for the same leaf change nothing about it.
+        if snapshot.leaf_since() == snapshot.generation() {
+            for warning in snapshot.own_warnings() {
+                tracing::warn!(
+                    certificate = &*self.name,
+                    generation = snapshot.generation(),
+                    warning,
+                    "some servers may refuse the certificate"
+                );
+            }
+        }
         metrics::in_use(&self.name, snapshot, renewal_point.wall(now));
         self.emit(Event::Rotated {
             snapshot: Arc::clone(snapshot),
