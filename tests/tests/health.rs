@@ -257,6 +257,34 @@ async fn wall_clock_that_is_hours_ahead_for_seconds_closes_no_connection() {
     }
 }
 
+/// Scenario: F23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wall_clock_that_is_set_back_offers_postgres_no_expired_certificate() {
+    // Postgres' and OpenBao's clocks are right: Postgres refuses a certificate that has expired.
+    let stage = Stage::set().await;
+    let lifetime = Duration::from_secs(8);
+    let wall = TestClock::starting_at(stage.live(HOUR).await.now());
+    let source = stage.pki().ttl(lifetime).build().unwrap();
+    let live = LiveCert::builder().clock(&wall).start(source).await;
+    let live = live.unwrap();
+    let issued = stage.testbed.bao.issued().await.unwrap();
+    let manager = stage.manager(&live);
+    wall.step_back(HOUR);
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < 5 * lifetime / 2 {
+        let client = manager.dedicated_connection().await.unwrap();
+        assert!(client.query_one("select 1", &[]).await.is_ok());
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let generations = live.current().unwrap().generation();
+    assert!(generations >= 3, "{generations}");
+    // One in four to six seconds, and none is fetched while one is held.
+    let issued = stage.testbed.bao.issued().await.unwrap() - issued;
+    let seconds = began.elapsed().as_secs();
+    assert!(issued as u64 <= 1 + seconds / 3, "{issued} in {seconds} s");
+}
+
 /// Scenario: F28
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_expire_in_a_suspend_are_counted_as_expired_and_not_as_dead() {
