@@ -17,7 +17,7 @@ mod alert_stream;
 const ALPN: &[u8] = b"postgresql";
 
 type Rustls = <MakeRustlsConnect as MakeTlsConnect<AlertStream<Socket>>>::TlsConnect;
-type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
+pub(crate) type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
 
 /// A TLS connector that takes the current certificate for each connect.
 ///
@@ -128,13 +128,26 @@ impl fmt::Debug for Handshake {
 
 /// These settings with TLS required.
 pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConnectError> {
-    let hosts = config.get_hosts();
-    if hosts.is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(ConnectError::setting("host", "", "a TCP host"));
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    if hosts.is_empty() {
+        let expected = match addresses {
+            [] => "a TCP host",
+            _ => "the name in the server's certificate, next to hostaddr",
+        };
+        return Err(ConnectError::setting("host", "", expected));
     }
     if let Some(socket) = hosts.iter().find(|host| !matches!(host, Host::Tcp(_))) {
         let expected = "a TCP host (postgres has no TLS on Unix sockets)";
         return Err(ConnectError::setting("host", socket, expected));
+    }
+    if !addresses.is_empty() && addresses.len() != hosts.len() {
+        let expected = "one address for each host";
+        return Err(ConnectError::setting("hostaddr", addresses, expected));
+    }
+    let ports = config.get_ports();
+    if ports.len() > 1 && ports.len() != hosts.len() {
+        let expected = "one port, or one for each host";
+        return Err(ConnectError::setting("port", ports, expected));
     }
     match config.get_ssl_mode() {
         SslMode::Disable => {

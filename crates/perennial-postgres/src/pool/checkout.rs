@@ -8,7 +8,7 @@ use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
 use crate::pool::observe::RetireReason;
-use crate::pool::policy::{connect_wait, may_pass};
+use crate::pool::policy::connect_wait;
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
 
@@ -28,7 +28,7 @@ pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, Connect
         state.observer.connect_failed(&error);
         failures += 1;
         let wait = connect_wait(failures, rand::random());
-        if !may_pass(error.class()) || Instant::now() + wait >= end {
+        if !error.class().may_pass() || Instant::now() + wait >= end {
             return Err(error);
         }
         sleep(wait).await;

@@ -9,16 +9,14 @@ use perennial::{Renewed, Snapshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::CancelToken;
 
-use crate::error::ConnectError;
+use crate::dial::{self, LoggedIn};
+use crate::error::{ConnectError, NO_ANSWER};
 use crate::pool::session::Session;
 use crate::pool::state::PoolState;
 use crate::tls::connector;
 
 /// How long a cancelled query may take to end before its connection is closed.
 pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(1);
-
-const NO_ANSWER: &str =
-    "postgres did not answer; check that host and port belong to postgres, and its load";
 
 /// Connects with the newest certificate that the server accepts.
 ///
@@ -64,14 +62,22 @@ pub(crate) async fn connect_newest(
 }
 
 /// Asks the server to cancel what runs on a session, with a certificate that it accepts now.
-pub(crate) async fn cancel(state: &PoolState, token: &CancelToken) -> Result<(), ConnectError> {
+///
+/// The token dials the address of the session, whatever its host's name says now.
+pub(crate) async fn cancel(
+    state: &PoolState,
+    token: &CancelToken,
+    server: &str,
+) -> Result<(), ConnectError> {
     let request = async {
         let newest = state.live.current().map_err(ConnectError::Certificate)?;
         let accepted = state.accepted.instead_of(&newest, state.live.now());
         let snapshot = accepted.unwrap_or(newest);
         let connector = connector(&snapshot, Some(&state.live));
         let answer = token.cancel_query(connector).await;
-        answer.map_err(|error| ConnectError::postgres(error, snapshot.generation()))
+        answer.map_err(|error| {
+            ConnectError::postgres(error, server.to_owned(), snapshot.generation())
+        })
     };
     let answer = timeout(state.settings.connect_timeout, request).await;
     answer.unwrap_or_else(|_elapsed| Err(timed_out(state, NO_ANSWER)))
@@ -116,31 +122,29 @@ async fn log_in(
     end: Instant,
 ) -> Result<Session, ConnectError> {
     let generation = snapshot.generation();
-    let connect = async {
-        let connector = connector(snapshot, Some(&state.live));
-        let (client, connection) = state.config.connect(connector).await?;
-        let (snapshot, wake) = (Arc::clone(snapshot), Arc::clone(&state.wake));
-        Ok(Session::new(client, connection, snapshot, wake))
-    };
-    // tokio-postgres' own connect_timeout covers TCP alone: a server that accepts and then sends
-    // nothing would hold a place of the pool for ever.
-    let session = match timeout_at(end, connect).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(error)) => {
-            let error = ConnectError::postgres(error, generation);
+    let after = state.settings.connect_timeout;
+    let logged_in = dial::log_in(&state.config, snapshot, Some(&state.live), end, after).await;
+    let LoggedIn {
+        client,
+        connection,
+        server,
+    } = match logged_in {
+        Ok(logged_in) => logged_in,
+        Err(error) => {
             if error.is_refusal() && state.accepted.refused(generation) {
                 state.observer.certificate_refused(generation, &error);
             }
             return Err(error);
         }
-        Err(_elapsed) => return Err(timed_out(state, NO_ANSWER)),
     };
+    let (snapshot_of_session, wake) = (Arc::clone(snapshot), Arc::clone(&state.wake));
+    let session = Session::new(client, connection, server.into(), snapshot_of_session, wake);
     state.accepted.logged_in(snapshot);
     state.reporter.accepted(generation);
     if let Err(error) = prepare(state, &session, end).await {
         if !matches!(error, ConnectError::OnConnect(_)) {
             // The hook may wait for a lock: without this, each try would leave one more session.
-            let request = cancel(state, &session.driver.cancel);
+            let request = cancel(state, &session.driver.cancel, &session.driver.server);
             // The connection is closed whether or not the request succeeds.
             let _ = timeout(CANCEL_GRACE, request).await;
             session.driver.abort();

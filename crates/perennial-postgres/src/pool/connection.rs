@@ -81,8 +81,10 @@ impl PgConnection {
     /// Unlike the driver's own `cancel_token`, it needs no TLS connector: it uses the certificate
     /// that is current when it is called.
     pub fn canceller(&self) -> Cancel {
+        let driver = &self.session().driver;
         Cancel {
-            token: self.session().driver.cancel.clone(),
+            token: driver.cancel.clone(),
+            server: Arc::clone(&driver.server),
             state: Arc::clone(&self.state),
         }
     }
@@ -175,6 +177,7 @@ impl fmt::Debug for PgConnection {
 #[derive(Clone)]
 pub struct Cancel {
     token: CancelToken,
+    server: Arc<str>,
     state: Arc<PoolState>,
 }
 
@@ -190,7 +193,7 @@ impl Cancel {
     /// # Cancel safety
     /// Cancelled, the query may be cancelled or not.
     pub async fn cancel_query(&self) -> Result<(), ConnectError> {
-        connect::cancel(&self.state, &self.token).await
+        connect::cancel(&self.state, &self.token, &self.server).await
     }
 }
 

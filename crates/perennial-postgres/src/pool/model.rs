@@ -86,7 +86,13 @@ async fn log_in(state: &PoolState, snapshot: Arc<Snapshot>) -> (Session, Arc<Bac
     let mut config = Config::new();
     config.user("app").ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect_raw(ours, NoTls).await.unwrap();
-    let session = Session::new(client, connection, snapshot, Arc::clone(&state.wake));
+    let session = Session::new(
+        client,
+        connection,
+        "fake".into(),
+        snapshot,
+        Arc::clone(&state.wake),
+    );
     (session, backend)
 }
 

@@ -82,7 +82,8 @@ pub(crate) async fn end_in_use(state: &PoolState, driver: &Arc<Driver>, reason: 
     state.retire(driver, reason);
     let end = Instant::now() + CANCEL_GRACE;
     // The connection is closed whether or not the request succeeds.
-    let _ = timeout_at(end, connect::cancel(state, &driver.cancel)).await;
+    let cancelled = connect::cancel(state, &driver.cancel, &driver.server);
+    let _ = timeout_at(end, cancelled).await;
     while !driver.is_finished() && Instant::now() < end {
         sleep(LOOK_AGAIN).await;
     }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 use crate::error::FailureClass;
 use crate::pool::connect;
 use crate::pool::policy::{
-    LONGEST_MOVE, NextStep, Workload, connect_wait, exchange_reason, is_to_be_replaced, may_pass,
-    next_step, replace_wait, time_to_move,
+    LONGEST_MOVE, NextStep, Workload, connect_wait, exchange_reason, is_to_be_replaced, next_step,
+    replace_wait, time_to_move,
 };
 use crate::pool::slot::{Place, Slot};
 use crate::pool::state::PoolState;
@@ -124,7 +124,7 @@ async fn move_to_newest(state: &PoolState) -> Option<u64> {
                     }
                     Err(class) => {
                         failures += 1;
-                        if may_pass(class) {
+                        if class.may_pass() {
                             connect_wait(failures, rand::random())
                         } else {
                             replace_wait(failures, time_left, rand::random())
