@@ -90,7 +90,7 @@ impl Target {
             Some(Self {
                 host: host.clone(),
                 address: addresses.get(index).copied(),
-                port: *ports.get(index).or(ports.first()).unwrap_or(&5432),
+                port: *ports.get(index).or_else(|| ports.first()).unwrap_or(&5432),
             })
         };
         let hosts = config.get_hosts().iter().enumerate();

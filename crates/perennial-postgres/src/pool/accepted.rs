@@ -30,6 +30,11 @@ impl AcceptedCerts {
         known.oldest_allowed = known.oldest_allowed.max(generation);
     }
 
+    /// Whether the pool may still connect with this generation.
+    pub(crate) fn allows(&self, generation: u64) -> bool {
+        generation >= self.known().oldest_allowed
+    }
+
     /// Records a login with this certificate.
     pub(crate) fn logged_in(&self, snapshot: &Arc<Snapshot>) {
         let mut known = self.known();

@@ -9,6 +9,7 @@ use crate::pool::connect;
 use crate::pool::connection::PgConnection;
 use crate::pool::observe::RetireReason;
 use crate::pool::policy::connect_wait;
+use crate::pool::session::Session;
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
 
@@ -19,10 +20,14 @@ use crate::pool::state::PoolState;
 pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, ConnectError> {
     let end = state.connect_deadline();
     let mut failures = 0;
-    let session = loop {
+    let connection = loop {
         state.check_not_draining()?;
         let error = match connect::connect(state, end).await {
-            Ok(session) => break session,
+            Ok(new) => match new.hand_over(|session| add(state, session)) {
+                Ok(connection) => break connection,
+                // Forbidden since its login, or the pool is draining.
+                Err(_) => continue,
+            },
             Err(error) => error,
         };
         state.observer.connect_failed(&error);
@@ -33,16 +38,20 @@ pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, Connect
         }
         sleep(wait).await;
     };
-    state.check_not_draining()?;
     state.observer.connected();
-    let generation = session.generation();
-    let connection = PgConnection::new(session, Arc::clone(state));
-    state.add_slot(connection.slot());
+    let generation = connection.generation();
     // A rotation may have finished during the connect: it has not seen this connection.
     if state.is_old(generation) {
         state.wake.notify_one();
     }
     Ok(connection)
+}
+
+/// A connection with a slot, which the background task observes.
+pub(crate) fn add(state: &Arc<PoolState>, session: Session) -> PgConnection {
+    let connection = PgConnection::new(session, Arc::clone(state));
+    state.add_slot(connection.slot());
+    connection
 }
 
 /// Claims a connection that is about to be handed out, exchanged first if it is old and a spare is
@@ -132,8 +141,7 @@ fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
         return;
     }
     if let Some(spare) = state.spares.take(newest) {
-        let old = connection.exchange(spare);
-        state.retire(&old.driver, RetireReason::Rotated);
+        drop(connection.exchange(spare, RetireReason::Rotated));
         state.wake.notify_one();
     }
 }
