@@ -8,7 +8,8 @@ use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
 use crate::pool::observe::RetireReason;
-use crate::pool::policy::{connect_wait, exchange_reason, may_pass};
+use crate::pool::policy::{connect_wait, exchange_reason};
+use crate::pool::session::Session;
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
 
@@ -19,30 +20,38 @@ use crate::pool::state::PoolState;
 pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, ConnectError> {
     let end = state.connect_deadline();
     let mut failures = 0;
-    let session = loop {
+    let connection = loop {
         state.check_not_draining()?;
         let error = match connect::connect(state, end).await {
-            Ok(session) => break session,
+            Ok(new) => match new.hand_over(|session| add(state, session)) {
+                Ok(connection) => break connection,
+                // Forbidden since its login, or the pool is draining.
+                Err(_) => continue,
+            },
             Err(error) => error,
         };
         state.observer.connect_failed(&error);
         failures += 1;
         let wait = connect_wait(failures, rand::random());
-        if !may_pass(error.class()) || Instant::now() + wait >= end {
+        if !error.class().may_pass() || Instant::now() + wait >= end {
             return Err(error);
         }
         sleep(wait).await;
     };
-    state.check_not_draining()?;
     state.observer.connected();
-    let generation = session.generation();
-    let connection = PgConnection::new(session, Arc::clone(state));
-    state.add_slot(connection.slot());
+    let generation = connection.generation();
     // A rotation may have finished during the connect: it has not seen this connection.
     if state.is_old(generation) {
         state.wake.notify_one();
     }
     Ok(connection)
+}
+
+/// A connection with a slot, which the background task observes.
+pub(crate) fn add(state: &Arc<PoolState>, session: Session) -> PgConnection {
+    let connection = PgConnection::new(session, Arc::clone(state));
+    state.add_slot(connection.slot());
+    connection
 }
 
 /// Claims a connection that is about to be handed out, exchanged first if it is old and a spare is
@@ -135,8 +144,7 @@ fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
         return;
     }
     if let Some(spare) = state.spares.take(newest) {
-        let old = connection.exchange(spare);
-        state.retire(&old.driver, RetireReason::Rotated);
+        drop(connection.exchange(spare, RetireReason::Rotated));
         state.wake.notify_one();
     }
 }

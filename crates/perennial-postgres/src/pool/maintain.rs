@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use crate::pool::cancel::end_in_use;
 use crate::pool::observe::RetireReason;
 use crate::pool::policy::outlives_certificate;
-use crate::pool::retire::{Closing, end_in_use};
+use crate::pool::retire::Closing;
 use crate::pool::session::{Driver, Ping};
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::error::FailureClass;
 use crate::pool::observe::RetireReason;
 
 /// Spares that are kept for old connections in use, at most.
@@ -122,14 +121,6 @@ pub(crate) fn replace_wait(failures: u32, time_left: Duration, draw: f64) -> Dur
 /// The wait between two tries of a connect that a caller waits for.
 pub(crate) fn connect_wait(failures: u32, draw: f64) -> Duration {
     doubling(failures, CONNECT_RETRY_CAP, draw)
-}
-
-/// Whether a failure may pass soon, so that a connect retries.
-pub(crate) fn may_pass(class: FailureClass) -> bool {
-    matches!(
-        class,
-        FailureClass::Unreachable | FailureClass::NotNow | FailureClass::Lost
-    )
 }
 
 /// How long after its certificate has surely ended a session must end; `None` if never.

@@ -105,8 +105,13 @@ impl Slot {
 
     /// Swaps the parked session with `spare`, if the parked one is older or unusable.
     ///
-    /// `false` if it needs no exchange, or if a caller has claimed it meanwhile.
-    pub(crate) fn exchange_parked(&self, spare: &mut Session) -> bool {
+    /// Calls `retire` with the old one before. `false` if it needs no exchange, or if a caller has
+    /// claimed it meanwhile.
+    pub(crate) fn exchange_parked(
+        &self,
+        spare: &mut Session,
+        retire: impl FnOnce(&Session),
+    ) -> bool {
         let contents = &mut *self.lock();
         let Some(parked) = &mut contents.parked else {
             return false;
@@ -114,6 +119,7 @@ impl Slot {
         if parked.session.generation() >= spare.generation() && parked.session.is_usable() {
             return false;
         }
+        retire(&parked.session);
         contents.driver = Arc::clone(&spare.driver);
         std::mem::swap(&mut parked.session, spare);
         parked.quiet_since = Instant::now();

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Config};
 
 use crate::error::ConnectError;
 use crate::pool::accepted::AcceptedCerts;
+use crate::pool::in_flight::InFlight;
 use crate::pool::observe::{Observer, PoolStatus, RetireReason};
 use crate::pool::session::Driver;
 use crate::pool::slot::{Place, Slot, Spares};
@@ -41,6 +42,7 @@ pub(crate) struct PoolState {
     pub(crate) observer: Observer,
     pub(crate) accepted: AcceptedCerts,
     pub(crate) spares: Spares,
+    pub(crate) in_flight: InFlight,
     /// Wakes the rotation: something is to be replaced, or an old connection was returned.
     pub(crate) wake: Arc<Notify>,
     /// Wakes the rotation and makes it forget earlier failures: a new generation, or a request.
@@ -67,6 +69,7 @@ impl PoolState {
             settings,
             accepted: AcceptedCerts::default(),
             spares: Spares::default(),
+            in_flight: InFlight::default(),
             wake: Arc::default(),
             restart: Notify::new(),
             urgent_until: AtomicU64::new(0),
@@ -80,6 +83,14 @@ impl PoolState {
     /// When a connect that begins now must have finished.
     pub(crate) fn connect_deadline(&self) -> Instant {
         instant_after(self.settings.connect_timeout)
+    }
+
+    pub(crate) fn timed_out(&self, problem: &'static str) -> ConnectError {
+        ConnectError::TimedOut {
+            after: self.settings.connect_timeout,
+            problem,
+            last: None,
+        }
     }
 
     /// The newest published generation.
@@ -121,7 +132,8 @@ impl PoolState {
 
     /// Retires a session: counts it once, and observes it until it is closed.
     ///
-    /// Every session that leaves the pool is retired here, before its client is dropped.
+    /// Every session that leaves the pool is retired here, before its client is dropped, and before
+    /// another takes its place: so that it is always found, in its slot or among the draining ones.
     pub(crate) fn retire(&self, driver: &Arc<Driver>, reason: RetireReason) {
         {
             // Marked under the lock: a reader never finds it neither here nor in its slot.
@@ -171,6 +183,7 @@ impl PoolState {
     pub(crate) fn status(&self) -> PoolStatus {
         let newest = self.newest().unwrap_or_default();
         let mut status = self.observer.status();
+        status.connecting = self.in_flight.older_than(u64::MAX);
         status.spares = self.spares.count(newest);
         status.refused_generation = self.accepted.refused_generation();
         let mut expiries = Vec::new();
