@@ -51,6 +51,7 @@
 mod bb8_manager;
 #[cfg(feature = "deadpool")]
 mod deadpool_manager;
+mod dial;
 mod error;
 #[cfg(feature = "pool")]
 mod pool;

@@ -29,6 +29,7 @@ impl Session {
     pub(crate) fn new<S, T>(
         client: Client,
         connection: Connection<S, T>,
+        server: Arc<str>,
         snapshot: Arc<Snapshot>,
         wake: Arc<Notify>,
     ) -> Self
@@ -42,6 +43,7 @@ impl Session {
         let task = tokio::spawn(drive(connection, end, wake)).abort_handle();
         let driver = Arc::new(Driver {
             snapshot,
+            server,
             cancel: client.cancel_token(),
             task,
             unusable: AtomicBool::new(false),
@@ -104,6 +106,8 @@ impl Ping {
 /// What is known of a session without its client: shared with the background task.
 pub(crate) struct Driver {
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Host, port and address, for errors.
+    pub(crate) server: Arc<str>,
     pub(crate) cancel: CancelToken,
     task: AbortHandle,
     unusable: AtomicBool,

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use perennial::LiveCert;
 use tokio::time::Instant;
 
 use crate::pool::session::{Driver, Ping, Session};
@@ -104,8 +105,13 @@ impl Slot {
 
     /// Swaps the parked session with `spare`, if the parked one is older or unusable.
     ///
-    /// `false` if it needs no exchange, or if a caller has claimed it meanwhile.
-    pub(crate) fn exchange_parked(&self, spare: &mut Session) -> bool {
+    /// Calls `retire` with the old one before. `false` if it needs no exchange, or if a caller has
+    /// claimed it meanwhile.
+    pub(crate) fn exchange_parked(
+        &self,
+        spare: &mut Session,
+        retire: impl FnOnce(&Session),
+    ) -> bool {
         let contents = &mut *self.lock();
         let Some(parked) = &mut contents.parked else {
             return false;
@@ -113,6 +119,7 @@ impl Slot {
         if parked.session.generation() >= spare.generation() && parked.session.is_usable() {
             return false;
         }
+        retire(&parked.session);
         contents.driver = Arc::clone(&spare.driver);
         std::mem::swap(&mut parked.session, spare);
         parked.quiet_since = Instant::now();
@@ -181,9 +188,9 @@ impl Spares {
         drop(spares);
     }
 
-    /// Closes those whose certificate has expired.
-    pub(crate) fn close_expired(&self, now: SystemTime) {
-        let has_expired = |spare: &mut Idle| now >= spare.session.driver.snapshot.not_after();
+    /// Closes those whose certificate has surely ended.
+    pub(crate) fn close_expired(&self, live: &LiveCert) {
+        let has_expired = |spare: &mut Idle| live.has_surely_ended(&spare.session.driver.snapshot);
         let expired: Vec<_> = self.lock().extract_if(.., has_expired).collect();
         drop(expired);
     }
