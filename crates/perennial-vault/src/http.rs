@@ -5,11 +5,13 @@ mod redirect;
 mod reply;
 mod request;
 mod strike;
+mod text;
 mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use reqwest::{Response, Url};
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -26,6 +28,7 @@ pub(crate) use request::{
     GenerateCertificateRequest, ListIssuersRequest, Request, SignCertificateRequest,
 };
 pub(crate) use strike::{SHORTEST_PIECE, Sent};
+pub(crate) use text::{SecretText, private_key};
 pub(crate) use tls::{client_config, default_provider};
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -177,7 +180,8 @@ impl Transport {
             headers.insert(X_VAULT_NAMESPACE, namespace.clone());
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token)
+            let token = Bytes::from_owner(Zeroizing::new(token.as_bytes().to_vec()));
+            let mut value = HeaderValue::from_maybe_shared(token)
                 .map_err(|error| Failure::unusable(Problem::Request(operation, error.into())))?;
             // Hidden in `Debug`, and kept out of HTTP/2's compression tables.
             value.set_sensitive(true);

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::request::CertRequest;
 use super::skew;
 use crate::error::Problem;
-use crate::http::default_provider;
+use crate::http::{SecretText, default_provider, private_key};
 use crate::verdict::Operation;
 
 /// A certificate whose lifetime is a smaller share of the requested `ttl` is refused.
@@ -38,7 +38,7 @@ struct Issued {
     issuing_ca: String,
     ca_chain: Option<Vec<String>>,
     /// Only in the answer to an issue request.
-    private_key: Option<Zeroizing<String>>,
+    private_key: Option<SecretText>,
 }
 
 /// What the answer must match.
@@ -110,10 +110,7 @@ impl IssueReply {
         let Some(pem) = &self.issued(operation)?.private_key else {
             return Err(unusable(operation, "it holds no private key"));
         };
-        // The parser's error may quote the key.
-        PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map(Zeroizing::new)
-            .map_err(|_error| unusable(operation, "its private key is not PEM"))
+        private_key(pem.expose()).ok_or_else(|| unusable(operation, "its private key is not PEM"))
     }
 
     fn issued(&self, operation: Operation) -> Result<&Issued, Problem> {

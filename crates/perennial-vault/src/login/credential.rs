@@ -6,8 +6,8 @@ use perennial::Snapshot;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use super::method::{Auth, LoginFields, Method};
 use super::secret::Part;
 use super::wrapping::{self, Unwrapped};
 use crate::error::{Failure, Problem};
-use crate::http::{Reply, Request, Round, SHORTEST_PIECE};
+use crate::http::{self, Reply, Request, Round, SHORTEST_PIECE, SecretText};
 use crate::verdict::Operation;
 
 /// A credential as it is now, ready to be sent.
@@ -230,9 +230,10 @@ async fn first_certificate(
     if certificates.is_empty() {
         return Err(unusable(chain, "no certificate in PEM"));
     }
-    let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|_error| unusable(key, "no unencrypted private key in PEM"))?;
-    let certified = CertifiedKey::from_der(certificates, private_key, provider)
+    let private_key = http::private_key(&key_pem)
+        .ok_or_else(|| unusable(key, "no unencrypted private key in PEM"))?;
+    // The provider wipes what it loads.
+    let certified = CertifiedKey::from_der(certificates, private_key.clone_key(), provider)
         .map_err(|_error| unusable(key, "it does not match the auth certificate"))?;
     Ok((id, Arc::new(SingleCertAndKey::from(certified))))
 }
@@ -247,7 +248,7 @@ pub(super) async fn renew(round: &mut Round<'_>, token: Option<&str>) -> Result<
 pub(crate) fn granted(operation: Operation, reply: &Reply) -> Result<Granted, Failure> {
     // vaultrs' reply type is not used: its `Debug` prints the token, and it is not wiped.
     let LoginReply { auth } = reply.json(operation)?;
-    let token = auth.client_token;
+    let token = auth.client_token.into_inner();
     if token.is_empty() || token.chars().any(|c| !c.is_ascii_graphic()) {
         let problem = "its token is empty or holds a character that tokens do not have";
         return Err(Failure::unusable(Problem::Unusable(operation, problem)));
@@ -269,7 +270,7 @@ struct LoginReply {
 
 #[derive(Deserialize)]
 struct LoginAuth {
-    client_token: Zeroizing<String>,
+    client_token: SecretText,
     /// Seconds; 0 for a token that does not expire.
     lease_duration: u64,
     #[serde(default)]

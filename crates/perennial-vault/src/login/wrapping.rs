@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::CredentialId;
 use crate::error::{Failure, Problem};
-use crate::http::{Request, Round};
+use crate::http::{Request, Round, SecretText};
 use crate::verdict::{CREDENTIAL_BACK_OFF, Operation, Verdict};
 
 /// The outcome of the last wrapping token; one that has an outcome is not sent again.
@@ -129,13 +129,13 @@ fn is_secret_id_path(path: &str, mount: &str) -> bool {
 async fn unwrap(wrapping_token: &str, round: &mut Round<'_>) -> Result<Zeroizing<String>, Failure> {
     #[derive(Deserialize)]
     struct Wrapped {
-        secret_id: Zeroizing<String>,
+        secret_id: SecretText,
     }
     let reply = round
         .send(&Request::unwrap()?, Some(wrapping_token))
         .await?;
     let wrapped: Wrapped = reply.data(Operation::Unwrap)?;
-    Ok(wrapped.secret_id)
+    Ok(wrapped.secret_id.into_inner())
 }
 
 /// The refusal of a wrapping token that was used, has expired or never existed.
