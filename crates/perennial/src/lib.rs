@@ -53,6 +53,7 @@
 //!   [`LiveCertBuilder::provider`].
 //! - `watch` (default): changed files are noticed at once, and not only by polling.
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
+//! - `system-roots`: servers verified by the system's roots.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics
@@ -91,7 +92,8 @@ pub use causes::{find_cause, with_causes};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use gate::{Gate, Verdict};
 pub use live::{LiveCert, LiveCertBuilder, Reporter, Rotations};
-pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
+pub use material::chain::roots_of_chain;
+pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial, Usage};
 pub use observe::{CertState, CertStatus, Event, Events};
 pub use renewer::Renewed;
 pub use schedule::RenewalSchedule;
@@ -100,7 +102,7 @@ pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
     keyed_source_fn, source_fn,
 };
-pub use tls::TlsSettings;
+pub use tls::{TlsSettings, explaining_verifier, server_certificate_advice};
 
 pub use rustls;
 pub use rustls::pki_types;

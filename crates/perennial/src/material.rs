@@ -10,15 +10,19 @@ use zeroize::Zeroizing;
 use crate::digest::digest;
 
 mod certificate;
+pub(crate) mod chain;
 #[cfg(feature = "encrypted-keys")]
 mod encrypted;
 mod error;
 pub(crate) mod formats;
 pub(crate) mod pem;
+mod usage;
 
 pub use certificate::{Certificate, Names, Serial};
+pub(crate) use certificate::{Form, PublicKey, folded_der};
 pub use error::MaterialError;
 pub(crate) use error::part;
+pub use usage::Usage;
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///
@@ -31,6 +35,7 @@ pub struct CertMaterial {
     /// One PKI for clients and servers; if not, the roots verify servers alone.
     roots_issue_leaf: bool,
     obtained_at: Option<SystemTime>,
+    issuers_clock: Option<SystemTime>,
     warnings: Vec<String>,
     guard: Option<Guard>,
 }
@@ -129,15 +134,13 @@ impl CertMaterial {
         if chain.is_empty() {
             return Err(MaterialError::Missing { part: part::CHAIN });
         }
-        if roots.is_empty() {
-            return Err(MaterialError::Missing { part: part::ROOTS });
-        }
         Ok(Self {
             chain,
             key,
             roots,
             roots_issue_leaf: false,
             obtained_at: None,
+            issuers_clock: None,
             warnings: Vec::new(),
             guard: None,
         })
@@ -160,6 +163,18 @@ impl CertMaterial {
     #[must_use]
     pub fn obtained_at(mut self, at: SystemTime) -> Self {
         self.obtained_at = Some(at);
+        self
+    }
+
+    /// Sets what the CA's clock showed when it issued the certificate, if that differs from ours.
+    ///
+    /// The remaining lifetime is then counted from it, and not from a wall clock that may be wrong.
+    ///
+    /// # Defaults
+    /// This machine's wall clock.
+    #[must_use]
+    pub fn issuers_clock(mut self, at: SystemTime) -> Self {
+        self.issuers_clock = Some(at);
         self
     }
 
@@ -192,6 +207,7 @@ impl CertMaterial {
         let mut other = Self::new(self.chain.clone(), self.key.clone(), roots)?;
         other.roots_issue_leaf = self.roots_issue_leaf;
         other.obtained_at = self.obtained_at;
+        other.issuers_clock = self.issuers_clock;
         other.warnings.clone_from(&self.warnings);
         other.guard.clone_from(&self.guard);
         Ok(other)
@@ -215,6 +231,11 @@ impl CertMaterial {
     /// The time set with [`CertMaterial::obtained_at`].
     pub(crate) fn when_obtained(&self) -> Option<SystemTime> {
         self.obtained_at
+    }
+
+    /// The time set with [`CertMaterial::issuers_clock`].
+    pub(crate) fn when_issued(&self) -> Option<SystemTime> {
+        self.issuers_clock
     }
 
     pub(crate) fn key(&self) -> &Key {

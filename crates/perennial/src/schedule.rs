@@ -83,6 +83,11 @@ impl UsableLifetime {
         self.length().mul_f64(LEEWAY).min(LONGEST_LEEWAY)
     }
 
+    /// The end of the renewal band.
+    pub(crate) fn latest_renewal(&self) -> SystemTime {
+        self.from + self.length().mul_f64(RENEWAL_BAND.end)
+    }
+
     pub(crate) fn warn_at(&self) -> SystemTime {
         self.until - self.length().mul_f64(WARN_AT)
     }
@@ -176,7 +181,7 @@ impl RenewalSchedule {
         let (lowest, highest) = RETRY_CAP_BOUNDS;
         let proportional = outage / (room - RETRY_CAP);
         let cap = (proportional * RETRY_CAP).clamp(lowest.as_secs_f64(), highest.as_secs_f64());
-        Duration::from_secs_f64((outage + cap) / room)
+        Duration::try_from_secs_f64((outage + cap) / room).unwrap_or(Duration::MAX)
     }
 }
 

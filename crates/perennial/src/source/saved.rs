@@ -10,7 +10,7 @@ use crate::error::{BoxError, SourceError};
 use crate::material::{CertMaterial, MaterialError};
 use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
-use crate::tls::{TlsPolicy, TlsSettings, default_provider};
+use crate::tls::{TlsPolicy, default_provider};
 
 mod disk;
 use disk::SavedFile;
@@ -155,8 +155,7 @@ fn is_before_renewal(saved: &Arc<CertMaterial>, now: SystemTime) -> Result<bool,
         return Err(Unfit::FromTheFuture);
     }
     let provider = default_provider().ok_or(Unfit::NoProvider)?;
-    let tls =
-        TlsPolicy::new(provider, TlsSettings::new()).map_err(|_no_tls13| Unfit::NoProvider)?;
+    let tls = TlsPolicy::of_saved(provider).map_err(|_no_tls13| Unfit::NoProvider)?;
     let snapshot = Snapshot::build(saved, None, now, &tls).map_err(Unfit::Material)?;
     // By the default schedule; by another one the renewer may fetch a newer certificate at once.
     let schedule = RenewalSchedule::new();

@@ -163,15 +163,6 @@ const ROWS: &[Row] = &[
         expected: &["tls.crt and ", "tls.key", "does not match"],
     },
     Row {
-        what: "a leaf that is not first",
-        harm: |files, _| {
-            let chain = fs::read_to_string(files.path("tls.crt")).unwrap();
-            let (leaf, intermediate) = chain.split_at(chain.rfind("-----BEGIN").unwrap());
-            files.write("tls.crt", format!("{intermediate}{leaf}"));
-        },
-        expected: &["tls.crt", "does not match the first certificate"],
-    },
-    Row {
         what: "an encrypted key",
         harm: |files, _| {
             let key = include_str!("../../../tests/sources/keys/ec.encrypted.pem");

@@ -185,7 +185,7 @@ mod tests {
             ("=\n", "==\n", "second line"),
             (" 2 true ", " 1 true ", "not as it was written"),
             (" true ", " false ", "not as it was written"),
-            (" 2 true ", " 3 true ", "cannot be read"),
+            (" 2 true ", " 3 true ", "not as it was written"),
             (root, &root[4..], "not as it was written"),
             (key, &second, "cannot be read"),
         ];
