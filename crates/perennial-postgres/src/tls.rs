@@ -92,11 +92,11 @@ impl MakeTlsConnect<Socket> for Connector<'_> {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
-        let not_after = self.snapshot.not_after();
-        if self.live.is_some_and(|live| live.now() >= not_after) {
+        let has_ended = |live: &LiveCert| live.has_ended(self.snapshot);
+        if self.live.is_some_and(has_ended) {
             return Err(Box::new(Unavailable::Expired {
                 generation: self.snapshot.generation(),
-                not_after,
+                not_after: self.snapshot.not_after(),
                 last: None,
             }));
         }

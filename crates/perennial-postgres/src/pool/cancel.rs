@@ -28,7 +28,7 @@ pub(crate) async fn cancel(
 ) -> Result<(), ConnectError> {
     let request = async {
         let newest = state.live.current().map_err(ConnectError::Certificate)?;
-        let accepted = state.accepted.instead_of(&newest, state.live.now());
+        let accepted = state.accepted.instead_of(&newest, &state.live);
         let snapshot = accepted.unwrap_or(newest);
         let connector = connector(&snapshot, Some(&state.live));
         let answer = token.cancel_query(connector).await;

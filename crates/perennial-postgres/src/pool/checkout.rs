@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
-use crate::pool::observe::RetireReason;
 use crate::pool::policy::{connect_wait, exchange_reason};
 use crate::pool::session::Session;
 use crate::pool::slot::Place;
@@ -75,17 +74,17 @@ pub(crate) fn check_out(
     }
     connection.slot().mark_pooled(true);
     if !connection.session().is_usable() {
-        return_unusable(state, connection, RetireReason::Dead);
+        return_unusable(state, connection);
         return Err(ConnectError::Closed);
     }
     exchange_if_outdated(state, connection);
     let snapshot = &connection.session().driver.snapshot;
-    if state.has_expired(snapshot) {
+    if state.live.has_surely_ended(snapshot) {
         let error = ConnectError::Expired {
             generation: snapshot.generation(),
             not_after: snapshot.not_after(),
         };
-        return_unusable(state, connection, RetireReason::Expired);
+        return_unusable(state, connection);
         return Err(error);
     }
     Ok(())
@@ -99,12 +98,12 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
         connection.slot().mark_pooled(true);
         let is_usable = connection.slot().place() != (Place::Parked { usable: false });
         if !is_usable {
-            return_unusable(state, connection, RetireReason::Dead);
+            return_unusable(state, connection);
         }
         return is_usable;
     }
     if !connection.session().is_usable() {
-        return_unusable(state, connection, RetireReason::Dead);
+        return_unusable(state, connection);
         return false;
     }
     if state.is_draining() {
@@ -114,8 +113,8 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
     }
     exchange_if_outdated(state, connection);
     let driver = &connection.session().driver;
-    if state.has_expired(&driver.snapshot) {
-        return_unusable(state, connection, RetireReason::Expired);
+    if state.live.has_surely_ended(&driver.snapshot) {
+        return_unusable(state, connection);
         return false;
     }
     let is_outdated = state.is_outdated(driver);
@@ -128,8 +127,11 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
 }
 
 /// Retires a connection that its pool is about to drop.
-fn return_unusable(state: &PoolState, connection: &PgConnection, reason: RetireReason) {
-    state.retire(&connection.slot().driver(), reason);
+fn return_unusable(state: &PoolState, connection: &PgConnection) {
+    let driver = connection.slot().driver();
+    // One that died after its certificate had expired, as in a suspend, ended for that reason.
+    let reason = exchange_reason(false, false, state.has_expired(&driver.snapshot));
+    state.retire(&driver, reason);
 }
 
 /// Exchanges a claimed session if it is outdated and a spare is ready.

@@ -25,7 +25,7 @@ pub(crate) async fn connect(
     while_forbidden(|| async {
         let newest = certificate(state, end).await?;
         // Refused before: the rotation keeps trying it, at a pace that the server can bear.
-        if let Some(accepted) = state.accepted.instead_of(&newest, state.live.now()) {
+        if let Some(accepted) = state.accepted.instead_of(&newest, &state.live) {
             match log_in(state, &accepted, end).await {
                 Err(NoSession::Error(error)) if error.is_refusal() => {}
                 other => return other,
@@ -41,7 +41,7 @@ pub(crate) async fn connect(
                 other => return other,
             };
         }
-        match state.accepted.instead_of(&newest, state.live.now()) {
+        match state.accepted.instead_of(&newest, &state.live) {
             Some(accepted) => log_in(state, &accepted, end).await,
             None => Err(refusal.into()),
         }

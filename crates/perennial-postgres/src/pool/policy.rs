@@ -1,6 +1,6 @@
 //! Decides how a pool moves onto a new certificate: the next step, and its deadline. Pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::pool::observe::RetireReason;
 
@@ -123,18 +123,14 @@ pub(crate) fn connect_wait(failures: u32, draw: f64) -> Duration {
     doubling(failures, CONNECT_RETRY_CAP, draw)
 }
 
-/// When a session must end, wall clock.
+/// How long after its certificate has surely ended a session must end; `None` if never.
 ///
 /// An idle one ends with its certificate; one in use at the hard limit after that, if there is one.
-pub(crate) fn ends_at(
-    in_use: bool,
-    not_after: SystemTime,
-    hard_limit: Option<Duration>,
-) -> Option<SystemTime> {
+pub(crate) fn outlives_certificate(in_use: bool, hard_limit: Option<Duration>) -> Option<Duration> {
     if in_use {
-        not_after.checked_add(hard_limit?)
+        hard_limit
     } else {
-        Some(not_after)
+        Some(Duration::ZERO)
     }
 }
 
@@ -265,13 +261,15 @@ mod tests {
 
     #[test]
     fn idle_session_ends_with_its_certificate_and_one_in_use_at_the_hard_limit() {
-        let not_after = SystemTime::UNIX_EPOCH + AMPLE;
         let limit = Some(CONNECT);
-        assert_eq!(ends_at(false, not_after, None), Some(not_after));
-        assert_eq!(ends_at(false, not_after, limit), Some(not_after));
-        assert_eq!(ends_at(true, not_after, None), None);
-        assert_eq!(ends_at(true, not_after, limit), Some(not_after + CONNECT));
-        assert_eq!(ends_at(true, not_after, Some(Duration::MAX)), None);
+        for (in_use, limit, ends_after) in [
+            (false, None, Some(Duration::ZERO)),
+            (false, limit, Some(Duration::ZERO)),
+            (true, None, None),
+            (true, limit, limit),
+        ] {
+            assert_eq!(outlives_certificate(in_use, limit), ends_after);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use perennial::LiveCert;
 use tokio::time::Instant;
 
 use crate::pool::session::{Driver, Ping, Session};
@@ -189,9 +190,9 @@ impl Spares {
         drop(spares);
     }
 
-    /// Closes those whose certificate has expired.
-    pub(crate) fn close_expired(&self, now: SystemTime) {
-        let has_expired = |spare: &mut Idle| now >= spare.session.driver.snapshot.not_after();
+    /// Closes those whose certificate has surely ended.
+    pub(crate) fn close_expired(&self, live: &LiveCert) {
+        let has_expired = |spare: &mut Idle| live.has_surely_ended(&spare.session.driver.snapshot);
         let expired: Vec<_> = self.lock().extract_if(.., has_expired).collect();
         drop(expired);
     }

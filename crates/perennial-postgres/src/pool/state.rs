@@ -121,8 +121,9 @@ impl PoolState {
         }
     }
 
+    /// Whether a certificate must not be offered any more.
     pub(crate) fn has_expired(&self, snapshot: &Snapshot) -> bool {
-        self.live.now() >= snapshot.not_after()
+        self.live.has_ended(snapshot)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -198,28 +199,25 @@ impl PoolState {
 
     pub(crate) fn status(&self) -> PoolStatus {
         let newest = self.newest().unwrap_or_default();
-        let now = self.live.now();
         let mut status = self.observer.status();
         status.connecting = self.in_flight.older_than(u64::MAX);
         status.spares = self.spares.count(newest);
         status.refused_generation = self.accepted.refused_generation();
         let mut expiries = Vec::new();
         for (slot, driver) in self.open_slots() {
-            let not_after = driver.snapshot.not_after();
-            expiries.push(not_after);
+            expiries.push(driver.snapshot.not_after());
             let generation = driver.generation();
             *status.by_generation.entry(generation).or_default() += 1;
             // A parked session that is unusable waits for an answer, perhaps behind a stream.
             if slot.place() != (Place::Parked { usable: true }) {
                 status.old_in_use += usize::from(generation < newest);
-                status.expired_in_use += usize::from(now >= not_after);
+                status.expired_in_use += usize::from(self.has_expired(&driver.snapshot));
             }
         }
         for driver in self.draining() {
-            let not_after = driver.snapshot.not_after();
-            expiries.push(not_after);
+            expiries.push(driver.snapshot.not_after());
             status.draining += 1;
-            status.expired_in_use += usize::from(now >= not_after);
+            status.expired_in_use += usize::from(self.has_expired(&driver.snapshot));
         }
         status.oldest_not_after = expiries.into_iter().min();
         status
