@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
-use crate::pool::observe::RetireReason;
 use crate::pool::policy::{connect_wait, exchange_reason};
 use crate::pool::session::Session;
 use crate::pool::slot::Place;
