@@ -55,6 +55,7 @@
 mod bb8_manager;
 #[cfg(feature = "deadpool")]
 mod deadpool_manager;
+mod dial;
 mod error;
 pub mod libpq;
 #[cfg(feature = "pool")]

@@ -94,7 +94,9 @@ impl Snapshot {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         // Other roots for the same leaf do not prolong it, whatever the wall clock shows by now.
-        let (received, usable_until, end) = match same_leaf {
+        // Another issuer may.
+        let same_end = same_leaf.filter(|previous| previous.not_after == not_after);
+        let (received, usable_until, end) = match same_end {
             Some(previous) => (previous.received, previous.usable_until, previous.end),
             None => {
                 let issuers_clock = material.when_issued().unwrap_or(now);
