@@ -233,9 +233,9 @@ async fn missing_certificate_quotes_vault_and_the_pool_recovers() {
     assert_recovers(&pool).await;
 }
 
-/// Scenario: C15
+/// Scenario: C15, F9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unix_socket_is_refused() {
+async fn unix_socket_is_refused_also_next_to_an_address() {
     let stage = Stage::set().await;
     let postgres = &stage.testbed.postgres;
     let live = stage.live(HOUR).await;
@@ -246,10 +246,14 @@ async fn unix_socket_is_refused() {
         config
     };
     let refused = ["Unix socket"];
-    let error = CertConnectionManager::new(live, socket()).unwrap_err();
-    assert_one_line(&error, &refused);
-    let error = ConnectProbe::new(socket()).unwrap_err();
-    assert_one_line(&error, &refused);
+    let mut next_to_address = socket();
+    next_to_address.hostaddr(Ipv4Addr::LOCALHOST.into());
+    for config in [socket(), next_to_address] {
+        let error = CertConnectionManager::new(live.clone(), config.clone()).unwrap_err();
+        assert_one_line(&error, &refused);
+        let error = ConnectProbe::new(config).unwrap_err();
+        assert_one_line(&error, &refused);
+    }
 }
 
 /// Scenario: C15

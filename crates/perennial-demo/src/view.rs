@@ -119,6 +119,7 @@ fn draw_certificate(view: &View, width: u16) -> Paragraph<'static> {
         CertState::Due => ("due", Color::Yellow),
         CertState::Failing => ("renewal failing", Color::Red),
         CertState::Expired => ("expired", Color::Red),
+        CertState::Stopped => ("no longer renewed", Color::Red),
         _ => ("starting", Color::Gray),
     };
     let mut summary = format!(

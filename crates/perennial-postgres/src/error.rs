@@ -30,12 +30,22 @@ pub enum ConnectError {
     #[error("no certificate to connect with")]
     Certificate(#[source] Unavailable),
     /// TCP, TLS or login failed; the cause is the driver's error.
-    #[error("{} (certificate of generation {generation})", class.advice())]
+    ///
+    /// Of several hosts and addresses this is the failure that says most about the certificate: a
+    /// refusal, then a server that is not trusted, then any other.
+    #[error(
+        "{} ({server}, certificate of generation {generation}{})",
+        class.advice(), Others(others)
+    )]
     Postgres {
         /// What kind of failure this is.
         class: FailureClass,
+        /// Host and port, and the address that was dialled if it is another.
+        server: String,
         /// The generation of the certificate that was presented.
         generation: u64,
+        /// Why the other hosts and addresses failed, each with its name.
+        others: Vec<String>,
         /// The driver's error.
         #[source]
         cause: Arc<tokio_postgres::Error>,
@@ -83,12 +93,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    pub(crate) fn postgres(error: tokio_postgres::Error, generation: u64) -> Self {
+    /// The failure of one server.
+    pub(crate) fn postgres(error: tokio_postgres::Error, server: String, generation: u64) -> Self {
         Self::Postgres {
             class: classify(&error),
+            server,
             generation,
+            others: Vec::new(),
             cause: Arc::new(error),
         }
+    }
+
+    /// This failure, with what failed at other hosts and addresses.
+    pub(crate) fn with_others(mut self, failed: Vec<String>) -> Self {
+        if let Self::Postgres { others, .. } = &mut self {
+            *others = failed;
+        }
+        self
     }
 
     pub(crate) fn setting(
@@ -161,7 +182,28 @@ pub enum FailureClass {
     Ended,
 }
 
+/// What failed elsewhere, as the end of a parenthesis.
+struct Others<'a>(&'a [String]);
+
+impl fmt::Display for Others<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for other in self.0 {
+            write!(f, "; {other}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a connect timed out, as far as is known.
+pub(crate) const NO_ANSWER: &str =
+    "postgres did not answer; check that host and port belong to postgres, and its load";
+
 impl FailureClass {
+    /// Whether the failure may pass soon, so that the connect is tried again.
+    pub(crate) fn may_pass(self) -> bool {
+        matches!(self, Self::Unreachable | Self::NotNow | Self::Lost)
+    }
+
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -223,7 +265,7 @@ impl fmt::Display for FailureClass {
 ///
 /// With TLS 1.2 a refused certificate fails the handshake; with TLS 1.3 it fails the first read
 /// after the handshake. The alert is the same, at different depths of the error.
-fn classify(error: &tokio_postgres::Error) -> FailureClass {
+pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
     if let Some(code) = error.code() {
         return by_sqlstate(code);
     }

@@ -17,7 +17,7 @@ mod alert_stream;
 const ALPN: &[u8] = b"postgresql";
 
 type Rustls = <MakeRustlsConnect as MakeTlsConnect<AlertStream<Socket>>>::TlsConnect;
-type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
+pub(crate) type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
 
 /// A TLS connector that takes the current certificate for each connect.
 ///
@@ -67,13 +67,13 @@ impl MakeTlsConnect<Socket> for PgTls {
 pub(crate) struct Connector<'a> {
     rustls: MakeRustlsConnect,
     snapshot: &'a Snapshot,
-    /// Whose clock decides whether the certificate has expired.
+    /// Whose clocks decide whether the certificate has expired.
     live: Option<&'a LiveCert>,
 }
 
 /// A connector for one snapshot.
 ///
-/// With `live`, it compares the clock with the certificate's expiry again for each host: a slow
+/// With `live`, it compares the clocks with the certificate's expiry again for each host: a slow
 /// network may outlast the certificate.
 pub(crate) fn connector<'a>(snapshot: &'a Snapshot, live: Option<&'a LiveCert>) -> Connector<'a> {
     // The clone shares resolver, verifier and session store with all connects of its generation.
@@ -92,11 +92,10 @@ impl MakeTlsConnect<Socket> for Connector<'_> {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
-        let not_after = self.snapshot.not_after();
-        if self.live.is_some_and(|live| live.now() >= not_after) {
+        if self.live.is_some_and(|live| live.has_ended(self.snapshot)) {
             return Err(Box::new(Unavailable::Expired {
                 generation: self.snapshot.generation(),
-                not_after,
+                not_after: self.snapshot.not_after(),
                 last: None,
             }));
         }
@@ -128,13 +127,26 @@ impl fmt::Debug for Handshake {
 
 /// These settings with TLS required.
 pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConnectError> {
-    let hosts = config.get_hosts();
-    if hosts.is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(ConnectError::setting("host", "", "a TCP host"));
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    if hosts.is_empty() {
+        let expected = match addresses {
+            [] => "a TCP host",
+            _ => "the name in the server's certificate, next to hostaddr",
+        };
+        return Err(ConnectError::setting("host", "", expected));
     }
     if let Some(socket) = hosts.iter().find(|host| !matches!(host, Host::Tcp(_))) {
         let expected = "a TCP host (postgres has no TLS on Unix sockets)";
         return Err(ConnectError::setting("host", socket, expected));
+    }
+    if !addresses.is_empty() && addresses.len() != hosts.len() {
+        let expected = "one address for each host";
+        return Err(ConnectError::setting("hostaddr", addresses, expected));
+    }
+    let ports = config.get_ports();
+    if ports.len() > 1 && ports.len() != hosts.len() {
+        let expected = "one port, or one for each host";
+        return Err(ConnectError::setting("port", ports, expected));
     }
     match config.get_ssl_mode() {
         SslMode::Disable => {

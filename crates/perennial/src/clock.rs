@@ -21,11 +21,13 @@ impl Clock {
         wall_clock()
     }
 
-    /// `at` by both clocks, from here on.
-    pub(crate) fn deadline(&self, at: SystemTime) -> Deadline {
-        Deadline {
-            at,
-            by: Instant::now() + remaining(self.now(), at),
+    /// What both clocks show now.
+    pub(crate) fn moment(&self) -> Moment {
+        // In this order: an expiry that both clocks know passes by the wall clock first.
+        let wall = self.now();
+        Moment {
+            wall,
+            monotonic: Instant::now(),
         }
     }
 
@@ -43,9 +45,7 @@ impl Clock {
     /// was suspended, since the monotonic clock stands still meanwhile.
     pub(crate) async fn sleep_until(&self, deadline: Deadline, look: Duration) {
         loop {
-            let by_wall = remaining(self.now(), deadline.at);
-            let by_monotonic = deadline.by.saturating_duration_since(Instant::now());
-            let left = by_wall.min(by_monotonic);
+            let left = deadline.left(self.moment());
             if left.is_zero() {
                 return;
             }
@@ -54,7 +54,44 @@ impl Clock {
     }
 }
 
-/// A moment by the wall clock, and by the monotonic clock as it stood when this was made.
+/// What both clocks show at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) wall: SystemTime,
+    pub(crate) monotonic: Instant,
+}
+
+impl Moment {
+    /// `at`, a time of the wall clock, by both clocks from here on; at once if it has passed.
+    pub(crate) fn deadline(self, at: SystemTime) -> Deadline {
+        Deadline {
+            at,
+            by: instant_after(self.monotonic, remaining(self.wall, at)),
+        }
+    }
+
+    pub(crate) fn after(self, wait: Duration) -> Deadline {
+        Deadline {
+            at: wall_after(self.wall, wait),
+            by: instant_after(self.monotonic, wait),
+        }
+    }
+}
+
+impl From<SystemTime> for Moment {
+    /// `wall`, which was read just now.
+    fn from(wall: SystemTime) -> Self {
+        Self {
+            wall,
+            monotonic: Instant::now(),
+        }
+    }
+}
+
+/// A moment to come, by the wall clock and by the monotonic clock.
+///
+/// It has passed when either clock says so: the wall clock alone notices a suspended host, the
+/// monotonic clock alone a wall clock that was set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
     at: SystemTime,
@@ -62,15 +99,143 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// The wall clock's side.
-    pub(crate) fn at(&self) -> SystemTime {
+    /// The monotonic clock's side is `wait` after `from`, whatever the wall clock's side is.
+    pub(crate) fn by_both(at: SystemTime, from: Moment, wait: Duration) -> Self {
+        Self {
+            at,
+            by: instant_after(from.monotonic, wait),
+        }
+    }
+
+    pub(crate) fn has_passed(self, now: Moment) -> bool {
+        now.wall >= self.at || now.monotonic >= self.by
+    }
+
+    /// The time until either clock says that it has passed.
+    pub(crate) fn left(self, now: Moment) -> Duration {
+        let by_monotonic = self.by.saturating_duration_since(now.monotonic);
+        remaining(now.wall, self.at).min(by_monotonic)
+    }
+
+    /// How long it has passed by the clock that says so for longer; `None` if neither does.
+    pub(crate) fn passed_for(self, now: Moment) -> Option<Duration> {
+        let (wall, monotonic) = self.passed_by_each(now);
+        wall.max(monotonic)
+    }
+
+    /// As [`passed_for`](Self::passed_for), but by the clock that is behind: both must say so.
+    pub(crate) fn passed_for_by_both(self, now: Moment) -> Option<Duration> {
+        let (wall, monotonic) = self.passed_by_each(now);
+        wall.min(monotonic)
+    }
+
+    fn passed_by_each(self, now: Moment) -> (Option<Duration>, Option<Duration>) {
+        (
+            now.wall.duration_since(self.at).ok(),
+            now.monotonic.checked_duration_since(self.by),
+        )
+    }
+
+    /// The one that passes first; by each clock, if they disagree about that.
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self {
+            at: self.at.min(other.at),
+            by: self.by.min(other.by),
+        }
+    }
+
+    /// The one that passes last; by each clock, if they disagree about that.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            at: self.at.max(other.at),
+            by: self.by.max(other.by),
+        }
+    }
+
+    /// Whether it passes before the other by the wall clock, which orders what was planned.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.at < other.at
+    }
+
+    /// The wall clock's time at which it passes, for people to read.
+    pub(crate) fn wall(self, now: Moment) -> SystemTime {
+        let left = self.left(now);
+        if remaining(now.wall, self.at) > left + STEP {
+            return wall_after(now.wall, left);
+        }
         self.at
+    }
+}
+
+/// Clocks that move apart by less have not been set: their readings are not of one moment.
+const STEP: Duration = Duration::from_secs(2);
+
+/// So many looks in a row make the wall clock credible again after it was set or the host slept.
+const LOOKS: u32 = 10;
+
+/// Looks that follow each other sooner count once.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// Whether the two clocks have kept their distance for several looks.
+///
+/// One wrong time server moves the clocks of a whole fleet for seconds. What a clock says is acted
+/// on without the other's consent only once it has been set for [`LOOKS`] looks.
+#[derive(Debug)]
+pub(crate) struct Steadiness {
+    /// When the clocks were last seen to move apart.
+    since: Moment,
+    looks: u32,
+    last_look: Instant,
+}
+
+impl Steadiness {
+    /// Steady so far.
+    pub(crate) fn new(now: Moment) -> Self {
+        Self {
+            since: now,
+            looks: LOOKS,
+            last_look: now.monotonic,
+        }
+    }
+
+    /// Takes one look; `true` if the clocks have kept their distance for several.
+    pub(crate) fn look(&mut self, now: Moment) -> bool {
+        let went = now
+            .monotonic
+            .saturating_duration_since(self.since.monotonic);
+        let expected = wall_after(self.since.wall, went);
+        if remaining(expected, now.wall).max(remaining(now.wall, expected)) > STEP {
+            *self = Self {
+                since: now,
+                looks: 0,
+                last_look: now.monotonic,
+            };
+        }
+        let rest = now.monotonic.saturating_duration_since(self.last_look);
+        if self.looks < LOOKS && rest >= BETWEEN_LOOKS {
+            self.looks += 1;
+            self.last_look = now.monotonic;
+        }
+        self.looks >= LOOKS
     }
 }
 
 /// Time from `now` to `at`, zero once `at` has passed.
 pub(crate) fn remaining(now: SystemTime, at: SystemTime) -> Duration {
     at.duration_since(now).unwrap_or(Duration::ZERO)
+}
+
+/// Longer than any program runs, and short enough for every clock.
+const FOREVER: Duration = Duration::from_secs(1_000 * 365 * 24 * 60 * 60);
+
+fn instant_after(from: Instant, wait: Duration) -> Instant {
+    let capped = || from.checked_add(FOREVER);
+    from.checked_add(wait).or_else(capped).unwrap_or(from)
+}
+
+pub(crate) fn wall_after(from: SystemTime, wait: Duration) -> SystemTime {
+    let capped = || from.checked_add(FOREVER);
+    from.checked_add(wait).or_else(capped).unwrap_or(from)
 }
 
 fn wall_clock() -> SystemTime {
@@ -149,7 +314,7 @@ mod tests {
     async fn slept(step: impl FnOnce(&TestClock)) -> Duration {
         let wall = TestClock::starting_at(midday());
         let clock = wall.clock();
-        let deadline = clock.deadline(clock.now() + HOUR);
+        let deadline = clock.moment().after(HOUR);
         let began = Instant::now();
         let look = Clock::longest_sleep(Some(HOUR));
         let sleeper = tokio::spawn(async move { clock.sleep_until(deadline, look).await });

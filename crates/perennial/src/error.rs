@@ -133,8 +133,9 @@ pub enum RenewError {
     /// The fetched material did not pass the checks.
     #[error("the fetched certificate is not usable")]
     Material(#[source] MaterialError),
-    /// The source panicked; the message is not kept, since it may hold a secret.
-    #[error("the source panicked")]
+    /// The source panicked, or a closure of the settings; the message is not kept, since it may
+    /// hold a secret.
+    #[error("the source or another callback panicked")]
     Panicked,
     /// The certificate in use has expired, and the source delivered it again.
     #[error("the source delivered the expired certificate again")]
@@ -144,8 +145,11 @@ pub enum RenewError {
     Refused(#[source] SharedError),
     /// The first certificate's lifetime is too short for what the renewal schedule promises.
     #[error(
-        "a usable lifetime of {usable:?} is too short to survive an outage of {outage:?}: it needs \
-         {needed:?}"
+        "a usable lifetime of {usable:?} is too short to {}: request at least {needed:?}",
+        match *outage {
+            Duration::ZERO => "be renewed in time".to_owned(),
+            outage => format!("survive an outage of {outage:?}"),
+        }
     )]
     LifetimeTooShort {
         /// The certificate's usable lifetime.

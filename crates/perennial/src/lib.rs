@@ -44,7 +44,8 @@
 //! # What it promises
 //! - A snapshot is whole: chain, key, roots and config belong together and were checked together.
 //! - A failed renewal never removes a valid certificate, and the renewer never gives up.
-//! - An expired certificate is never used for a new connection.
+//! - An expired certificate is never used for a new connection: the wall clock and the monotonic
+//!   clock must both call it valid.
 //! - Any number of waiters cause one fetch; the number of fetches in an outage is bounded.
 //! - No private key is in any `Debug`, log or error.
 //!
@@ -53,6 +54,8 @@
 //!   [`LiveCertBuilder::provider`].
 //! - `watch` (default): changed files are noticed at once, and not only by polling.
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
+//! - `system-roots`: servers verified by the system's roots.
+//! - `pkcs12`: chain and key in PKCS#12, and what `encrypted-keys` reads.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics
@@ -91,7 +94,8 @@ pub use causes::{find_cause, with_causes};
 pub use error::{RenewError, SourceError, SourceErrorKind, StartError, Unavailable};
 pub use gate::{Gate, Verdict};
 pub use live::{LiveCert, LiveCertBuilder, Reporter, Rotations};
-pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial};
+pub use material::chain::roots_of_chain;
+pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial, Usage};
 pub use observe::{CertState, CertStatus, Event, Events};
 pub use renewer::Renewed;
 pub use schedule::RenewalSchedule;
@@ -100,7 +104,7 @@ pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
     keyed_source_fn, source_fn,
 };
-pub use tls::TlsSettings;
+pub use tls::{TlsSettings, explaining_verifier, server_certificate_advice};
 
 pub use rustls;
 pub use rustls::pki_types;

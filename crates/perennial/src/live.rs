@@ -1,11 +1,11 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment, Steadiness};
 use crate::error::{RenewError, StartError, Unavailable};
 use crate::material::CertMaterial;
 use crate::observe::{CertStatus, Event, Events, Published};
@@ -38,6 +38,7 @@ pub struct LiveCert {
 
 struct Shared {
     clock: Clock,
+    steadiness: Mutex<Steadiness>,
     published: watch::Receiver<Published>,
     /// Weak, so that events end with the renewer.
     events: broadcast::WeakSender<Event>,
@@ -92,16 +93,17 @@ impl LiveCert {
     /// The certificate for a connection made now; never blocks, never waits.
     ///
     /// # Errors
-    /// [`Unavailable`]: no fetch has succeeded yet, or the certificate has expired.
+    /// [`Unavailable`]: no fetch has succeeded yet, or the certificate has expired by either clock:
+    /// see [`has_ended`](Self::has_ended).
     pub fn current(&self) -> Result<Arc<Snapshot>, Unavailable> {
         let published = self.shared.published.borrow();
         match &published.snapshot {
-            Some(snapshot) if self.now() < snapshot.not_after() => Ok(Arc::clone(snapshot)),
+            Some(snapshot) if !self.has_ended(snapshot) => Ok(Arc::clone(snapshot)),
             _ => Err(unavailable(&published)),
         }
     }
 
-    /// A certificate that is valid now by the wall clock; waits for a renewal if need be.
+    /// A certificate that is valid now; waits for a renewal if need be.
     ///
     /// Returns at once unless the certificate has expired or is about to, as after a host's
     /// suspend. Then it waits for one fetch, shared by all callers. If that fails, a certificate
@@ -118,7 +120,7 @@ impl LiveCert {
     pub async fn wait_valid(&self) -> Result<Arc<Snapshot>, Unavailable> {
         if let Ok(snapshot) = self.current() {
             let leeway = snapshot.usable_lifetime().leeway();
-            if snapshot.remaining(self.now()) > leeway {
+            if snapshot.end().left(self.moment()) > leeway {
                 return Ok(snapshot);
             }
         }
@@ -137,7 +139,8 @@ impl LiveCert {
 
     /// How this certificate is doing now.
     pub fn status(&self) -> CertStatus {
-        CertStatus::at(self.now(), &self.shared.published.borrow())
+        let published = self.shared.published.borrow();
+        CertStatus::at(self.moment(), &published, self.has_stopped())
     }
 
     /// Events from here on; [`status`](Self::status) has the present state.
@@ -150,14 +153,63 @@ impl LiveCert {
         Events::from_channel(receiver, Event::Missed)
     }
 
-    /// Whether connections can be made now: for a readiness probe.
+    /// Whether connections can be made now, and the certificate is renewed: for a readiness probe.
     pub fn is_ready(&self) -> bool {
-        self.current().is_ok()
+        !self.has_stopped() && self.current().is_ok()
     }
 
-    /// The wall clock that this certificate's lifetime is measured by.
+    /// This certificate's wall clock.
     pub fn now(&self) -> SystemTime {
         self.shared.clock.now()
+    }
+
+    /// Whether this certificate has expired by the wall clock *or* by the monotonic clock.
+    ///
+    /// Such a certificate must not be offered any more. The monotonic clock counts the lifetime
+    /// from when this process received the certificate, so a wall clock that was set back prolongs
+    /// nothing; the wall clock notices that the host was suspended.
+    ///
+    /// One clock may be wrong for a moment. For what already works, such as an open connection,
+    /// see [`has_surely_ended`](Self::has_surely_ended).
+    pub fn has_ended(&self, snapshot: &Snapshot) -> bool {
+        snapshot.end().has_passed(self.moment())
+    }
+
+    /// Whether this certificate has expired beyond doubt: what it was used for may be torn down.
+    ///
+    /// Either both clocks say so; or one does, and the wall clock was not set for several looks.
+    /// Each call is a look, so call this about once per second for as long as the answer matters.
+    ///
+    /// # Defaults
+    /// Ten looks, at least 1 s apart.
+    pub fn has_surely_ended(&self, snapshot: &Snapshot) -> bool {
+        self.surely_ended_for(snapshot).is_some()
+    }
+
+    /// How long ago this certificate expired beyond doubt; `None` if that is not sure.
+    ///
+    /// A look as by [`has_surely_ended`](Self::has_surely_ended).
+    pub fn surely_ended_for(&self, snapshot: &Snapshot) -> Option<Duration> {
+        let now = self.moment();
+        let steadiness = self.shared.steadiness.lock();
+        let is_steady = steadiness.unwrap_or_else(PoisonError::into_inner).look(now);
+        if is_steady {
+            snapshot.end().passed_for(now)
+        } else {
+            snapshot.end().passed_for_by_both(now)
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        self.shared.clock.moment()
+    }
+
+    /// Whether the renewer's task is gone.
+    fn has_stopped(&self) -> bool {
+        match &self.shared.writer {
+            Writer::Renewer { commands, .. } => commands.is_closed(),
+            Writer::Fixed { .. } => false,
+        }
     }
 
     /// Renews now.

@@ -182,9 +182,7 @@ impl Renewer {
     ) -> Result<FetchReason, Stop> {
         let current = self.current();
         let backoff = backoff(current.as_deref());
-        // Both clocks' deadlines are taken once: looking again after the wall clock was set back
-        // would prolong the wait.
-        let due = self.clock.deadline(self.next_fetch());
+        let due = self.next_fetch();
         let spacing = if self.failures() == 0 {
             SHORTEST_FETCH_INTERVAL
         } else {
@@ -203,7 +201,7 @@ impl Renewer {
         tokio::pin!(changed);
         loop {
             let mark = self.memory.marks.first().map(|(deadline, _)| *deadline);
-            let next = mark.filter(|mark| mark.at() < due.at()).unwrap_or(due);
+            let next = mark.map_or(due, |mark| mark.min(due));
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
@@ -217,11 +215,19 @@ impl Renewer {
                     Some(Command::Shutdown) | None => return Err(Stop),
                 },
                 () = self.clock.sleep_until(next, look) => {
-                    if next == due {
-                        let has_one = self.published.borrow().snapshot.is_some();
-                        return Ok(if has_one { FetchReason::Due } else { FetchReason::Start });
+                    let now = self.clock.moment();
+                    let is_due = due.has_passed(now);
+                    match mark {
+                        Some(mark) if mark.has_passed(now) && (!is_due || mark.is_before(due)) => {
+                            self.pass_mark();
+                        }
+                        _ if is_due => {
+                            let has_one = self.published.borrow().snapshot.is_some();
+                            return Ok(if has_one { FetchReason::Due } else { FetchReason::Start });
+                        }
+                        // The wall clock was set back since.
+                        _ => {}
                     }
-                    self.pass_mark();
                 }
                 () = &mut changed => return Ok(FetchReason::Changed),
             }
@@ -240,8 +246,11 @@ impl Renewer {
         let now = Instant::now();
         let current = self.current();
         let leaf_since = current.as_ref().map(|snapshot| snapshot.leaf_since());
-        let pause = if self.published.borrow().renewal.pausing {
-            crate::clock::remaining(self.clock.now(), due.at())
+        // What is held takes the place of a refused certificate at once.
+        let is_spare_held = matches!(self.memory.held, Some(Held::NotYetValid { .. }));
+        let takes_spare = is_spare_held && matches!(waiter.wish, Wish::NewerThan(_));
+        let pause = if self.published.borrow().renewal.pausing && !takes_spare {
+            due.left(self.clock.moment())
         } else {
             Duration::ZERO
         };
@@ -292,7 +301,7 @@ impl Renewer {
 /// Resolves with the source's `changed`, but never before `not_before`: a source that is always
 /// ready must not make a hot loop.
 async fn changed(source: &dyn DynSource, not_before: Instant) {
-    let changed = std::panic::AssertUnwindSafe(source.changed());
+    let changed = std::panic::AssertUnwindSafe(async { source.changed().await });
     if changed.catch_unwind().await.is_err() {
         // The source is asked when a fetch is due all the same.
         return std::future::pending().await;

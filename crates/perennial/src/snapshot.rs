@@ -1,14 +1,17 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use std::{fmt, iter};
 
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
+use crate::clock::{Deadline, Moment, wall_after};
+use crate::material::chain::{Delivered, Presented};
 use crate::material::{CertMaterial, Certificate, MaterialError, Names, Serial, part};
 use crate::schedule::UsableLifetime;
-use crate::tls::{TlsPolicy, TrustedRoots};
+use crate::tls::{TlsPolicy, TrustedRoots, public_key};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -21,10 +24,18 @@ pub struct Snapshot {
     not_before: SystemTime,
     not_after: SystemTime,
     obtained_at: SystemTime,
+    /// When this process received the leaf.
+    received: Moment,
+    /// Where the leaf's usable lifetime ends by our wall clock: before `not_after`, if that clock
+    /// is behind.
+    usable_until: SystemTime,
+    /// The end of the validity.
+    end: Deadline,
     leaf_sha256: [u8; 32],
     digest: [u8; 32],
     /// What this was built from. A source's guard lives in it for as long as this snapshot does.
     material: Arc<CertMaterial>,
+    warnings: Vec<String>,
     trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
     client_config: Arc<ClientConfig>,
@@ -33,51 +44,71 @@ pub struct Snapshot {
 impl Snapshot {
     /// Checks material and builds its config: the only way to a snapshot.
     ///
-    /// `previous` numbers it and lends it the roots that are in their overlap.
+    /// `previous` numbers it and lends it the roots that are in their overlap; `received` is when
+    /// the material arrived. A chain that is not valid yet by our clock is accepted: that clock may
+    /// be the wrong one.
     pub(crate) fn build(
         material: &Arc<CertMaterial>,
         previous: Option<&Self>,
-        now: SystemTime,
+        received: impl Into<Moment>,
         tls: &TlsPolicy,
     ) -> Result<Self, MaterialError> {
-        let leaf_der = material.leaf_der();
-        let leaf = material.leaf()?;
-        let (issuers, above) = presented(material.chain(), &leaf)?;
-        if !leaf.allows_clients() {
-            return Err(MaterialError::NotForClients);
+        let received = received.into();
+        let now = received.wall;
+        let key = tls.signing_key(material.key())?;
+        let Presented {
+            leaf,
+            chain,
+            not_before,
+            not_after,
+            limited_by,
+            mut warnings,
+        } = Delivered {
+            chain: material.chain(),
+            roots: material.roots(),
+            key: public_key(&*key).as_ref(),
+            usage: tls.usage(),
+            now,
+            provider: tls.provider(),
         }
-        let (not_before, not_after) = validity(&leaf, &above);
-        let limited_by = limiting_issuer(&leaf, &above).map(str::to_owned);
-        if now >= not_after {
-            return Err(MaterialError::Expired {
-                not_after,
-                limited_by,
-            });
-        }
-        if now < not_before {
-            return Err(MaterialError::NotYetValid { not_before });
-        }
+        .presented()?;
+        let leaf_sha256 = Sha256::digest(&chain[0]).into();
 
-        let roots = Arc::new(root_store(material.roots())?);
-        let chain = iter::once(leaf_der).chain(issuers).cloned();
-        let certified = tls.certified_key(chain.collect(), material.key())?;
-        tls.verify_chain(
-            &certified.cert,
-            &roots,
-            material.roots_must_issue_leaf(),
-            unix_time(now),
-        )?;
+        let (roots, store) = usable_roots(material.roots(), &mut warnings)?;
+        let store = Arc::new(store);
+        if roots.is_empty() && tls.needs_roots() {
+            return Err(MaterialError::NoRoots);
+        }
+        if material.roots_must_issue_leaf() {
+            tls.verify_chain(&chain, &leaf, &store, unix_time(now.max(not_before)))?;
+        }
         let trusted_roots = TrustedRoots::after(
             previous.map(|previous| &previous.trusted_roots),
-            material.roots().to_vec(),
+            roots,
             now,
             tls.roots_overlap(),
         );
-        let client_config = tls.client_config(roots, &trusted_roots, certified)?;
+        let certified = CertifiedKey::new(chain, key);
+        let client_config = tls.client_config(store, &trusted_roots, certified)?;
 
-        let leaf_sha256 = Sha256::digest(leaf_der).into();
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
+        // Other roots for the same leaf do not prolong it, whatever the wall clock shows by now.
+        // Another issuer may.
+        let same_end = same_leaf.filter(|previous| previous.not_after == not_after);
+        let (received, usable_until, end) = match same_end {
+            Some(previous) => (previous.received, previous.usable_until, previous.end),
+            None => {
+                let issuers_clock = material.when_issued().unwrap_or(now);
+                let begins = issuers_clock.max(not_before);
+                let usable = crate::clock::remaining(begins, not_after);
+                (
+                    received,
+                    wall_after(now, usable).min(not_after),
+                    Deadline::by_both(not_after, received, usable),
+                )
+            }
+        };
         Ok(Self {
             generation,
             leaf_since: same_leaf.map_or(generation, |previous| previous.leaf_since),
@@ -92,8 +123,12 @@ impl Snapshot {
                 (None, Some(previous)) => previous.obtained_at,
                 (None, None) => now,
             },
+            received,
+            usable_until,
+            end,
             leaf_sha256,
             digest: material.digest(),
+            warnings: all_warnings(material, warnings),
             material: Arc::clone(material),
             trusted_roots,
             server_name: tls.server_name().cloned(),
@@ -132,21 +167,22 @@ impl Snapshot {
         self.leaf.names()
     }
 
-    /// When the presented chain's validity begins, wall clock.
+    /// When the validity of the leaf and its path begins, wall clock.
     pub fn not_before(&self) -> SystemTime {
         self.not_before
     }
 
-    /// When the first certificate of the presented chain expires, wall clock.
+    /// When the leaf expires, wall clock; sooner where every path to a root does.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// The issuer in the presented chain that expires first, if it is not the leaf that does.
+    /// The issuer that expires first, if it is not the leaf that does and no other path is left.
     ///
     /// Its distinguished name, for people to read. An issuer that expires together with the leaf
     /// counts too: a CA near its expiry shortens the leaf's lifetime to its own. Only a newer
-    /// issuer makes lifetimes longer again.
+    /// issuer makes lifetimes longer again. While another certificate of that issuer, or one by
+    /// another root, is presented too, the expiry is one of the [`warnings`](Self::warnings).
     pub fn limited_by(&self) -> Option<&str> {
         self.limited_by.as_deref()
     }
@@ -189,9 +225,28 @@ impl Snapshot {
         self.server_name.as_ref()
     }
 
-    /// The CA's warnings about the certificate, for people to read; most often none.
+    /// Warnings about the certificate, for people to read; most often none.
+    ///
+    /// The CA's come first. The others are about what some servers accept and others refuse, such
+    /// as a certificate of version 1 or one that is not a part of the chain; each names a subject.
     pub fn warnings(&self) -> &[String] {
-        self.material.warnings()
+        &self.warnings
+    }
+
+    /// The warnings without the CA's, which a source reports itself.
+    pub(crate) fn own_warnings(&self) -> &[String] {
+        &self.warnings[self.material.warnings().len()..]
+    }
+
+    /// Adds a warning if it is put to use before its validity begins by our wall clock.
+    pub(crate) fn warn_if_not_yet_valid(mut self, now: SystemTime) -> Self {
+        if now < self.not_before {
+            // Without a figure, so that it is the same each time.
+            let text = "the certificate is not valid yet by this machine's clock, which may be \
+                        behind: check its time synchronisation";
+            self.warnings.push(text.to_owned());
+        }
+        self
     }
 
     /// What this was built from.
@@ -199,8 +254,28 @@ impl Snapshot {
         &self.material
     }
 
+    /// By our wall clock as it was when this process received the leaf.
     pub(crate) fn usable_lifetime(&self) -> UsableLifetime {
-        UsableLifetime::new(self.obtained_at, self.not_before, self.not_after)
+        let from = self
+            .obtained_at
+            .max(self.not_before.min(self.received.wall));
+        UsableLifetime::new(from, from, self.usable_until)
+    }
+
+    /// The end of the validity, by both clocks.
+    pub(crate) fn end(&self) -> Deadline {
+        self.end
+    }
+
+    /// Whether the CA's clock, if it is known, said that the validity had begun.
+    pub(crate) fn is_valid_by_its_issuers_clock(&self) -> bool {
+        let issued = self.material.when_issued();
+        issued.is_some_and(|issued| issued >= self.not_before)
+    }
+
+    /// A moment in the usable lifetime, by both clocks.
+    pub(crate) fn deadline(&self, at: SystemTime) -> Deadline {
+        self.received.deadline(at)
     }
 
     pub(crate) fn is_made_of(&self, material: &CertMaterial) -> bool {
@@ -220,61 +295,43 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// The issuers above the leaf as they are presented: linked by name, without self-signed ones.
-///
-/// OpenSSL peers refuse a self-signed certificate in a presented chain. It is left out, and
-/// never becomes a root.
-fn presented<'a>(
-    chain: &'a [CertificateDer<'static>],
-    leaf: &Certificate,
-) -> Result<(Vec<&'a CertificateDer<'static>>, Vec<Certificate>), MaterialError> {
-    let mut issuers = Vec::with_capacity(chain.len());
-    let mut above: Vec<Certificate> = Vec::with_capacity(chain.len());
-    for (index, der) in chain.iter().enumerate().skip(1) {
-        let issuer = Certificate::in_part(part::CHAIN, index, der)?;
-        if issuer.is_self_issued() {
-            continue;
-        }
-        let below = above.last().unwrap_or(leaf);
-        if !below.names_issuer(&issuer) {
-            return Err(MaterialError::BrokenLink { index: index - 1 });
-        }
-        issuers.push(der);
-        above.push(issuer);
-    }
-    Ok((issuers, above))
+/// The CA's warnings, then ours with the file's name.
+fn all_warnings(material: &CertMaterial, own: Vec<String>) -> Vec<String> {
+    let named = own.into_iter().map(|warning| match material.origin() {
+        Some(origin) => format!("{origin}: {warning}"),
+        None => warning,
+    });
+    material.warnings().iter().cloned().chain(named).collect()
 }
 
-fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, MaterialError> {
+/// The roots that rustls can use; one that it cannot is a warning while there are others.
+fn usable_roots(
+    roots: &[CertificateDer<'static>],
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), MaterialError> {
+    let mut usable = Vec::with_capacity(roots.len());
     let mut store = RootCertStore::empty();
+    let mut refused = None;
     for (index, root) in roots.iter().enumerate() {
-        store
-            .add(root.clone())
-            .map_err(|error| MaterialError::Certificate {
-                part: part::ROOTS,
-                index,
-                problem: error.to_string(),
-            })?;
+        match store.add(root.clone()) {
+            Ok(()) => usable.push(root.clone()),
+            Err(error) => {
+                let subject = Certificate::in_part(part::ROOTS, index, root)?.shown();
+                warnings.push(format!(
+                    "{subject} cannot be a root and is left out: {error}"
+                ));
+                refused = Some((index, error));
+            }
+        }
     }
-    Ok(store)
-}
-
-/// From the latest beginning to the earliest end.
-fn validity(leaf: &Certificate, issuers: &[Certificate]) -> (SystemTime, SystemTime) {
-    let whole = (leaf.not_before(), leaf.not_after());
-    issuers.iter().fold(whole, |(from, to), issuer| {
-        (from.max(issuer.not_before()), to.min(issuer.not_after()))
-    })
-}
-
-fn limiting_issuer<'a>(leaf: &'a Certificate, issuers: &'a [Certificate]) -> Option<&'a str> {
-    // Each names the next one, its issuer.
-    let below = iter::once(leaf).chain(issuers);
-    below
-        .zip(issuers)
-        .filter(|(_, issuer)| issuer.not_after() <= leaf.not_after())
-        .min_by_key(|(_, issuer)| issuer.not_after())
-        .map(|(below, _)| below.issuer())
+    match refused {
+        Some((index, error)) if usable.is_empty() => Err(MaterialError::Certificate {
+            part: part::ROOTS,
+            index,
+            problem: error.to_string(),
+        }),
+        _ => Ok((usable, store)),
+    }
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, WantsVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::StartError;
-use crate::material::{Key, MaterialError, part};
+use crate::material::chain::check_key;
+use crate::material::{Certificate, Key, MaterialError, PublicKey, Usage, part};
 
+mod advice;
+pub use advice::{explaining_verifier, server_certificate_advice};
 mod provider;
 pub(crate) use provider::default_provider;
 mod roots;
@@ -33,6 +36,8 @@ pub(crate) struct TlsPolicy {
     /// Never shared with another live certificate.
     resumption: Resumption,
     trust: Arc<ServerTrust>,
+    usage: Usage,
+    needs_roots: bool,
 }
 
 impl TlsPolicy {
@@ -40,6 +45,7 @@ impl TlsPolicy {
     pub(crate) fn new(
         provider: Arc<CryptoProvider>,
         settings: TlsSettings,
+        usage: Usage,
     ) -> Result<Self, StartError> {
         let versions: &[_] = match settings.allow_tls12 {
             false => &[&TLS13],
@@ -51,11 +57,22 @@ impl TlsPolicy {
                 let problem = "expected support for the TLS versions that are allowed";
                 invalid("provider", None, problem, Some(cause.into()))
             })?;
+        let trust = settings.read(&provider)?;
         Ok(Self {
             versions,
             resumption: Resumption::default(),
-            trust: Arc::new(settings.read()?),
+            needs_roots: usage.verifies_servers() && !trust.brings_roots(),
+            trust: Arc::new(trust),
             provider,
+            usage,
+        })
+    }
+
+    /// For material that was published once, whatever it was used for and whatever verified servers.
+    pub(crate) fn of_saved(provider: Arc<CryptoProvider>) -> Result<Self, StartError> {
+        Ok(Self {
+            needs_roots: false,
+            ..Self::new(provider, TlsSettings::new(), Usage::Both)?
         })
     }
 
@@ -69,47 +86,62 @@ impl TlsPolicy {
         self.trust.name.as_ref()
     }
 
-    /// Pairs the chain with its key; fails unless they belong together.
-    pub(crate) fn certified_key(
-        &self,
-        chain: Vec<CertificateDer<'static>>,
-        key: &Key,
-    ) -> Result<CertifiedKey, MaterialError> {
+    /// What the certificate is used for.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    pub(crate) fn provider(&self) -> &CryptoProvider {
+        &self.provider
+    }
+
+    /// Whether material without roots is refused.
+    pub(crate) fn needs_roots(&self) -> bool {
+        self.needs_roots
+    }
+
+    pub(crate) fn signing_key(&self, key: &Key) -> Result<Arc<dyn SigningKey>, MaterialError> {
         match key {
-            Key::Der(der) => load_pair(&self.provider, chain, der.clone_key()),
-            Key::Signer(signer) => pair(chain, Arc::clone(signer)),
+            Key::Der(der) => load_key(&self.provider, der.clone_key()),
+            Key::Signer(signer) => Ok(Arc::clone(signer)),
         }
     }
 
-    /// Verifies the presented chain's signatures and its use as a client's.
-    ///
-    /// Unless the roots must issue the leaf, the chain's own last certificate is the anchor: the
-    /// links are checked, and the server decides whether it trusts their end.
+    /// Fails unless a verified path leads from the leaf to the roots.
     pub(crate) fn verify_chain(
         &self,
         chain: &[CertificateDer<'static>],
-        roots: &RootCertStore,
-        roots_issue_leaf: bool,
+        leaf: &Certificate,
+        roots: &Arc<RootCertStore>,
         now: UnixTime,
     ) -> Result<(), MaterialError> {
-        let Some((leaf, intermediates)) = chain.split_first() else {
+        let refused = |cause| MaterialError::Chain {
+            subject: leaf.shown(),
+            cause,
+        };
+        let Some((end_entity, intermediates)) = chain.split_first() else {
             return Err(MaterialError::Missing { part: part::CHAIN });
         };
-        let anchors = match intermediates.last() {
-            _ if roots_issue_leaf => roots.clone(),
-            None => return Ok(()),
-            Some(last) => {
-                let mut anchors = RootCertStore::empty();
-                anchors.add(last.clone()).map_err(MaterialError::Chain)?;
-                anchors
-            }
-        };
-        WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&self.provider))
+        if self.usage == Usage::Server || !leaf.allows_clients() {
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            return ParsedCertificate::try_from(end_entity)
+                .and_then(|leaf| {
+                    verify_server_cert_signed_by_trust_anchor(
+                        &leaf,
+                        roots,
+                        intermediates,
+                        now,
+                        algorithms,
+                    )
+                })
+                .map_err(refused);
+        }
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&self.provider))
             .build()
-            .map_err(|error| MaterialError::Chain(rustls::Error::General(error.to_string())))?
-            .verify_client_cert(leaf, intermediates, now)
+            .map_err(|error| rustls::Error::General(error.to_string()))
+            .and_then(|verifier| verifier.verify_client_cert(end_entity, intermediates, now))
             .map(|_verified| ())
-            .map_err(MaterialError::Chain)
+            .map_err(refused)
     }
 
     /// A new config with a new resolver and verifier, so that rustls resumes no older session.
@@ -134,26 +166,28 @@ impl TlsPolicy {
     }
 }
 
-/// Pairs a chain with its key; fails unless they belong together.
+/// Loads a key; fails unless it is that of a certificate in the chain.
 pub(crate) fn load_pair(
     provider: &CryptoProvider,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-) -> Result<CertifiedKey, MaterialError> {
-    let key = provider.key_provider.load_private_key(key);
-    pair(chain, key.map_err(MaterialError::Key)?)
+) -> Result<Arc<dyn SigningKey>, MaterialError> {
+    let key = load_key(provider, key)?;
+    if let Some(public) = public_key(&*key) {
+        check_key(&chain, &public)?;
+    }
+    Ok(key)
 }
 
-fn pair(
-    chain: Vec<CertificateDer<'static>>,
-    key: Arc<dyn SigningKey>,
-) -> Result<CertifiedKey, MaterialError> {
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(MaterialError::KeyMismatch)
-        }
-        Err(error) => Err(MaterialError::Key(error)),
-    }
+fn load_key(
+    provider: &CryptoProvider,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<dyn SigningKey>, MaterialError> {
+    let key = provider.key_provider.load_private_key(key);
+    key.map_err(MaterialError::Key)
+}
+
+/// `None` for a signer that does not reveal it.
+pub(crate) fn public_key(key: &dyn SigningKey) -> Option<PublicKey> {
+    PublicKey::from_der(&key.public_key()?)
 }

@@ -38,6 +38,8 @@ pub struct PoolStatus {
     pub spares: usize,
     /// Replacements that are being connected.
     pub replacing: usize,
+    /// Connects that have begun and are not handed out yet, replacements included.
+    pub connecting: usize,
     /// Connections retired since the pool was built, by reason.
     pub retired: BTreeMap<RetireReason, u64>,
     /// Failed connects since the pool was built, by class.
@@ -69,6 +71,11 @@ pub enum RetireReason {
     HardLimit,
     /// It was found closed, or did not answer a ping.
     Dead,
+    /// It was exchanged, because its server no longer has the role that `target_session_attrs` asks for.
+    RoleChanged,
+    /// Its connect was given up before it was handed out: by a caller, at the connect timeout, or by
+    /// `retire_immediately` or `drain`.
+    GivenUp,
 }
 
 impl RetireReason {
@@ -80,6 +87,8 @@ impl RetireReason {
             Self::Expired => "expired",
             Self::HardLimit => "hard_limit",
             Self::Dead => "dead",
+            Self::RoleChanged => "role_changed",
+            Self::GivenUp => "given_up",
         }
     }
 }

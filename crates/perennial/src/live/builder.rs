@@ -1,15 +1,15 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{LiveCert, Shared, Writer};
-use crate::clock::Clock;
+use crate::clock::{Clock, Steadiness};
 use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
-use crate::material::CertMaterial;
+use crate::material::{CertMaterial, Usage};
 use crate::observe::{Published, Renewal, Signals};
 use crate::renewer::{Memory, Renewer};
 use crate::schedule::RenewalSchedule;
@@ -23,14 +23,15 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Settings of a [`LiveCert`].
 ///
 /// # Defaults
-/// `start_timeout` 30 s, `fetch_timeout` 30 s, [`RenewalSchedule::new`], [`TlsSettings::new`], no
-/// gate, the name `default`, the crypto provider of the feature that is on.
+/// `start_timeout` 30 s, `fetch_timeout` 30 s, [`RenewalSchedule::new`], [`TlsSettings::new`],
+/// [`Usage::Client`], no gate, the name `default`, the crypto provider of the feature that is on.
 #[must_use]
 pub struct LiveCertBuilder {
     start_timeout: Duration,
     fetch_timeout: Duration,
     provider: Option<Arc<CryptoProvider>>,
     tls: TlsSettings,
+    usage: Usage,
     schedule: RenewalSchedule,
     gate: Option<Box<dyn DynGate>>,
     name: Arc<str>,
@@ -44,6 +45,7 @@ impl Default for LiveCertBuilder {
             fetch_timeout: FETCH_TIMEOUT,
             provider: None,
             tls: TlsSettings::new(),
+            usage: Usage::default(),
             schedule: RenewalSchedule::new(),
             gate: None,
             name: "default".into(),
@@ -74,6 +76,12 @@ impl LiveCertBuilder {
     /// TLS versions, and how servers are verified.
     pub fn tls(mut self, settings: TlsSettings) -> Self {
         self.tls = settings;
+        self
+    }
+
+    /// What the certificate is used for; a leaf that does not allow it is refused.
+    pub fn usage(mut self, usage: Usage) -> Self {
+        self.usage = usage;
         self
     }
 
@@ -157,6 +165,7 @@ impl LiveCertBuilder {
         let task = tokio::spawn(renewer.run(inbox));
         Ok(LiveCert {
             shared: Arc::new(Shared {
+                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
                 clock: self.clock,
                 published,
                 events,
@@ -171,11 +180,12 @@ impl LiveCertBuilder {
     /// As [`LiveCert::fixed`], with these settings.
     ///
     /// # Errors
-    /// As [`LiveCert::fixed`]; .
+    /// As [`LiveCert::fixed`]; [`StartError::Setting`] for a TLS setting that cannot be used.
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
         let tls = self.tls_policy()?;
-        let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.now(), &tls)
-            .map_err(|error| StartError::Failed(RenewError::Material(error)))?;
+        let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.moment(), &tls)
+            .map_err(|error| StartError::Failed(RenewError::Material(error)))?
+            .warn_if_not_yet_valid(self.clock.now());
         let (publisher, published) = watch::channel(Published {
             snapshot: Some(Arc::new(snapshot)),
             renewal: Renewal::default(),
@@ -183,6 +193,7 @@ impl LiveCertBuilder {
         let events = broadcast::Sender::new(1);
         Ok(LiveCert {
             shared: Arc::new(Shared {
+                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
                 clock: self.clock,
                 published,
                 events: events.downgrade(),
@@ -197,7 +208,7 @@ impl LiveCertBuilder {
     fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
         let provider = self.provider.clone().or_else(default_provider);
         let provider = provider.ok_or(StartError::NoProvider)?;
-        TlsPolicy::new(provider, self.tls.clone())
+        TlsPolicy::new(provider, self.tls.clone(), self.usage)
     }
 }
 
@@ -225,7 +236,7 @@ fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
 }
 
 /// Waits for the first snapshot or the first permanent error, whichever comes first.
-async fn first_certificate(live: &LiveCert) -> Result<(), RenewError> {
+pub(super) async fn first_certificate(live: &LiveCert) -> Result<(), RenewError> {
     let mut published = live.shared.published.clone();
     let decided = published.wait_for(|published| {
         published.snapshot.is_some() || published.renewal.permanent_error().is_some()

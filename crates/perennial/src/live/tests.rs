@@ -27,6 +27,7 @@ fn unchanging(wall: &TestClock, lifetime: Duration) -> ScriptedSource {
 }
 
 mod callers;
+mod clocks;
 mod ending;
 mod gates;
 mod outage;

@@ -5,12 +5,18 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::error::MaterialError;
+
+mod form;
+pub(crate) use form::{Form, Link, PublicKey};
+mod name;
+use name::DistinguishedName;
+pub(crate) use name::folded_der;
 
 /// A certificate's serial number, unsigned and big-endian.
 ///
@@ -96,13 +102,7 @@ pub struct Certificate {
     not_before: SystemTime,
     not_after: SystemTime,
     allows_clients: bool,
-}
-
-/// A name as it is encoded, for comparing, and as text, for people to read.
-#[derive(Clone, PartialEq, Eq)]
-struct DistinguishedName {
-    der: Vec<u8>,
-    text: String,
+    allows_servers: bool,
 }
 
 impl Certificate {
@@ -111,7 +111,8 @@ impl Certificate {
     /// # Errors
     /// [`MaterialError::Malformed`]: the bytes are not exactly one X.509 certificate.
     pub fn from_der(der: &CertificateDer<'_>) -> Result<Self, MaterialError> {
-        Self::read(der).map_err(|problem| MaterialError::Malformed { problem })
+        let cert = parsed(der).and_then(|cert| Self::read(&cert));
+        cert.map_err(|problem| MaterialError::Malformed { problem })
     }
 
     /// As [`from_der`](Self::from_der); the error names the certificate's place.
@@ -120,31 +121,36 @@ impl Certificate {
         index: usize,
         der: &CertificateDer<'_>,
     ) -> Result<Self, MaterialError> {
-        Self::read(der).map_err(|problem| MaterialError::Certificate {
+        let cert = parsed(der).and_then(|cert| Self::read(&cert));
+        cert.map_err(|problem| MaterialError::Certificate {
             part,
             index,
             problem,
         })
     }
 
-    fn read(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let (rest, cert) = X509Certificate::from_der(der).map_err(text)?;
-        if !rest.is_empty() {
-            return Err(format!("{} bytes follow the certificate", rest.len()));
-        }
+    /// Reads one certificate with its form; the error is the parser's reason.
+    pub(crate) fn with_form(der: &CertificateDer<'_>) -> Result<(Self, Form), String> {
+        let cert = parsed(der)?;
+        Ok((Self::read(&cert)?, Form::new(der, &cert)?))
+    }
+
+    fn read(cert: &X509Certificate<'_>) -> Result<Self, String> {
         let usage = cert.extended_key_usage().map_err(text)?;
-        let name = |name: &x509_parser::x509::X509Name<'_>| DistinguishedName {
-            der: name.as_raw().to_vec(),
-            text: name.to_string(),
+        let allows = |purpose: fn(&ExtendedKeyUsage<'_>) -> bool| {
+            usage
+                .as_ref()
+                .is_none_or(|usage| usage.value.any || purpose(usage.value))
         };
         Ok(Self {
             serial: Serial::from_bytes(cert.raw_serial()),
-            names: names(&cert)?,
-            subject: name(cert.subject()),
-            issuer: name(cert.issuer()),
+            names: names(cert)?,
+            subject: DistinguishedName::new(cert.subject()),
+            issuer: DistinguishedName::new(cert.issuer()),
             not_before: system_time(cert.validity().not_before)?,
             not_after: system_time(cert.validity().not_after)?,
-            allows_clients: usage.is_none_or(|usage| usage.value.any || usage.value.client_auth),
+            allows_clients: allows(|usage| usage.client_auth),
+            allows_servers: allows(|usage| usage.server_auth),
         })
     }
 
@@ -179,19 +185,52 @@ impl Certificate {
     }
 
     /// Whether the certificate names itself as its issuer, as roots do. Verifies no signature.
+    ///
+    /// Names are compared as RFC 5280, 7.1 says, so two encodings of one name are equal. A CA that
+    /// changes its key issues itself a certificate too, which another key signed.
     pub fn is_self_issued(&self) -> bool {
-        self.subject.der == self.issuer.der
+        self.subject.is(&self.issuer)
     }
 
     /// Whether this certificate's issuer has the subject name of `issuer`.
     pub(crate) fn names_issuer(&self, issuer: &Self) -> bool {
-        self.issuer.der == issuer.subject.der
+        self.issuer.is(&issuer.subject)
+    }
+
+    /// The subject for a line of a log: escaped, and cut after 80 characters.
+    pub(crate) fn shown(&self) -> String {
+        let subject = &self.subject.text;
+        let mut shown: String = subject
+            .chars()
+            .take(80)
+            .flat_map(char::escape_debug)
+            .collect();
+        if subject.chars().nth(80).is_some() {
+            shown.push('…');
+        }
+        match shown.is_empty() {
+            true => format!("the certificate with serial number {}", self.serial),
+            false => shown,
+        }
     }
 
     /// Whether the extended key usage allows a TLS client; without that extension it does.
     pub(crate) fn allows_clients(&self) -> bool {
         self.allows_clients
     }
+
+    /// Whether the extended key usage allows a TLS server; without that extension it does.
+    pub(crate) fn allows_servers(&self) -> bool {
+        self.allows_servers
+    }
+}
+
+fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+    let (rest, cert) = X509Certificate::from_der(der).map_err(text)?;
+    if !rest.is_empty() {
+        return Err(format!("{} bytes follow the certificate", rest.len()));
+    }
+    Ok(cert)
 }
 
 impl fmt::Debug for Certificate {

@@ -1,5 +1,7 @@
 use std::time::SystemTime;
 
+use super::usage::Usage;
+
 /// The parts of [`CertMaterial`](crate::CertMaterial), as errors name them.
 pub(crate) mod part {
     pub(crate) const CHAIN: &str = "certificate chain";
@@ -46,7 +48,7 @@ pub enum MaterialError {
         part: &'static str,
     },
     /// A part contains something else, as when two files were swapped.
-    #[error("the {part} is missing: line {line} begins {found} instead")]
+    #[error("the {part} is missing: line {line} begins {found}")]
     OtherKind {
         /// The part at fault.
         part: &'static str,
@@ -55,11 +57,33 @@ pub enum MaterialError {
         /// What that block is.
         found: &'static str,
     },
+    /// A part is something else as a whole, such as a container that must be converted.
+    #[error("the {part} is missing: found {found}")]
+    OtherContent {
+        /// The part at fault.
+        part: &'static str,
+        /// What it is, and what to do.
+        found: &'static str,
+    },
+    /// A part in DER ends too early, as when its writer has not finished.
+    #[error("the {part} is cut off: its DER is shorter than it declares")]
+    Truncated {
+        /// The part at fault.
+        part: &'static str,
+    },
     /// The private key is encrypted and could not be decrypted.
     #[error("the private key is encrypted: {problem}")]
     Encrypted {
         /// Why it could not be decrypted, and what to do.
-        problem: &'static str,
+        problem: String,
+    },
+    /// A part is PKCS#12, and what is needed of it cannot be read.
+    #[error("the {part} cannot be read from PKCS#12: {problem}")]
+    Pkcs12 {
+        /// The part at fault.
+        part: &'static str,
+        /// Why not, and what to do.
+        problem: String,
     },
     /// A certificate of a part cannot be parsed.
     #[error("certificate {index} of the {part} is malformed: {problem}")]
@@ -80,32 +104,55 @@ pub enum MaterialError {
     /// The provider cannot use the private key.
     #[error("the crypto provider cannot use the private key")]
     Key(#[source] rustls::Error),
-    /// The private key belongs to another certificate, or the leaf is not first.
-    #[error("the private key does not match the first certificate of the chain")]
-    KeyMismatch,
-    /// A certificate was not issued by the one that follows it.
-    #[error("certificate {index} of the chain was not issued by the certificate after it")]
-    BrokenLink {
-        /// The place of the certificate at fault.
-        index: usize,
+    /// The private key is that of none of the chain's certificates.
+    #[error(
+        "the private key does not match the certificate {first}{}",
+        match certificates { 0 | 1 => String::new(), all => format!(" nor any other of the chain's {all}") }
+    )]
+    KeyMismatch {
+        /// The subject of the first certificate, escaped and cut.
+        first: String,
+        /// How many certificates the chain has, without duplicates.
+        certificates: usize,
     },
-    /// The leaf is not for TLS clients: every server would refuse it.
-    #[error("the certificate's extended key usage does not allow a TLS client")]
-    NotForClients,
-    /// The chain does not verify as a client's.
-    #[error("the certificate chain does not verify")]
-    Chain(#[source] rustls::Error),
+    /// The leaf is for none of what it is used for: every peer would refuse it.
+    #[error("the extended key usage of {subject} allows {allows}, but it is used as {used_as}")]
+    WrongUsage {
+        /// The leaf's subject, escaped and cut.
+        subject: String,
+        /// What its extended key usage allows.
+        allows: String,
+        /// What it is used for.
+        used_as: Usage,
+    },
+    /// The roots must issue the leaf, but no verified path leads from it to them.
+    #[error("the chain of {subject} does not verify with its roots")]
+    Chain {
+        /// The leaf's subject, escaped and cut.
+        subject: String,
+        /// What the verifier found.
+        #[source]
+        cause: rustls::Error,
+    },
+    /// There are no roots to verify servers with.
+    #[error(
+        "there are no roots to verify servers with (deliver some, or set TlsSettings::server_roots or system_roots)"
+    )]
+    NoRoots,
     /// No verifier for servers could be made with the roots.
     #[error("failed to make a verifier for servers with the trust roots")]
     ServerVerifier(#[source] rustls::Error),
     /// The chain is not valid yet by our clock.
-    #[error("the certificate is not valid before {not_before:?}")]
+    #[error(
+        "the certificate is not valid before {not_before:?} by this machine's clock, which may be \
+         behind: check its time synchronisation"
+    )]
     NotYetValid {
         /// The latest `not_before` of the chain, wall clock.
         not_before: SystemTime,
     },
     /// The chain has expired by our clock.
-    #[error("{} expired at {not_after:?}", limited_by.as_deref().unwrap_or("the certificate"))]
+    #[error("{} expired at {not_after:?} by this machine's clock", limited_by.as_deref().unwrap_or("the certificate"))]
     Expired {
         /// The earliest `not_after` of the chain, wall clock.
         not_after: SystemTime,

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use super::events::Event;
 use super::metrics;
 use crate::causes::with_causes;
-use crate::clock::remaining;
+use crate::clock::{Deadline, Moment};
 use crate::error::RenewError;
 use crate::snapshot::Snapshot;
 use crate::source::FetchReason;
@@ -52,8 +52,8 @@ impl Signals {
         &self,
         snapshot: &Arc<Snapshot>,
         reason: FetchReason,
-        now: SystemTime,
-        renewal_point: SystemTime,
+        now: Moment,
+        renewal_point: Deadline,
     ) {
         let names = snapshot.names();
         // The audit line: which certificate this process uses from here on.
@@ -67,12 +67,23 @@ impl Signals {
             dns = ?names.dns,
             ip = ?names.ip,
             uri = ?names.uri,
-            remaining = ?snapshot.remaining(now),
-            renewal_in = ?remaining(now, renewal_point),
+            remaining = ?snapshot.end().left(now),
+            renewal_in = ?renewal_point.left(now),
             ?reason,
             "certificate rotated"
         );
-        metrics::in_use(&self.name, snapshot, renewal_point);
+        // Other roots for the same leaf change nothing about it.
+        if snapshot.leaf_since() == snapshot.generation() {
+            for warning in snapshot.own_warnings() {
+                tracing::warn!(
+                    certificate = &*self.name,
+                    generation = snapshot.generation(),
+                    warning,
+                    "some servers may refuse the certificate"
+                );
+            }
+        }
+        metrics::in_use(&self.name, snapshot, renewal_point.wall(now));
         self.emit(Event::Rotated {
             snapshot: Arc::clone(snapshot),
             reason,
@@ -117,8 +128,8 @@ impl Signals {
         self.emit(Event::GateInconclusive { generation, cause });
     }
 
-    pub(crate) fn expiring_soon(&self, snapshot: &Snapshot, now: SystemTime) {
-        let left = snapshot.remaining(now);
+    pub(crate) fn expiring_soon(&self, snapshot: &Snapshot, now: Moment) {
+        let left = snapshot.end().left(now);
         let generation = snapshot.generation();
         tracing::warn!(certificate = &*self.name, generation, remaining = ?left, limited_by = snapshot.limited_by(), "certificate expires soon and has not been renewed");
         self.emit(Event::ExpiringSoon {

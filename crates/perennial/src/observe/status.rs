@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::remaining;
+use crate::clock::{Deadline, Moment};
 use crate::error::RenewError;
 use crate::material::Serial;
 use crate::snapshot::Snapshot;
@@ -18,13 +18,14 @@ pub struct CertStatus {
     pub serial: Option<Serial>,
     /// When the certificate in use expires, wall clock.
     pub not_after: Option<SystemTime>,
-    /// How long ago the certificate in use expired; `None` while it is valid.
+    /// How long ago the certificate in use expired, by the wall clock or by the monotonic one,
+    /// whichever says so for longer; `None` while it is valid.
     ///
     /// For a liveness probe: a restart may help once this exceeds the certificate's lifetime.
     pub expired_for: Option<Duration>,
     /// The issuer that limits its lifetime: see [`Snapshot::limited_by`].
     pub limited_by: Option<String>,
-    /// The CA's warnings about the certificate in use: see [`Snapshot::warnings`].
+    /// Warnings about the certificate in use, the CA's and our own: see [`Snapshot::warnings`].
     pub warnings: Vec<String>,
     /// When the renewer fetches next, wall clock; `None` if never (a fixed certificate).
     pub next_fetch: Option<SystemTime>,
@@ -46,9 +47,13 @@ pub enum CertState {
     Due,
     /// Valid, but the last fetch failed; ends with a renewal or at expiry.
     Failing,
-    /// Past `not_after`: [`LiveCert::current`](crate::LiveCert::current) fails; ends with a
+    /// Past its end, by either clock: [`LiveCert::current`](crate::LiveCert::current) fails; ends with a
     /// renewal, which is still tried.
     Expired,
+    /// The renewer has ended: by a shutdown, or because its runtime did. Nothing is renewed any
+    /// more. [`LiveCert::current`](crate::LiveCert::current) returns the last certificate until it
+    /// expires; [`LiveCert::is_ready`](crate::LiveCert::is_ready) returns `false`.
+    Stopped,
 }
 
 /// What the renewer publishes: the certificate in use and its renewal, always together.
@@ -61,9 +66,9 @@ pub(crate) struct Published {
 /// The state of the renewal.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Renewal {
-    pub(crate) next_fetch: Option<SystemTime>,
+    pub(crate) next_fetch: Option<Deadline>,
     /// `None` for a fixed certificate, which is never due.
-    pub(crate) renewal_point: Option<SystemTime>,
+    pub(crate) renewal_point: Option<Deadline>,
     /// The last attempt published nothing: the next one waits for `next_fetch`.
     pub(crate) pausing: bool,
     pub(crate) consecutive_failures: u32,
@@ -80,27 +85,28 @@ impl Renewal {
 }
 
 impl CertStatus {
-    pub(crate) fn at(now: SystemTime, published: &Published) -> Self {
+    pub(crate) fn at(now: Moment, published: &Published, has_stopped: bool) -> Self {
         let Published { snapshot, renewal } = published;
         let current = snapshot.as_deref();
-        let not_after = current.map(Snapshot::not_after);
-        let expired_for = not_after.filter(|end| now >= *end);
+        let expired_for = current.and_then(|current| current.end().passed_for(now));
+        let is_due = |point: Deadline| point.has_passed(now);
         let state = match current {
+            _ if has_stopped => CertState::Stopped,
             None => CertState::Starting,
             Some(_) if expired_for.is_some() => CertState::Expired,
             Some(_) if renewal.consecutive_failures > 0 => CertState::Failing,
-            Some(_) if renewal.renewal_point.is_some_and(|point| now >= point) => CertState::Due,
+            Some(_) if renewal.renewal_point.is_some_and(is_due) => CertState::Due,
             Some(_) => CertState::Fresh,
         };
         Self {
             state,
             generation: current.map(Snapshot::generation),
             serial: current.map(|snapshot| snapshot.serial().clone()),
-            not_after,
-            expired_for: expired_for.map(|end| remaining(end, now)),
+            not_after: current.map(Snapshot::not_after),
+            expired_for,
             limited_by: current.and_then(Snapshot::limited_by).map(str::to_owned),
             warnings: current.map_or_else(Vec::new, |snapshot| snapshot.warnings().to_vec()),
-            next_fetch: renewal.next_fetch,
+            next_fetch: renewal.next_fetch.map(|next| next.wall(now)),
             consecutive_failures: renewal.consecutive_failures,
             last_error: renewal.last_error.clone(),
         }

@@ -2,20 +2,24 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{Renewed, Renewer, SHORTEST_FETCH_INTERVAL};
-use crate::clock::remaining;
+use crate::clock::{Deadline, Moment};
 use crate::error::{RenewError, SourceError};
 use crate::gate::{Verdict, verdict};
 use crate::material::{CertMaterial, MaterialError};
 use crate::observe::{Failed, Outcome, Renewal};
-use crate::schedule::{Failure, RETRY_CAP_BOUNDS};
+use crate::schedule::Failure;
 use crate::snapshot::Snapshot;
 use crate::source::{FetchContext, FetchReason, Fetched};
+
+/// With no other certificate, one whose validity has not begun is waited for no longer: our clock
+/// may be the wrong one.
+const LONGEST_WAIT_FOR_VALIDITY: Duration = Duration::from_secs(20);
 
 /// Fetched, but not to be published now; tried again instead of being fetched again.
 pub(super) enum Held {
@@ -24,7 +28,8 @@ pub(super) enum Held {
     /// Its validity has not begun.
     NotYetValid {
         material: Arc<CertMaterial>,
-        not_before: SystemTime,
+        received: Moment,
+        until: Deadline,
     },
 }
 
@@ -45,7 +50,20 @@ enum Miss {
 impl Renewer {
     pub(super) async fn attempt(&mut self, reason: FetchReason) -> Result<Renewed, RenewError> {
         let began = Instant::now();
-        let (result, outcome) = match self.candidate(reason).await {
+        // A panic of the source, or of a closure in the settings, must not end the renewer. What
+        // they share is their own.
+        let attempt = AssertUnwindSafe(self.try_once(reason)).catch_unwind().await;
+        let (result, outcome) = attempt.unwrap_or_else(|_panic| {
+            let error = self.note_failure(RenewError::Panicked);
+            (Err(error), Outcome::Failed)
+        });
+        self.signals
+            .attempted(outcome, began.elapsed(), self.failures());
+        result
+    }
+
+    async fn try_once(&mut self, reason: FetchReason) -> (Result<Renewed, RenewError>, Outcome) {
+        match self.candidate(reason).await {
             Err(Miss::Unchanged) => self.note_unchanged(),
             Err(Miss::Failed(error)) => (Err(self.note_failure(error)), Outcome::Failed),
             Ok(candidate) => match verdict(self.gate.as_deref(), &candidate).await {
@@ -61,34 +79,20 @@ impl Renewer {
                     (Ok(self.publish(candidate, reason)), Outcome::Rotated)
                 }
             },
-        };
-        self.signals
-            .attempted(outcome, began.elapsed(), self.failures());
-        result
+        }
     }
 
     /// A checked snapshot: the held one, if its time has come, or a fetched one.
     async fn candidate(&mut self, reason: FetchReason) -> Result<Snapshot, Miss> {
-        let now = self.clock.now();
-        let scheduled = matches!(reason, FetchReason::Start | FetchReason::Due);
-        match self.memory.held.take() {
-            Some(Held::Refused(candidate)) if scheduled && now < self.renewal_point(&candidate) => {
-                return Ok(*candidate);
-            }
-            Some(Held::NotYetValid {
-                material,
-                not_before,
-            }) if scheduled && not_before <= now => return self.check(material),
-            _ => {}
+        if let Some(held) = self.held(reason) {
+            return held;
         }
         let current = self.current();
         let context = FetchContext::new(reason, current.as_deref());
-        // A panic of the source must not end the renewer. What the source shares is its own.
-        let fetch = AssertUnwindSafe(self.source.fetch(context)).catch_unwind();
+        let fetch = self.source.fetch(context);
         let fetched = match tokio::time::timeout(self.fetch_timeout, fetch).await {
-            Ok(Ok(Ok(fetched))) => fetched,
-            Ok(Ok(Err(error))) => return Err(Miss::Failed(RenewError::Source(error))),
-            Ok(Err(_panic)) => return Err(Miss::Failed(RenewError::Panicked)),
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(error)) => return Err(Miss::Failed(RenewError::Source(error))),
             Err(_elapsed) => {
                 let after = self.fetch_timeout;
                 return Err(Miss::Failed(RenewError::TimedOut { after }));
@@ -105,30 +109,99 @@ impl Renewer {
                 return Err(Miss::Failed(RenewError::Source(error)));
             }
         };
-        self.check(Arc::new(material))
+        let (material, received) = (Arc::new(material), self.clock.moment());
+        let candidate = self.check(&material, received)?;
+        if let Some(until) = self.hold_until(&candidate, received, reason) {
+            self.memory.held = Some(Held::NotYetValid {
+                material,
+                received,
+                until,
+            });
+            return Err(not_yet_valid(&candidate));
+        }
+        Ok(candidate)
     }
 
-    fn check(&mut self, material: Arc<CertMaterial>) -> Result<Snapshot, Miss> {
+    /// What is held and makes a fetch unnecessary.
+    fn held(&mut self, reason: FetchReason) -> Option<Result<Snapshot, Miss>> {
+        let now = self.clock.moment();
+        match self.memory.held.take()? {
+            Held::Refused(candidate) => {
+                let is_scheduled = matches!(reason, FetchReason::Start | FetchReason::Due);
+                let is_due = self.renewal_point(&candidate).has_passed(now);
+                (is_scheduled && !is_due).then(|| Ok(*candidate))
+            }
+            held @ Held::NotYetValid { .. } if reason == FetchReason::Changed => {
+                self.memory.held = Some(held);
+                None
+            }
+            Held::NotYetValid {
+                material,
+                received,
+                until,
+            } => {
+                let candidate = match self.check(&material, received) {
+                    Ok(candidate) if candidate.end().has_passed(now) => return None,
+                    Ok(candidate) => candidate,
+                    Err(miss) => return Some(Err(miss)),
+                };
+                if until.has_passed(now) || reason == FetchReason::Refused {
+                    return Some(Ok(candidate));
+                }
+                let miss = not_yet_valid(&candidate);
+                self.memory.held = Some(Held::NotYetValid {
+                    material,
+                    received,
+                    until,
+                });
+                Some(Err(miss))
+            }
+        }
+    }
+
+    /// Until when a certificate is held back whose validity has not begun by our wall clock.
+    ///
+    /// Either our clock is behind or the CA's is ahead, and only the servers' clocks count. So the
+    /// certificate in use is kept for as long as it surely works. Then the new one is published
+    /// all the same, with a warning: the servers decide.
+    fn hold_until(
+        &self,
+        candidate: &Snapshot,
+        now: Moment,
+        reason: FetchReason,
+    ) -> Option<Deadline> {
+        if now.wall >= candidate.not_before() {
+            return None;
+        }
+        let begins = now.deadline(candidate.not_before());
+        let in_use = self
+            .current()
+            .filter(|current| reason != FetchReason::Refused && !current.end().has_passed(now));
+        let until = match in_use {
+            Some(current) => {
+                let latest_renewal = current.usable_lifetime().latest_renewal();
+                begins.min(current.deadline(latest_renewal))
+            }
+            None if candidate.is_valid_by_its_issuers_clock() => return None,
+            None if begins.left(now) > LONGEST_WAIT_FOR_VALIDITY => return None,
+            None => begins,
+        };
+        // No longer than the held one remains useful itself.
+        let latest_renewal = candidate.usable_lifetime().latest_renewal();
+        let until = until.min(candidate.deadline(latest_renewal));
+        (!until.has_passed(now)).then_some(until)
+    }
+
+    fn check(&self, material: &Arc<CertMaterial>, received: Moment) -> Result<Snapshot, Miss> {
         let current = self.current();
         if current
             .as_ref()
-            .is_some_and(|current| current.is_made_of(&material))
+            .is_some_and(|current| current.is_made_of(material))
         {
             return Err(Miss::Unchanged);
         }
-        let now = self.clock.now();
-        let snapshot = match Snapshot::build(&material, current.as_deref(), now, &self.tls) {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                if let MaterialError::NotYetValid { not_before } = error {
-                    self.memory.held = Some(Held::NotYetValid {
-                        material,
-                        not_before,
-                    });
-                }
-                return Err(Miss::Failed(RenewError::Material(error)));
-            }
-        };
+        let snapshot = Snapshot::build(material, current.as_deref(), received, &self.tls)
+            .map_err(|error| Miss::Failed(RenewError::Material(error)))?;
         // A first certificate that cannot keep the schedule's promise is refused; a later one is
         // better than none.
         if current.is_none() {
@@ -140,10 +213,13 @@ impl Renewer {
     }
 
     fn publish(&mut self, snapshot: Snapshot, reason: FetchReason) -> Renewed {
-        let now = self.clock.now();
-        let snapshot = Arc::new(snapshot);
+        let now = self.clock.moment();
+        let snapshot = Arc::new(snapshot.warn_if_not_yet_valid(now.wall));
+        if snapshot.leaf_since() == snapshot.generation() {
+            self.memory.held = None;
+        }
         let renewal_point = self.renewal_point(&snapshot);
-        let next_fetch = renewal_point.max(now + SHORTEST_FETCH_INTERVAL);
+        let next_fetch = self.unless_held(renewal_point.max(now.after(SHORTEST_FETCH_INTERVAL)));
         self.published.send_modify(|published| {
             published.snapshot = Some(Arc::clone(&snapshot));
             published.renewal = Renewal {
@@ -152,12 +228,8 @@ impl Renewer {
                 ..Renewal::default()
             };
         });
-        self.memory.marks = [
-            (snapshot.usable_lifetime().warn_at(), Mark::ExpiresSoon),
-            (snapshot.not_after(), Mark::Expiry),
-        ]
-        .map(|(at, mark)| (self.clock.deadline(at), mark))
-        .to_vec();
+        let warn_at = snapshot.deadline(snapshot.usable_lifetime().warn_at());
+        self.memory.marks = vec![(warn_at, Mark::ExpiresSoon), (snapshot.end(), Mark::Expiry)];
         self.signals.rotated(&snapshot, reason, now, next_fetch);
         let accepted = AssertUnwindSafe(|| self.source.published(&snapshot));
         if catch_unwind(accepted).is_err() {
@@ -171,11 +243,11 @@ impl Renewer {
     /// The source has nothing newer: not a failure, but past the renewal point it is asked again.
     fn note_unchanged(&self) -> (Result<Renewed, RenewError>, Outcome) {
         let unchanged = (Ok(Renewed::Unchanged), Outcome::Unchanged);
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let Some(current) = self.current() else {
             return unchanged;
         };
-        if now >= current.not_after() {
+        if current.end().has_passed(now) {
             let error = self.note_failure(RenewError::StillExpired);
             return (Err(error), Outcome::Unchanged);
         }
@@ -183,10 +255,11 @@ impl Renewer {
             in_a_row: 1,
             transient: false,
             requested_wait: None,
-            remaining: current.remaining(now),
+            remaining: current.end().left(now),
         };
         let renewal_point = self.renewal_point(&current);
-        let next_fetch = renewal_point.max(now + self.wait(Some(&current), &pause));
+        let pause = now.after(self.wait(Some(&current), &pause));
+        let next_fetch = self.unless_held(renewal_point.max(pause));
         self.published.send_modify(|published| {
             published.renewal = Renewal {
                 next_fetch: Some(next_fetch),
@@ -199,11 +272,11 @@ impl Renewer {
     }
 
     fn note_failure(&self, error: RenewError) -> RenewError {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let current = self.current();
         let left = current
             .as_ref()
-            .map_or(Duration::ZERO, |current| current.remaining(now));
+            .map_or(Duration::ZERO, |current| current.end().left(now));
         let in_a_row = self.failures().saturating_add(1);
         let failure = Failure {
             in_a_row,
@@ -211,18 +284,11 @@ impl Renewer {
             requested_wait: error.requested_wait(),
             remaining: left,
         };
-        let wait = match &error {
-            // Held: it is tried when its time comes, not fetched again before.
-            RenewError::Material(MaterialError::NotYetValid { not_before })
-                if remaining(now, *not_before) <= RETRY_CAP_BOUNDS.1 =>
-            {
-                remaining(now, *not_before)
-            }
-            _ => self.wait(current.as_deref(), &failure),
-        };
+        let wait = self.wait(current.as_deref(), &failure);
+        let next_fetch = self.unless_held(now.after(wait));
         self.published.send_modify(|published| {
             let renewal = &mut published.renewal;
-            renewal.next_fetch = Some(now + wait);
+            renewal.next_fetch = Some(next_fetch);
             renewal.pausing = true;
             renewal.consecutive_failures = in_a_row;
             renewal.last_error = Some(error.clone());
@@ -230,8 +296,8 @@ impl Renewer {
         let failed = Failed {
             in_a_row,
             left,
-            wait,
-            retry_at: now + wait,
+            wait: next_fetch.left(now),
+            retry_at: next_fetch.wall(now),
             has_expired: current.is_some() && left.is_zero(),
         };
         self.signals.failed(&error, &failed);
@@ -242,16 +308,24 @@ impl Renewer {
         super::backoff(current).wait(failure, rand::random())
     }
 
+    /// What is held is tried when its time comes; nothing is fetched before.
+    fn unless_held(&self, next_fetch: Deadline) -> Deadline {
+        match self.memory.held {
+            Some(Held::NotYetValid { until, .. }) => until,
+            _ => next_fetch,
+        }
+    }
+
     /// By the schedule; where that cannot keep its promise, as early as any schedule may.
-    fn renewal_point(&self, snapshot: &Snapshot) -> SystemTime {
+    fn renewal_point(&self, snapshot: &Snapshot) -> Deadline {
         let lifetime = snapshot.usable_lifetime();
         let point = self
             .schedule
             .renewal_point(&lifetime, snapshot.leaf_sha256());
-        point.unwrap_or_else(|error| {
+        snapshot.deadline(point.unwrap_or_else(|error| {
             tracing::warn!(%error, "the certificate is renewed as early as possible");
             lifetime.earliest_renewal()
-        })
+        }))
     }
 
     pub(super) fn current(&self) -> Option<Arc<Snapshot>> {
@@ -262,9 +336,9 @@ impl Renewer {
         self.published.borrow().renewal.consecutive_failures
     }
 
-    pub(super) fn next_fetch(&self) -> SystemTime {
+    pub(super) fn next_fetch(&self) -> Deadline {
         let next = self.published.borrow().renewal.next_fetch;
-        next.unwrap_or_else(|| self.clock.now())
+        next.unwrap_or_else(|| self.clock.moment().after(Duration::ZERO))
     }
 
     /// Reports the nearest mark, which has passed.
@@ -273,8 +347,15 @@ impl Renewer {
             return;
         };
         match self.memory.marks.remove(0).1 {
-            Mark::ExpiresSoon => self.signals.expiring_soon(&current, self.clock.now()),
+            Mark::ExpiresSoon => self.signals.expiring_soon(&current, self.clock.moment()),
             Mark::Expiry => self.signals.expired(&current),
         }
     }
+}
+
+fn not_yet_valid(candidate: &Snapshot) -> Miss {
+    let not_before = candidate.not_before();
+    Miss::Failed(RenewError::Material(MaterialError::NotYetValid {
+        not_before,
+    }))
 }

@@ -1,11 +1,16 @@
 use rustls_pki_types::CertificateDer;
 
 use super::*;
+use crate::material::Usage;
 use crate::testing::{MINUTE, TestCa, noon};
 use crate::tls::{TlsSettings, default_provider};
 
 fn policy(settings: TlsSettings) -> TlsPolicy {
-    TlsPolicy::new(default_provider().unwrap(), settings).unwrap()
+    policy_for(settings, Usage::Client)
+}
+
+fn policy_for(settings: TlsSettings, usage: Usage) -> TlsPolicy {
+    TlsPolicy::new(default_provider().unwrap(), settings, usage).unwrap()
 }
 
 fn build(material: CertMaterial, now: SystemTime) -> Result<Snapshot, MaterialError> {
@@ -82,7 +87,7 @@ fn key_of_another_certificate_is_refused() {
     let material = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
     assert!(matches!(
         build(material, noon()),
-        Err(MaterialError::KeyMismatch)
+        Err(MaterialError::KeyMismatch { .. })
     ));
 }
 
@@ -102,45 +107,31 @@ fn key_of_which_only_the_signer_is_held_is_accepted_and_checked() {
     assert!(snapshot.is_made_of(&material(&leaf, &key)));
     assert!(!snapshot.is_made_of(&material(&other, &key)));
     let mismatch = build(material(&other, &key), noon());
-    assert!(matches!(mismatch, Err(MaterialError::KeyMismatch)));
+    assert!(matches!(mismatch, Err(MaterialError::KeyMismatch { .. })));
 }
 
 /// Scenario: S5
 #[test]
-fn chain_that_does_not_begin_with_the_leaf_is_refused() {
+fn chain_that_does_not_begin_with_the_leaf_is_presented_leaf_first() {
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
-    let chain = vec![ca.intermediate_der(), leaf];
+    let chain = vec![ca.intermediate_der(), leaf.clone()];
     let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
-    assert!(matches!(
-        build(material, noon()),
-        Err(MaterialError::BrokenLink { index: 0 })
-    ));
+    let snapshot = build(material.roots_issue_leaf(), noon()).unwrap();
+    assert_eq!(presented_by(&snapshot), [leaf, ca.intermediate_der()]);
+    assert_eq!(snapshot.leaf_sha256(), &sha256(&presented_by(&snapshot)[0]));
+    assert!(snapshot.warnings().is_empty(), "{:?}", snapshot.warnings());
 }
 
-#[test]
-fn issuer_that_another_one_issued_is_named_by_its_place() {
-    let (ca, other) = (TestCa::new(), TestCa::new());
-    let (leaf, key) = ca.leaf(noon(), MINUTE);
-    let foreign = other.leaf(noon(), MINUTE).0;
-    let chain = vec![leaf, ca.intermediate_der(), foreign];
-    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
-    assert!(matches!(
-        build(material, noon()),
-        Err(MaterialError::BrokenLink { index: 1 })
-    ));
+fn presented_by(snapshot: &Snapshot) -> Vec<CertificateDer<'static>> {
+    let config = snapshot.client_config();
+    let resolver = &config.client_auth_cert_resolver;
+    let schemes = [rustls::SignatureScheme::ECDSA_NISTP256_SHA256];
+    resolver.resolve(&[], &schemes).unwrap().cert.clone()
 }
 
-#[test]
-fn link_with_a_foreign_signature_is_refused_though_its_names_fit() {
-    let (ca, impostor) = (TestCa::new(), TestCa::new());
-    let (leaf, key) = ca.leaf(noon(), MINUTE);
-    let chain = vec![leaf, impostor.intermediate_der()];
-    let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
-    assert!(matches!(
-        build(material, noon()),
-        Err(MaterialError::Chain(_))
-    ));
+fn sha256(der: &CertificateDer<'_>) -> [u8; 32] {
+    Sha256::digest(der).into()
 }
 
 #[test]
@@ -153,7 +144,7 @@ fn roots_that_do_not_issue_the_leaf_are_refused_only_with_roots_issue_leaf() {
     };
     build(material(), noon()).unwrap();
     let refused = build(material().roots_issue_leaf(), noon());
-    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+    assert!(matches!(refused, Err(MaterialError::Chain { .. })));
     build(ca.issue(noon(), MINUTE).roots_issue_leaf(), noon()).unwrap();
 }
 
@@ -182,12 +173,12 @@ fn renewal_is_checked_as_strictly_as_the_first_certificate() {
         material(&ca, &ca, &impostor),
     ] {
         let refused = next(foreign, &second);
-        assert!(matches!(refused, Err(MaterialError::Chain(_))));
+        assert!(matches!(refused, Err(MaterialError::Chain { .. })));
     }
     // The first one did not need to end in the roots.
     let servers_only = build(material(&ca, &ca, &impostor), noon()).unwrap();
     let refused = next(material(&ca, &ca, &impostor), &servers_only);
-    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+    assert!(matches!(refused, Err(MaterialError::Chain { .. })));
 }
 
 #[test]
@@ -200,16 +191,16 @@ fn name_constraints_of_a_root_hold_for_renewed_names_too() {
     let material = CertMaterial::from_der(chain, key, vec![ca.root_der()]).unwrap();
     let material = Arc::new(material.roots_issue_leaf());
     let refused = Snapshot::build(&material, Some(&first), noon(), &tls);
-    assert!(matches!(refused, Err(MaterialError::Chain(_))));
+    assert!(matches!(refused, Err(MaterialError::Chain { .. })));
 }
 
 #[test]
 fn validity_is_that_of_the_whole_chain() {
     let ca = TestCa::new();
     let at = |now| build(ca.issue(noon(), MINUTE), now);
-    let early = at(noon() - MINUTE).unwrap_err();
-    assert!(matches!(early, MaterialError::NotYetValid { not_before } if not_before == noon()));
-    assert!(early.is_transient());
+    // Our clock may be the wrong one: it can be used, for its whole lifetime from here on.
+    let early = at(noon() - MINUTE).unwrap();
+    assert_eq!(early.usable_lifetime().length(), MINUTE);
     let late = at(noon() + MINUTE).unwrap_err();
     assert!(matches!(late, MaterialError::Expired { .. }));
     assert!(!late.is_transient());
@@ -246,16 +237,16 @@ fn issuer_that_expires_first_is_named() {
     assert_eq!(sooner.limited_by(), None);
 }
 
-/// Scenario: S8
+/// Scenario: S8, N01
 #[test]
 fn self_signed_certificate_is_neither_presented_nor_trusted() {
-    // S8: OpenSSL refuses a chain with a root in it.
+    // S8: OpenSSL refuses a chain with a root in it that it does not trust.
     let ca = TestCa::new();
     let (leaf, key) = ca.leaf(noon(), MINUTE);
     let chain = vec![leaf, ca.intermediate_der(), ca.root_der()];
-    let (presented, above) = presented(&chain, &Certificate::from_der(&chain[0]).unwrap()).unwrap();
-    assert_eq!(presented, [&chain[1]]);
-    assert_eq!(above.len(), 1);
+    let material = CertMaterial::from_der(chain.clone(), key.clone_key(), vec![ca.root_der()]);
+    let snapshot = build(material.unwrap(), noon()).unwrap();
+    assert_eq!(presented_by(&snapshot), chain[..2]);
 
     // The chain brought the root along; as a trust root only another one was given.
     let other = TestCa::new();
@@ -301,13 +292,104 @@ fn errors_of_a_mangled_key_quote_none_of_it() {
 }
 
 #[test]
-fn certificate_for_servers_only_is_refused_before_a_server_refuses_it() {
+fn leaf_that_is_for_nothing_it_is_used_for_is_refused_and_both_are_named() {
     let ca = TestCa::new();
-    let (leaf, key) = ca.leaf_for(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
-    let material = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
-    let refused = build(material, noon());
-    assert!(
-        matches!(refused, Err(MaterialError::NotForClients)),
-        "{refused:?}"
+    let roots = || vec![ca.root_der()];
+    let outcome = |purpose, usage| {
+        let (leaf, key) = ca.leaf_for(purpose);
+        let material = CertMaterial::from_der(vec![leaf], key, roots()).unwrap();
+        let policy = policy_for(TlsSettings::new(), usage);
+        Snapshot::build(&Arc::new(material), None, noon(), &policy)
+            .map(|snapshot| snapshot.warnings().len())
+            .map_err(|error| error.to_string())
+    };
+    let server = || rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+    let client = || rcgen::ExtendedKeyUsagePurpose::ClientAuth;
+    let refused = outcome(server(), Usage::Client).unwrap_err();
+    assert_eq!(
+        refused,
+        "the extended key usage of CN=app allows serverAuth, but it is used as a TLS client (clientAuth)"
     );
+    let refused = outcome(client(), Usage::Server).unwrap_err();
+    assert!(refused.contains("allows clientAuth") && refused.contains("a TLS server"));
+    assert_eq!(outcome(server(), Usage::Server), Ok(0));
+    assert_eq!(outcome(client(), Usage::Client), Ok(0));
+    assert_eq!(outcome(client(), Usage::Both), Ok(1));
+    assert_eq!(outcome(server(), Usage::Both), Ok(1));
+    let other = outcome(rcgen::ExtendedKeyUsagePurpose::CodeSigning, Usage::Both);
+    assert!(other.unwrap_err().contains("allows codeSigning"));
+    assert_eq!(
+        outcome(rcgen::ExtendedKeyUsagePurpose::Any, Usage::Both),
+        Ok(0)
+    );
+}
+
+#[test]
+fn material_without_roots_is_refused_only_where_nothing_else_verifies_servers() {
+    let ca = TestCa::new();
+    let build = |settings, usage| {
+        let (leaf, key) = ca.leaf(noon(), MINUTE);
+        let material = CertMaterial::from_der(vec![leaf], key, vec![]).unwrap();
+        let policy = policy_for(settings, usage);
+        Snapshot::build(&Arc::new(material), None, noon(), &policy).map(drop)
+    };
+    for usage in [Usage::Client, Usage::Both] {
+        let refused = build(TlsSettings::new(), usage);
+        assert!(
+            matches!(refused, Err(MaterialError::NoRoots)),
+            "{refused:?}"
+        );
+        build(TlsSettings::new().server_roots([ca.root_der()]), usage).unwrap();
+        // Its own verifier decides, and gets no roots.
+        let own = |roots: Arc<RootCertStore>, _: &Arc<_>| {
+            let text = format!("{} roots", roots.len());
+            Err(rustls::Error::General(text))
+        };
+        let refused = build(TlsSettings::new().server_verifier(own), usage);
+        let Err(MaterialError::ServerVerifier(error)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(error.to_string().contains("0 roots"), "{error}");
+    }
+    let (leaf, key) = ca.leaf_for(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    let material = CertMaterial::from_der(vec![leaf], key, vec![]).unwrap();
+    let policy = policy_for(TlsSettings::new(), Usage::Server);
+    Snapshot::build(&Arc::new(material), None, noon(), &policy).unwrap();
+}
+
+#[test]
+fn root_that_rustls_cannot_use_is_left_out_with_a_warning_while_there_are_others() {
+    // Two extensions of one kind: a certificate for x509-parser, no root for webpki.
+    let ca = TestCa::new();
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "odd root");
+    let constraints = || {
+        let mut extension =
+            rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], vec![0x04, 0x01, 0x00]);
+        extension.set_criticality(true);
+        extension
+    };
+    params.custom_extensions = vec![constraints()];
+    let odd = params.self_signed(&rcgen::KeyPair::generate().unwrap());
+    let odd = odd.unwrap().der().clone();
+    let with_roots = |roots| {
+        let (leaf, key) = ca.leaf(noon(), MINUTE);
+        let chain = vec![leaf, ca.intermediate_der()];
+        build(CertMaterial::from_der(chain, key, roots).unwrap(), noon())
+    };
+    let snapshot = with_roots(vec![odd.clone(), ca.root_der()]).unwrap();
+    let [warning] = snapshot.warnings() else {
+        panic!("{:?}", snapshot.warnings());
+    };
+    assert!(
+        warning.contains("CN=odd root cannot be a root"),
+        "{warning}"
+    );
+    let refused = with_roots(vec![odd]);
+    assert!(matches!(
+        refused,
+        Err(MaterialError::Certificate { index: 0, .. })
+    ));
 }

@@ -43,6 +43,8 @@ pub struct TlsSettings {
     server_roots: Option<Result<Vec<CertificateDer<'static>>, MaterialError>>,
     server_verifier: Option<Arc<MakeVerifier>>,
     verify_ca: bool,
+    #[cfg(feature = "system-roots")]
+    system_roots: bool,
     server_name: Option<String>,
     roots_overlap: Duration,
 }
@@ -69,6 +71,8 @@ impl TlsSettings {
             server_roots: None,
             server_verifier: None,
             verify_ca: false,
+            #[cfg(feature = "system-roots")]
+            system_roots: false,
             server_name: None,
             roots_overlap: Duration::ZERO,
         }
@@ -139,10 +143,26 @@ impl TlsSettings {
         self
     }
 
+    /// Verifies servers by the system's roots instead of the delivered ones.
+    ///
+    /// For servers with a certificate of a public CA, and for clients whose source delivers no
+    /// roots. They are those of `rustls-platform-verifier`: on Linux, the folder or file that
+    /// OpenSSL uses, `SSL_CERT_FILE` and `SSL_CERT_DIR` first. They are read once, at the start.
+    /// Excludes [`server_roots`](Self::server_roots), [`server_verifier`](Self::server_verifier),
+    /// [`roots_overlap`](Self::roots_overlap) and [`verify_ca`](Self::verify_ca): every public CA
+    /// issues to anyone, so without the name any server would be trusted.
+    #[cfg(feature = "system-roots")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "system-roots")))]
+    pub const fn system_roots(mut self) -> Self {
+        self.system_roots = true;
+        self
+    }
+
     /// Verifies the server's chain but not its host name, as libpq does with `sslmode=verify-ca`.
     ///
     /// Any server that holds a certificate of the roots' CA is then trusted, whatever name was
-    /// dialled: use it only with a private CA that issues to no one else.
+    /// dialled: use it only with a private CA that issues to no one else. A server's certificate
+    /// that is itself one of the roots is accepted too, also if it is a CA's (`CA:TRUE`).
     pub const fn verify_ca(mut self) -> Self {
         self.verify_ca = true;
         self
@@ -179,8 +199,9 @@ impl TlsSettings {
         self
     }
 
-    pub(super) fn read(self) -> Result<ServerTrust, StartError> {
+    pub(super) fn read(self, provider: &Arc<CryptoProvider>) -> Result<ServerTrust, StartError> {
         let overlap = self.roots_overlap;
+        let system = self.system_verifier(provider)?;
         if self.server_roots.is_some() && !overlap.is_zero() {
             let got = Some(format!("{overlap:?}"));
             let problem = "expected zero, because server_roots are fixed";
@@ -188,7 +209,7 @@ impl TlsSettings {
         }
         let fixed_roots = self.server_roots.map(root_store).transpose()?;
         let verification = match (self.verify_ca, self.server_verifier) {
-            (false, None) => Verification::ChainAndName,
+            (false, None) => system.map_or(Verification::ChainAndName, Verification::System),
             (false, Some(make)) => Verification::Own(make),
             (true, None) if self.server_name.is_none() => Verification::Chain,
             (true, verifier) => {
@@ -211,6 +232,47 @@ impl TlsSettings {
             name: self.server_name.map(read_name).transpose()?,
         })
     }
+
+    #[cfg(not(feature = "system-roots"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as with the feature"
+    )]
+    fn system_verifier(
+        &self,
+        _provider: &Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ServerCertVerifier>>, StartError> {
+        Ok(None)
+    }
+
+    /// The verifier of the system, if it is asked for and nothing excludes it.
+    #[cfg(feature = "system-roots")]
+    fn system_verifier(
+        &self,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ServerCertVerifier>>, StartError> {
+        if !self.system_roots {
+            return Ok(None);
+        }
+        let others = [
+            (self.verify_ca, "verify_ca"),
+            (self.server_roots.is_some(), "server_roots"),
+            (self.server_verifier.is_some(), "server_verifier"),
+            (!self.roots_overlap.is_zero(), "roots_overlap"),
+        ];
+        if let Some((_, other)) = others.iter().find(|(is_set, _)| *is_set) {
+            let problem = format!("expected no {other} together with it");
+            return Err(invalid("system_roots", None, problem, None));
+        }
+        match rustls_platform_verifier::Verifier::new(Arc::clone(provider)) {
+            Ok(verifier) => Ok(Some(Arc::new(verifier))),
+            Err(cause) => {
+                let problem = "expected roots in this system (install ca-certificates)";
+                Err(invalid("system_roots", None, problem, Some(cause.into())))
+            }
+        }
+    }
 }
 
 impl fmt::Debug for TlsSettings {
@@ -218,6 +280,7 @@ impl fmt::Debug for TlsSettings {
         f.debug_struct("TlsSettings")
             .field("allow_tls12", &self.allow_tls12)
             .field("server_roots", &self.server_roots.is_some())
+            .field("system_roots", &self.system_roots)
             .field("server_verifier", &self.server_verifier.is_some())
             .field("verify_ca", &self.verify_ca)
             .field("server_name", &self.server_name)
@@ -241,6 +304,19 @@ pub(super) enum Verification {
     ChainAndName,
     Chain,
     Own(Arc<MakeVerifier>),
+    /// By the system's roots, which are the verifier's own.
+    System(Arc<dyn ServerCertVerifier>),
+}
+
+impl ServerTrust {
+    /// Whether servers can be verified without roots of the material.
+    pub(super) fn brings_roots(&self) -> bool {
+        let is_own = matches!(
+            self.verification,
+            Verification::Own(_) | Verification::System(_)
+        );
+        is_own || self.fixed_roots.is_some()
+    }
 }
 
 fn root_store(

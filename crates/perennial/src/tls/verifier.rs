@@ -3,16 +3,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::CryptoProvider;
-use rustls::server::ParsedCertificate;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::advice::{Presented, WayPast, explained};
 use super::roots::{OldRoot, TrustedRoots, in_overlap};
 use super::settings::{ServerTrust, Verification};
+use crate::material::Certificate;
 
 /// Verifies the servers of one generation.
 ///
@@ -28,10 +30,10 @@ pub(super) struct ServerVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// A verifier and the roots that it trusts.
+/// The roots that are trusted, and the verifier, if it is not webpki's.
 struct Stage {
     roots: Arc<RootCertStore>,
-    verifier: Arc<dyn ServerCertVerifier>,
+    other: Option<Arc<dyn ServerCertVerifier>>,
 }
 
 impl ServerVerifier {
@@ -60,7 +62,7 @@ impl ServerVerifier {
 
     /// By the handshake's clock: an overlap ends without a rotation.
     fn at(&self, now: UnixTime) -> Result<&Stage, Error> {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let now = system_time(now);
         let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.trust.overlap);
         match self.old.iter().position(is_trusted) {
             Some(first) => self.with_old_from(first),
@@ -81,8 +83,13 @@ impl ServerVerifier {
         Ok(made.get_or_init(|| stage))
     }
 
-    fn lasting(&self) -> &dyn ServerCertVerifier {
-        &*self.lasting.verifier
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+
+    /// What is the same at each stage.
+    fn other(&self) -> Option<&dyn ServerCertVerifier> {
+        self.lasting.other.as_deref()
     }
 }
 
@@ -92,16 +99,56 @@ impl ServerTrust {
         roots: Arc<RootCertStore>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Stage, Error> {
-        let verifier = match &self.verification {
-            Verification::Own(make) => make(Arc::clone(&roots), provider)?,
-            Verification::ChainAndName | Verification::Chain => {
-                WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-                    .build()
-                    .map_err(|error| Error::Other(OtherError(Arc::new(error))))?
-            }
+        let other = match &self.verification {
+            Verification::Own(make) => Some(make(Arc::clone(&roots), provider)?),
+            Verification::System(verifier) => Some(Arc::clone(verifier)),
+            Verification::ChainAndName | Verification::Chain => None,
         };
-        Ok(Stage { roots, verifier })
+        Ok(Stage { roots, other })
     }
+}
+
+/// As rustls' own verifier does; without a name, as libpq's `verify-ca` does.
+fn verify(
+    presented: &Presented<'_>,
+    name: Option<&ServerName<'_>>,
+    now: UnixTime,
+    provider: &CryptoProvider,
+) -> Result<(), Error> {
+    let end_entity = ParsedCertificate::try_from(presented.end_entity)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(
+        &end_entity,
+        presented.roots,
+        presented.intermediates,
+        now,
+        algorithms,
+    )?;
+    name.map_or(Ok(()), |name| verify_server_name(&end_entity, name))
+}
+
+/// Whether a valid server's certificate is a root itself: the same name and key.
+///
+/// webpki refuses such a certificate if it is a CA's, as `openssl req -x509` makes them. The server
+/// proves in the handshake that it has the root's key, with which it could issue itself any other
+/// certificate: to accept this one trusts it no further than the root is trusted.
+fn is_root(end_entity: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime) -> bool {
+    let Ok((certificate, form)) = Certificate::with_form(end_entity) else {
+        return false;
+    };
+    let now = system_time(now);
+    let is_valid = certificate.not_before() <= now && now < certificate.not_after();
+    let subjects = roots.subjects();
+    let mut anchors = roots.roots.iter().zip(&subjects);
+    is_valid
+        && certificate.allows_servers()
+        && anchors.any(|(anchor, subject)| {
+            subject.as_ref() == form.subject && form.is_key(anchor.subject_public_key_info.as_ref())
+        })
+}
+
+fn system_time(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
 /// Only the roots depend on the clock; the rest is the same at each stage.
@@ -114,21 +161,31 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Stage { roots, verifier } = self.at(now)?;
-        if let Verification::Chain = self.trust.verification {
-            let end_entity = ParsedCertificate::try_from(end_entity)?;
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            return verify_server_cert_signed_by_trust_anchor(
-                &end_entity,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )
-            .map(|()| ServerCertVerified::assertion());
-        }
+        let Stage { roots, other } = self.at(now)?;
         let name = self.trust.name.as_ref().unwrap_or(dialled);
-        verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        let presented = Presented {
+            end_entity,
+            intermediates,
+            name,
+            roots,
+        };
+        let verified = match (&self.trust.verification, other) {
+            // Its maker knows what it refuses.
+            (Verification::Own(_), Some(own)) => {
+                return own.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
+            }
+            (_, Some(system)) => system
+                .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+                .map(|_| ()),
+            (Verification::Chain, None) => match verify(&presented, None, now, &self.provider) {
+                Err(_) if is_root(end_entity, roots, now) => Ok(()),
+                verified => verified,
+            },
+            (_, None) => verify(&presented, Some(name), now, &self.provider),
+        };
+        verified
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|error| explained(error, &presented, WayPast::Settings))
     }
 
     fn verify_tls12_signature(
@@ -137,7 +194,10 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting().verify_tls12_signature(message, cert, signed)
+        match self.other() {
+            Some(other) => other.verify_tls12_signature(message, cert, signed),
+            None => verify_tls12_signature(message, cert, signed, self.algorithms()),
+        }
     }
 
     fn verify_tls13_signature(
@@ -146,19 +206,26 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.lasting().verify_tls13_signature(message, cert, signed)
+        match self.other() {
+            Some(other) => other.verify_tls13_signature(message, cert, signed),
+            None => verify_tls13_signature(message, cert, signed, self.algorithms()),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.lasting().supported_verify_schemes()
+        match self.other() {
+            Some(other) => other.supported_verify_schemes(),
+            None => self.algorithms().supported_schemes(),
+        }
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        self.lasting().requires_raw_public_keys()
+        let other = self.other();
+        other.is_some_and(ServerCertVerifier::requires_raw_public_keys)
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        self.lasting().root_hint_subjects()
+        self.other()?.root_hint_subjects()
     }
 }
 
@@ -214,7 +281,10 @@ mod tests {
         }
 
         let provider = crate::tls::default_provider().unwrap();
-        let trust = TlsSettings::new().roots_overlap(overlap).read().unwrap();
+        let trust = TlsSettings::new()
+            .roots_overlap(overlap)
+            .read(&provider)
+            .unwrap();
         let trust = Arc::new(trust);
         let mut delivered = RootCertStore::empty();
         delivered.add(d.root.clone()).unwrap();
