@@ -49,6 +49,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) arguments: Vec<std::ffi::OsString>,
     /// User and group, if they differ from ours.
     pub(crate) user: Option<(u32, u32)>,
+    /// Added to the environment.
+    pub(crate) environment: &'a [(&'static str, std::ffi::OsString)],
 }
 
 impl Launch<'_> {
@@ -68,6 +70,7 @@ impl Launch<'_> {
             command.env("PATH", path);
         }
         command.env("HOME", folder).current_dir(folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }

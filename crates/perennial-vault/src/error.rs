@@ -152,6 +152,10 @@ pub(crate) enum Problem {
          have another one wrapped)"
     )]
     WrappingTokenForeign(String),
+    #[error("the agent has no valid token (it logs in by itself: read its log)")]
+    AgentWithoutToken(#[source] Arc<Self>),
+    #[error("the closure of login_with failed")]
+    LoginFields(#[source] BoxError),
     #[error("{operation} timed out after {after:?} at {origin}")]
     TimedOut {
         operation: Operation,
@@ -219,6 +223,7 @@ impl Problem {
     fn refusal(&self) -> &Self {
         match self {
             Self::BackOff(_, refusal)
+            | Self::AgentWithoutToken(refusal)
             | Self::WrappingTokenSpent(refusal)
             | Self::WrappingTokenLost(refusal)
             | Self::NotRevoked(_, Some(refusal)) => refusal.refusal(),

@@ -15,7 +15,8 @@ use crate::error::{Failure, Problem};
 #[cfg(any(test, fuzzing))]
 use crate::http::Reply;
 use crate::http::{ListIssuersRequest, Request};
-use crate::issue::{certificates, self_issued, union};
+use crate::issue::{self, certificates, union};
+use crate::login::Token;
 use crate::verdict::Operation;
 
 /// The longest time between two readings; the issuers are also read after each renewal.
@@ -185,7 +186,7 @@ fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, Problem>
         for text in issuer.ca_chain.iter().flatten() {
             chain.extend(certificates(text, operation)?);
         }
-        roots = union(&roots, &self_issued(&chain, operation)?);
+        roots = union(&roots, &issue::roots_of(&chain, operation)?);
     }
     Ok(roots)
 }
@@ -203,7 +204,7 @@ async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
     let operation = Operation::ReadIssuers;
     let round = &mut vault.transport.round();
     let token = vault.tokens.current().await;
-    let token = token.as_deref().map(|token| token.expose());
+    let token = token.as_deref().and_then(Token::expose);
     let list = ListIssuersRequest {
         mount: mount.to_owned(),
     };

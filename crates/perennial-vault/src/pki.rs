@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::client::Vault;
 use crate::error::{Failure, Problem, VaultError};
-use crate::http::{Reply, Round, presentable};
+use crate::http::{Reply, Round};
 use crate::issue::{CertRequest, Expected, IssueReply, KeyOrigin, KeyType, NewKey, wall_clock};
 use crate::issuers::{CertRoots, Issuers};
 use crate::login::{LoginBudget, Token};
@@ -156,7 +156,7 @@ impl VaultPki {
             Some(key) => self.request.sign(&key.request, ttl)?,
             None => self.request.issue(ttl)?,
         };
-        match round.send(&request, Some(token.expose())).await {
+        match round.send(&request, token.expose()).await {
             Ok(reply) => Ok(reply),
             Err(failure) => Err(self.vault.tokens.refused(token, failure).await),
         }
@@ -227,7 +227,7 @@ impl VaultPki {
             revocation,
         });
         drop(deliveries);
-        let mut warnings = presentable(&answer.warnings.unwrap_or_default());
+        let mut warnings = reply.presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(ca_warning);
         warnings.extend(accepted.warning.map(str::to_owned));
         self.warnings.report(&warnings);

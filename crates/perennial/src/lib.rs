@@ -55,6 +55,7 @@
 //! - `watch` (default): changed files are noticed at once, and not only by polling.
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
 //! - `system-roots`: servers verified by the system's roots.
+//! - `pkcs12`: chain and key in PKCS#12, and what `encrypted-keys` reads.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics

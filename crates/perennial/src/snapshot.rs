@@ -128,12 +128,7 @@ impl Snapshot {
             end,
             leaf_sha256,
             digest: material.digest(),
-            warnings: material
-                .warnings()
-                .iter()
-                .cloned()
-                .chain(warnings)
-                .collect(),
+            warnings: all_warnings(material, warnings),
             material: Arc::clone(material),
             trusted_roots,
             server_name: tls.server_name().cloned(),
@@ -298,6 +293,15 @@ impl fmt::Debug for Snapshot {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// The CA's warnings, then ours with the file's name.
+fn all_warnings(material: &CertMaterial, own: Vec<String>) -> Vec<String> {
+    let named = own.into_iter().map(|warning| match material.origin() {
+        Some(origin) => format!("{origin}: {warning}"),
+        None => warning,
+    });
+    material.warnings().iter().cloned().chain(named).collect()
 }
 
 /// The roots that rustls can use; one that it cannot is a warning while there are others.

@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
-use crate::pool::observe::RetireReason;
 use crate::pool::policy::{connect_wait, exchange_reason};
 use crate::pool::session::Session;
 use crate::pool::slot::Place;
@@ -54,8 +53,8 @@ pub(crate) fn add(state: &Arc<PoolState>, session: Session) -> PgConnection {
     connection
 }
 
-/// Claims a connection that is about to be handed out, exchanged first if it is old and a spare is
-/// ready.
+/// Claims a connection that is about to be handed out, exchanged first if it is outdated and a
+/// spare is ready.
 ///
 /// # Errors
 /// The connection must not be used.
@@ -78,7 +77,7 @@ pub(crate) fn check_out(
         return_unusable(state, connection);
         return Err(ConnectError::Closed);
     }
-    exchange_if_old(state, connection);
+    exchange_if_outdated(state, connection);
     let snapshot = &connection.session().driver.snapshot;
     if state.live.has_surely_ended(snapshot) {
         let error = ConnectError::Expired {
@@ -91,7 +90,7 @@ pub(crate) fn check_out(
     Ok(())
 }
 
-/// Parks a connection that is returned, exchanged first if it is old and a spare is ready.
+/// Parks a connection that is returned, exchanged first if it is outdated and a spare is ready.
 ///
 /// `false` if the connection must not be used again.
 pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> bool {
@@ -112,15 +111,15 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
         connection.park();
         return true;
     }
-    exchange_if_old(state, connection);
+    exchange_if_outdated(state, connection);
     let driver = &connection.session().driver;
     if state.live.has_surely_ended(&driver.snapshot) {
         return_unusable(state, connection);
         return false;
     }
-    let generation = driver.generation();
+    let is_outdated = state.is_outdated(driver);
     connection.park();
-    if state.is_old(generation) {
+    if is_outdated {
         // It is idle now: a rotation can exchange it.
         state.wake.notify_one();
     }
@@ -131,20 +130,22 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
 fn return_unusable(state: &PoolState, connection: &PgConnection) {
     let driver = connection.slot().driver();
     // One that died after its certificate had expired, as in a suspend, ended for that reason.
-    let reason = exchange_reason(false, state.has_expired(&driver.snapshot));
+    let reason = exchange_reason(false, false, state.has_expired(&driver.snapshot));
     state.retire(&driver, reason);
 }
 
-/// Exchanges a claimed session if it is old and a spare is ready.
-fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
+/// Exchanges a claimed session if it is outdated and a spare is ready.
+fn exchange_if_outdated(state: &PoolState, connection: &mut PgConnection) {
     let Some(newest) = state.newest() else {
         return;
     };
-    if connection.session().generation() >= newest {
+    let driver = &connection.session().driver;
+    if !state.is_outdated(driver) {
         return;
     }
+    let reason = exchange_reason(driver.generation() < newest, true, false);
     if let Some(spare) = state.spares.take(newest) {
-        drop(connection.exchange(spare, RetireReason::Rotated));
+        drop(connection.exchange(spare, reason));
         state.wake.notify_one();
     }
 }

@@ -144,14 +144,9 @@ async fn log_in(
     };
     state.accepted.logged_in(snapshot);
     state.reporter.accepted(generation);
-    let (snapshot, wake) = (Arc::clone(snapshot), Arc::clone(&state.wake));
-    new.log_in(Session::new(
-        client,
-        connection,
-        server.into(),
-        snapshot,
-        wake,
-    ));
+    let snapshot = Arc::clone(snapshot);
+    let session = Session::new(client, connection, server.into(), snapshot, state.side());
+    new.log_in(session);
     if let Some(session) = new.session() {
         match new.unless_cut(prepare(state, session, end)).await? {
             Err(error @ ConnectError::OnConnect(_)) => {
@@ -161,6 +156,7 @@ async fn log_in(
             }
             prepared => prepared?,
         }
+        session.driver.accept_role();
     }
     tracing::debug!(pool = state.observer.pool(), generation, "connected");
     Ok(new)

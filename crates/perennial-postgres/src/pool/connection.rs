@@ -94,7 +94,8 @@ impl PgConnection {
     /// Moves a dedicated connection, which no pool moves, onto the newest certificate.
     ///
     /// Connects first; then the old session finishes what runs on it and closes. Session state is
-    /// lost, `LISTEN` included. Does nothing if the session is open and on the newest generation.
+    /// lost, `LISTEN` included. Does nothing if the session is open, on the newest generation, and at a
+    /// server of the role that `target_session_attrs` asks for.
     ///
     /// # Errors
     /// Connecting with the newest certificate failed; the old session stays in use.
@@ -104,7 +105,9 @@ impl PgConnection {
     pub async fn refresh(&mut self) -> Result<(), ConnectError> {
         let current = self.state.live.current();
         let newest = current.map_err(ConnectError::Certificate)?.generation();
-        if self.session().generation() >= newest && self.session().is_usable() {
+        let session = self.session();
+        let is_outdated = session.generation() < newest || session.driver.role_changed();
+        if !is_outdated && session.is_usable() {
             return Ok(());
         }
         let end = self.state.connect_deadline();

@@ -83,8 +83,11 @@ pub(crate) async fn close_expired(state: &PoolState) {
 }
 
 /// Pings idle sessions, and replaces those that do not answer.
+///
+/// An answer also brings what has changed at the server. Once one session has learned that its server
+/// has another role, every idle one is pinged at once.
 pub(crate) async fn ping_quiet(state: &PoolState) {
-    let quiet = state.settings.idle_ping;
+    let mut quiet = state.settings.idle_ping;
     loop {
         let mut pings = state.spares.ping_quiet(quiet);
         for slot in state.slots() {
@@ -95,7 +98,8 @@ pub(crate) async fn ping_quiet(state: &PoolState) {
             }
         }
         join_all(pings.into_iter().map(|ping| answer(state, ping))).await;
-        sleep(INTERVAL).await;
+        let role_changed = timeout(INTERVAL, state.role_changed.notified()).await;
+        quiet = role_changed.map_or(state.settings.idle_ping, |()| Duration::ZERO);
     }
 }
 

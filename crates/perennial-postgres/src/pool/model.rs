@@ -32,6 +32,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 struct Backend {
     /// Makes the server close the connection.
     crash: Notify,
+    /// Makes the server report that it is a standby now.
+    demote: Notify,
     crashed: AtomicBool,
     /// Whether the client sent the Terminate message.
     terminated: AtomicBool,
@@ -53,7 +55,16 @@ impl Backend {
         // AuthenticationOk, ReadyForQuery.
         stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await?;
         loop {
-            let kind = stream.read_u8().await?;
+            let kind = tokio::select! {
+                biased;
+                kind = stream.read_u8() => kind?,
+                () = self.demote.notified() => {
+                    // ParameterStatus.
+                    // Fails if the client has just sent its Terminate message.
+                    let _ = stream.write_all(b"S\0\0\0\x16in_hot_standby\0on\0").await;
+                    continue;
+                }
+            };
             skip(stream).await?;
             match kind {
                 // EmptyQueryResponse, ReadyForQuery.
@@ -87,13 +98,7 @@ async fn log_in(state: &PoolState, snapshot: Arc<Snapshot>) -> (Session, Arc<Bac
     let mut config = Config::new();
     config.user("app").ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect_raw(ours, NoTls).await.unwrap();
-    let session = Session::new(
-        client,
-        connection,
-        "fake".into(),
-        snapshot,
-        Arc::clone(&state.wake),
-    );
+    let session = Session::new(client, connection, "fake".into(), snapshot, state.side());
     (session, backend)
 }
 
@@ -121,7 +126,9 @@ fn state(live: &LiveCert) -> Arc<PoolState> {
         hard_limit: None,
         on_connect: None,
     };
-    let config = "host=127.0.0.1 port=1 user=app".parse().unwrap();
+    let config = "host=127.0.0.1 port=1 user=app target_session_attrs=read-write"
+        .parse()
+        .unwrap();
     Arc::new(PoolState::new(live.clone(), config, settings))
 }
 
@@ -152,6 +159,7 @@ enum Operation {
     RetireImmediately,
     // Of the server.
     Crash(usize),
+    Demote(usize),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -177,6 +185,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => Just(FinishClosing),
         1 => Just(RetireImmediately),
         1 => (0usize..16).prop_map(Crash),
+        1 => (0usize..16).prop_map(Demote),
     ]
 }
 
@@ -344,6 +353,11 @@ impl Model {
                 let state = Arc::clone(&self.state);
                 tokio::spawn(async move { retire_immediately(&state).await });
             }
+            Operation::Demote(index) => {
+                if let Some((_, backend)) = pick(&self.sessions, index) {
+                    backend.demote.notify_one();
+                }
+            }
             Operation::Crash(index) => {
                 if let Some((_, backend)) = pick(&self.sessions, index) {
                     backend.crash.notify_one();
@@ -448,6 +462,8 @@ impl Model {
                 newest,
                 "an old idle connection is left"
             );
+            let driver = connection.slot().driver();
+            assert!(!driver.role_changed(), "one with another role is left");
         }
     }
 

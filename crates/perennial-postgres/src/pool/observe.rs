@@ -71,6 +71,8 @@ pub enum RetireReason {
     HardLimit,
     /// It was found closed, or did not answer a ping.
     Dead,
+    /// It was exchanged, because its server no longer has the role that `target_session_attrs` asks for.
+    RoleChanged,
     /// Its connect was given up before it was handed out: by a caller, at the connect timeout, or by
     /// `retire_immediately` or `drain`.
     GivenUp,
@@ -85,6 +87,7 @@ impl RetireReason {
             Self::Expired => "expired",
             Self::HardLimit => "hard_limit",
             Self::Dead => "dead",
+            Self::RoleChanged => "role_changed",
             Self::GivenUp => "given_up",
         }
     }

@@ -134,18 +134,19 @@ pub(crate) fn outlives_certificate(in_use: bool, hard_limit: Option<Duration>) -
     }
 }
 
-/// Whether an idle session is to be replaced: it is old, or dead.
+/// Whether an idle session is to be replaced: it is outdated, or dead.
 ///
 /// A dead one is replaced once it is [`MIN_AGE_OF_DEAD`] old: with a server that accepts and closes
 /// at once, replacing it at once would connect in a loop.
-pub(crate) fn is_to_be_replaced(old: bool, usable: bool, age: Duration) -> bool {
-    old || (!usable && age >= MIN_AGE_OF_DEAD)
+pub(crate) fn is_to_be_replaced(outdated: bool, usable: bool, age: Duration) -> bool {
+    outdated || (!usable && age >= MIN_AGE_OF_DEAD)
 }
 
-/// Why an idle session was exchanged for a newer one.
-pub(crate) fn exchange_reason(usable: bool, expired: bool) -> RetireReason {
+/// Why a session was exchanged. A usable one that is not old is at a server whose role has changed.
+pub(crate) fn exchange_reason(old: bool, usable: bool, expired: bool) -> RetireReason {
     match (usable, expired) {
-        (true, _) => RetireReason::Rotated,
+        (true, _) if old => RetireReason::Rotated,
+        (true, _) => RetireReason::RoleChanged,
         (false, true) => RetireReason::Expired,
         (false, false) => RetireReason::Dead,
     }

@@ -44,23 +44,31 @@ pub(crate) async fn retire_immediately(state: &PoolState) -> usize {
     let generation = state.newest().unwrap_or_default();
     state.urgent_until.fetch_max(generation, Ordering::Relaxed);
     state.accepted.forbid_older_than(generation);
+    state.in_flight.cut_older_than(generation);
     for (slot, driver) in state.open_slots() {
         if driver.generation() < generation && slot.abort_if_parked(&driver) {
             state.retire(&driver, RetireReason::Requested);
         }
     }
-    // Each connect in flight begins again; a session that it has made is among the draining ones then.
-    state.in_flight.cut_older_than(generation);
-    let end = Instant::now() + TIME_TO_CLOSE;
-    while state.in_flight.older_than(generation) > 0 && Instant::now() < end {
-        sleep(LOOK_AGAIN).await;
-    }
+    let in_flight = async {
+        // Each begins again; a session that it has made is among the draining ones then.
+        let end = Instant::now() + TIME_TO_CLOSE;
+        while state.in_flight.older_than(generation) > 0 && Instant::now() < end {
+            sleep(LOOK_AGAIN).await;
+        }
+        end_older_than(state, generation).await;
+    };
+    tokio::join!(end_older_than(state, generation), in_flight);
+    retire(state).await
+}
+
+/// Ends the older sessions that are in use.
+async fn end_older_than(state: &PoolState, generation: u64) {
     let in_use = older_than(state, generation);
     let ends = in_use
         .iter()
         .map(|driver| end_in_use(state, driver, RetireReason::Requested));
     join_all(ends).await;
-    retire(state).await
 }
 
 /// Stops handing out connections, closes every one once nothing runs on it, and returns how many

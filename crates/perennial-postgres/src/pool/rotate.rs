@@ -23,9 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What is to be replaced, counted at one moment.
 #[derive(Default)]
 pub(crate) struct Survey {
-    /// Idle sessions that are older than the newest generation, or unusable.
+    /// Idle sessions that are older than the newest generation, unusable, or at a server whose role
+    /// has changed.
     pub(crate) parked: Vec<Arc<Slot>>,
-    /// The number of older sessions that are checked out.
+    /// The number of sessions that are checked out and to be exchanged when they are returned.
     claimed: usize,
     /// When the first certificate among the idle old ones expires.
     first_expiry: Option<SystemTime>,
@@ -36,16 +37,17 @@ pub(crate) fn survey(state: &PoolState, newest: u64) -> Survey {
     for slot in state.slots() {
         let driver = slot.driver();
         let is_old = driver.generation() < newest;
+        let is_outdated = is_old || driver.role_changed();
         match slot.place() {
-            Place::Parked { usable } if is_to_be_replaced(is_old, usable, driver.age()) => {
+            Place::Parked { usable } if is_to_be_replaced(is_outdated, usable, driver.age()) => {
                 survey.parked.push(slot);
-                if usable {
+                if usable && is_old {
                     let expiry = driver.snapshot.not_after();
                     let first = survey.first_expiry.get_or_insert(expiry);
                     *first = expiry.min(*first);
                 }
             }
-            Place::CheckedOut if is_old => survey.claimed += 1,
+            Place::CheckedOut if is_outdated => survey.claimed += 1,
             _ => {}
         }
     }
@@ -186,7 +188,9 @@ pub(crate) fn exchange_parked(state: &PoolState, old: &Survey, newest: u64) {
         };
         let retire = |old: &Session| {
             let expired = state.has_expired(&old.driver.snapshot);
-            state.retire(&old.driver, exchange_reason(old.is_usable(), expired));
+            let is_old = old.generation() < newest;
+            let reason = exchange_reason(is_old, old.is_usable(), expired);
+            state.retire(&old.driver, reason);
         };
         if !slot.exchange_parked(&mut session, retire) {
             state.spares.put(session);

@@ -103,7 +103,8 @@ impl Slot {
         self.lock().driver = Arc::clone(&session.driver);
     }
 
-    /// Swaps the parked session with `spare`, if the parked one is older or unusable.
+    /// Swaps the parked session with `spare`, if the parked one is older, unusable, or at a server
+    /// whose role has changed.
     ///
     /// Calls `retire` with the old one before. `false` if it needs no exchange, or if a caller has
     /// claimed it meanwhile.
@@ -116,7 +117,8 @@ impl Slot {
         let Some(parked) = &mut contents.parked else {
             return false;
         };
-        if parked.session.generation() >= spare.generation() && parked.session.is_usable() {
+        let old = &parked.session;
+        if old.generation() >= spare.generation() && old.is_usable() && !old.driver.role_changed() {
             return false;
         }
         retire(&parked.session);
@@ -204,7 +206,9 @@ impl Spares {
     /// Calls `action` on the usable spares of this generation, and closes all others.
     fn of_generation<R>(&self, generation: u64, action: impl FnOnce(&mut Vec<Idle>) -> R) -> R {
         let is_other = |Idle { session, .. }: &mut Idle| {
-            session.generation() != generation || !session.is_usable()
+            session.generation() != generation
+                || !session.is_usable()
+                || session.driver.role_changed()
         };
         let mut spares = self.lock();
         let others: Vec<_> = spares.extract_if(.., is_other).collect();

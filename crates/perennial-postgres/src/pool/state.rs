@@ -13,7 +13,7 @@ use crate::error::ConnectError;
 use crate::pool::accepted::AcceptedCerts;
 use crate::pool::in_flight::InFlight;
 use crate::pool::observe::{Observer, PoolStatus, RetireReason};
-use crate::pool::session::Driver;
+use crate::pool::session::{Driver, PoolSide};
 use crate::pool::slot::{Place, Slot, Spares};
 
 /// Runs on each new connection before the pool hands it out, replacements included.
@@ -45,6 +45,8 @@ pub(crate) struct PoolState {
     pub(crate) in_flight: InFlight,
     /// Wakes the rotation: something is to be replaced, or an old connection was returned.
     pub(crate) wake: Arc<Notify>,
+    /// Makes the maintenance ping every idle session: one has learned that its server's role changed.
+    pub(crate) role_changed: Arc<Notify>,
     /// Wakes the rotation and makes it forget earlier failures: a new generation, or a request.
     pub(crate) restart: Notify,
     /// Everything older than this generation is retired without regard to pace.
@@ -71,6 +73,7 @@ impl PoolState {
             spares: Spares::default(),
             in_flight: InFlight::default(),
             wake: Arc::default(),
+            role_changed: Arc::default(),
             restart: Notify::new(),
             urgent_until: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
@@ -102,6 +105,20 @@ impl PoolState {
     /// Whether there is a newer generation than this one.
     pub(crate) fn is_old(&self, generation: u64) -> bool {
         self.newest().is_some_and(|newest| generation < newest)
+    }
+
+    /// Whether a session is to be exchanged as soon as it is idle, though it works.
+    pub(crate) fn is_outdated(&self, driver: &Driver) -> bool {
+        self.is_old(driver.generation()) || driver.role_changed()
+    }
+
+    /// What a new session's task needs.
+    pub(crate) fn side(&self) -> PoolSide {
+        PoolSide {
+            wake: Arc::clone(&self.wake),
+            role_changed: Arc::clone(&self.role_changed),
+            wanted: self.config.get_target_session_attrs(),
+        }
     }
 
     /// Whether a certificate must not be offered any more.

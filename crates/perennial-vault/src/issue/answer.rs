@@ -4,6 +4,7 @@ use std::slice;
 use std::time::{Duration, SystemTime};
 
 use perennial::Certificate;
+use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 use super::request::CertRequest;
 use super::skew;
 use crate::error::Problem;
+use crate::http::{SecretText, default_provider, private_key};
 use crate::verdict::Operation;
 
 /// A certificate whose lifetime is a smaller share of the requested `ttl` is refused.
@@ -36,7 +38,7 @@ struct Issued {
     issuing_ca: String,
     ca_chain: Option<Vec<String>>,
     /// Only in the answer to an issue request.
-    private_key: Option<Zeroizing<String>>,
+    private_key: Option<SecretText>,
 }
 
 /// What the answer must match.
@@ -54,7 +56,7 @@ pub(crate) struct Expected<'a> {
 pub(crate) struct Accepted {
     /// Leaf first, in the order of the answer.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// The self-signed certificates of the chain.
+    /// The self-signed certificates in which the leaf's paths end.
     pub(crate) roots: Vec<CertificateDer<'static>>,
     /// The leaf as Vault sent it.
     pub(crate) pem: String,
@@ -84,12 +86,10 @@ impl IssueReply {
             None | Some([]) => slice::from_ref(&issued.issuing_ca),
             Some(texts) => texts,
         };
-        let mut above = Vec::new();
         for text in issuers {
-            above.extend(certificates(text, operation)?);
+            chain.extend(certificates(text, operation)?);
         }
-        let roots = self_issued(&above, operation)?;
-        chain.append(&mut above);
+        let roots = roots_of(&chain, operation)?;
         Ok(Accepted {
             chain,
             roots,
@@ -110,10 +110,7 @@ impl IssueReply {
         let Some(pem) = &self.issued(operation)?.private_key else {
             return Err(unusable(operation, "it holds no private key"));
         };
-        // The parser's error may quote the key.
-        PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map(Zeroizing::new)
-            .map_err(|_error| unusable(operation, "its private key is not PEM"))
+        private_key(pem.expose()).ok_or_else(|| unusable(operation, "its private key is not PEM"))
     }
 
     fn issued(&self, operation: Operation) -> Result<&Issued, Problem> {
@@ -146,17 +143,25 @@ pub(crate) fn certificates(
         .map_err(|_error| unusable(operation, "a certificate in it is not PEM"))
 }
 
-/// Only certificates that name themselves as issuer: an intermediate never becomes a root.
-pub(crate) fn self_issued(
-    issuers: &[CertificateDer<'static>],
+/// The self-signed certificates in which the paths of the first one end.
+///
+/// A certificate that only names itself as its issuer, as a CA issues it when its key changes, never
+/// becomes a root. One that rustls cannot use as a root is left out.
+pub(crate) fn roots_of(
+    chain: &[CertificateDer<'static>],
     operation: Operation,
 ) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let mut roots = Vec::new();
-    for der in issuers {
-        if parsed(der, operation)?.is_self_issued() {
-            roots.push(der.clone());
+    let mut roots = perennial::roots_of_chain(chain, &default_provider())
+        .map_err(|_error| unusable(operation, "a certificate in it is malformed"))?;
+    roots.retain(|root| {
+        let added = RootCertStore::empty().add(root.clone());
+        if let Err(error) = &added {
+            let subject = Certificate::from_der(root).map(|root| root.subject().to_owned());
+            let subject = subject.unwrap_or_default();
+            tracing::warn!(subject, %error, "a root of the mount's issuers is left out");
         }
-    }
+        added.is_ok()
+    });
     Ok(roots)
 }
 

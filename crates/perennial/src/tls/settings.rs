@@ -280,6 +280,7 @@ impl fmt::Debug for TlsSettings {
         f.debug_struct("TlsSettings")
             .field("allow_tls12", &self.allow_tls12)
             .field("server_roots", &self.server_roots.is_some())
+            .field("system_roots", &self.system_roots)
             .field("server_verifier", &self.server_verifier.is_some())
             .field("verify_ca", &self.verify_ca)
             .field("server_name", &self.server_name)
