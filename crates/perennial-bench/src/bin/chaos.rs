@@ -215,13 +215,14 @@ fn summary(
 ) -> String {
     let mut lines = vec![format!(
         "Seed {}, {seconds:.0} s, {} certificates of {} s, PostgreSQL {}. {} rotations that Postgres saw, {} of them \
-         inside a fault; {} certificates were replaced before a session needed them. OpenBao issued {issued}.",
+         inside a fault and {} with the client's clock wrong; {} certificates were replaced before a session needed them. OpenBao issued {issued}.",
         args.seed,
         args.certificates,
         client::LIFETIME.as_secs(),
         stage.postgres_version(),
         account.rotations,
         account.inside,
+        account.off,
         account.unseen,
     )];
     if let Report::Done {

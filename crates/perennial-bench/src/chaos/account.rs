@@ -50,6 +50,8 @@ pub struct Rotation {
     pub at: Moment,
     /// Its serial number, in decimal as in `pg_stat_ssl`.
     pub serial: String,
+    /// Whether the client's clock was wrong by a second or more.
+    pub off: bool,
 }
 
 /// Everything that was recorded.
@@ -91,6 +93,8 @@ pub struct Account {
     pub rotations: usize,
     /// Those of them inside a fault.
     pub inside: usize,
+    /// Those of them by a client whose clock was wrong by a second or more.
+    pub off: usize,
     /// New certificates that Postgres never saw: they were replaced before a session needed one.
     pub unseen: usize,
     /// Failed queries that a fault at Postgres explains.
@@ -125,6 +129,7 @@ impl Record {
                 continue;
             }
             account.rotations += 1;
+            account.off += usize::from(rotation.off);
             let faults = self.under_way(|window| (window.from..=window.to).contains(&rotation.at));
             account.inside += usize::from(!faults.is_empty());
             for fault in faults {
@@ -261,6 +266,7 @@ mod tests {
         let rotation = |seconds: u64| Rotation {
             at: at(seconds),
             serial: seconds.to_string(),
+            off: false,
         };
         let record = Record {
             rotations: [5, 12, 16, 18].map(rotation).to_vec(),

@@ -312,6 +312,7 @@ impl Reports {
             at: Moment::now(),
             serial: snapshot.serial().to_decimal(),
             hex: snapshot.serial().to_string(),
+            ahead: Moment::wall_clock_ahead(),
         });
     }
 }

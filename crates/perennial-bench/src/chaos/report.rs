@@ -2,10 +2,12 @@
 
 use std::ops::Add;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use crate::memory_ca::wall_clock;
 
 /// A moment of the machine's monotonic clock, the same in all processes, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,6 +18,14 @@ impl Moment {
     pub fn now() -> Self {
         let time = clock_gettime(ClockId::Monotonic);
         Self(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+
+    /// How many seconds this process's wall clock is ahead of the machine's, which the kernel has.
+    pub fn wall_clock_ahead() -> i64 {
+        let ours = wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let machine = clock_gettime(ClockId::Realtime);
+        let ahead = ours.as_millis() as i64 - machine.tv_sec * 1_000 - machine.tv_nsec / 1_000_000;
+        (ahead as f64 / 1_000.0).round() as i64
     }
 
     /// The time since an earlier moment; zero since a later one.
@@ -72,6 +82,8 @@ pub enum Report {
         serial: String,
         /// The same as OpenBao writes it.
         hex: String,
+        /// How many seconds the process's wall clock was ahead of the machine's.
+        ahead: i64,
     },
     /// A query failed.
     Failed {

@@ -625,10 +625,12 @@ async fn listen(output: tokio::process::ChildStdout, observed: Arc<Mutex<Observe
                 at,
                 serial,
                 hex,
+                ahead,
             } => {
                 observed.current.insert(certificate, hex);
                 if !is_first {
-                    observed.record.rotations.push(Rotation { at, serial });
+                    let off = ahead != 0;
+                    observed.record.rotations.push(Rotation { at, serial, off });
                 }
             }
             Report::Failed {
