@@ -198,9 +198,11 @@ impl Stage {
 
     /// What was recorded up to now.
     pub fn record(&self) -> Record {
-        let mut record = self.observed().record.clone();
-        record.to = Moment::now();
-        record
+        let to = Moment::now();
+        Record {
+            to,
+            ..self.observed().record.clone()
+        }
     }
 
     /// The whole errors of failed queries that began outside of what explains them.
@@ -226,6 +228,9 @@ impl Stage {
     /// There is none within a minute.
     pub async fn finish(&self) -> anyhow::Result<Report> {
         self.observed().record.to = Moment::now();
+        // A fault that was interrupted must not hold up the end; both fail where there is none.
+        let _ = self.disk().and_then(|disk| disk.freeze(false));
+        let _ = self.signal(Signal::CONT);
         drop(self.lock(&self.input).take());
         self.until("the load ends", |observed| observed.done.is_some())
             .await?;
