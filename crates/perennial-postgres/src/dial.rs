@@ -8,14 +8,14 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use perennial::{LiveCert, Snapshot, with_causes};
+use perennial::with_causes;
 use rand::seq::SliceRandom;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::config::{Host, LoadBalanceHosts};
 use tokio_postgres::{Client, Config, Connection, Socket};
 
 use crate::error::{ConnectError, FailureClass, NO_ANSWER, classify};
-use crate::tls::{RustlsStream, connector};
+use crate::tls::{Presenting, RustlsStream, connector};
 
 /// A client with the connection that drives it, and the server they lead to.
 pub(crate) struct LoggedIn {
@@ -32,8 +32,7 @@ pub(crate) struct LoggedIn {
 /// The failure that says most about the certificate, with the others in its text.
 pub(crate) async fn log_in(
     config: &Config,
-    snapshot: &Snapshot,
-    live: Option<&LiveCert>,
+    presenting: Presenting<'_>,
     end: Instant,
     timeout: Duration,
 ) -> Result<LoggedIn, ConnectError> {
@@ -42,7 +41,7 @@ pub(crate) async fn log_in(
     // A connect that is given up after its share of the time is dropped, which closes its socket.
     let connect = |target: Target| async move {
         let one = target.config(config);
-        let (client, connection) = one.connect(connector(snapshot, live)).await?;
+        let (client, connection) = one.connect(connector(presenting)).await?;
         let server = target.to_string();
         Ok(LoggedIn {
             client,
@@ -51,7 +50,7 @@ pub(crate) async fn log_in(
         })
     };
     let dialled = dial(Target::all(config), end, look_up, connect).await;
-    dialled.map_err(|failed| judge(failed, snapshot.generation(), timeout))
+    dialled.map_err(|failed| judge(failed, presenting.snapshot.generation(), timeout))
 }
 
 /// One address to dial.

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::rustls::{self, AlertDescription};
+use perennial::rustls::{self, AlertDescription, PeerIncompatible};
 use perennial::{RenewError, Unavailable, find_cause};
 use tokio_postgres::error::SqlState;
 
@@ -35,7 +35,7 @@ pub enum ConnectError {
     /// refusal, then a server that is not trusted, then any other.
     #[error(
         "{} ({server}, certificate of generation {generation}{})",
-        class.advice(), Others(others)
+        advice(*class, cause), Others(others)
     )]
     Postgres {
         /// What kind of failure this is.
@@ -164,7 +164,8 @@ pub enum FailureClass {
     Handshake,
     /// We do not trust the server's certificate.
     ServerNotTrusted,
-    /// The server refused our certificate, with a TLS alert or with SQLSTATE 28000.
+    /// The server refused our certificate, with a TLS alert or with SQLSTATE 28000, or it accepts no
+    /// signature of its key.
     CertificateRefused,
     /// The server is starting or stopping, or has reached `max_connections`.
     NotNow,
@@ -180,6 +181,22 @@ pub enum FailureClass {
     Draining,
     /// A pooled connection was closed, or its certificate expired.
     Ended,
+}
+
+/// What happened, and what to do about it, with what the cause says beyond its class.
+fn advice(class: FailureClass, cause: &tokio_postgres::Error) -> &'static str {
+    match find_cause(cause) {
+        Some(error) if is_no_signature(error) => {
+            "postgres accepts no signature of the certificate's key; use another kind of key, or allow its signature algorithms in the OpenSSL configuration there"
+        }
+        _ => class.advice(),
+    }
+}
+
+/// Whether the server asked for a certificate and takes no signature that our key can make.
+fn is_no_signature(error: &rustls::Error) -> bool {
+    let reason = PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon;
+    *error == rustls::Error::PeerIncompatible(reason)
 }
 
 /// What failed elsewhere, as the end of a parenthesis.
@@ -319,6 +336,8 @@ fn by_sqlstate(code: &SqlState) -> FailureClass {
 fn by_tls_error(error: &rustls::Error) -> FailureClass {
     use AlertDescription as Alert;
     match error {
+        // Our core fails such a handshake, where rustls would go on without a certificate.
+        error if is_no_signature(error) => FailureClass::CertificateRefused,
         rustls::Error::AlertReceived(
             Alert::BadCertificate
             | Alert::UnsupportedCertificate

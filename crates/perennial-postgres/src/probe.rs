@@ -6,7 +6,7 @@ use tokio_postgres::Config;
 
 use crate::dial::{LoggedIn, log_in};
 use crate::error::{ConnectError, FailureClass};
-use crate::tls::with_tls;
+use crate::tls::{Presenting, with_tls};
 
 /// Less than the 10 s that the core gives a gate: a refusal by one host must be known by then, though
 /// another never answers.
@@ -56,7 +56,12 @@ impl ConnectProbe {
 impl Gate for ConnectProbe {
     async fn check(&self, candidate: &Snapshot) -> Verdict {
         let end = Instant::now() + TIMEOUT;
-        match log_in(&self.config, candidate, None, end, TIMEOUT).await {
+        let presenting = Presenting {
+            snapshot: candidate,
+            live: None,
+            requests: None,
+        };
+        match log_in(&self.config, presenting, end, TIMEOUT).await {
             Ok(LoggedIn {
                 client,
                 connection,

@@ -71,6 +71,11 @@ impl Launch<'_> {
         }
         command.env("HOME", folder).current_dir(folder);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // A test's own settings for OpenSSL, such as the signature algorithms that Postgres accepts.
+        let openssl = folder.join("openssl.cnf");
+        if openssl.exists() {
+            command.env("OPENSSL_CONF", openssl);
+        }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }

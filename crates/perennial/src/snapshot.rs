@@ -209,6 +209,9 @@ impl Snapshot {
     /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
     /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
     ///
+    /// A handshake with a server that accepts no signature of the key fails: it never goes on without
+    /// the certificate. A server that does not ask for one gets none.
+    ///
     /// Only connections of the same generation resume its sessions. A clone of the config, for
     /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {

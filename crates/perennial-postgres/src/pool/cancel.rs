@@ -10,7 +10,7 @@ use crate::error::{ConnectError, NO_ANSWER};
 use crate::pool::observe::RetireReason;
 use crate::pool::session::Driver;
 use crate::pool::state::PoolState;
-use crate::tls::connector;
+use crate::tls::{Presenting, connector};
 
 /// How long a cancelled query may take to end before its connection is closed.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
@@ -30,8 +30,12 @@ pub(crate) async fn cancel(
         let newest = state.live.current().map_err(ConnectError::Certificate)?;
         let accepted = state.accepted.instead_of(&newest, &state.live);
         let snapshot = accepted.unwrap_or(newest);
-        let connector = connector(&snapshot, Some(&state.live));
-        let answer = token.cancel_query(connector).await;
+        let presenting = Presenting {
+            snapshot: &snapshot,
+            live: Some(&state.live),
+            requests: None,
+        };
+        let answer = token.cancel_query(connector(presenting)).await;
         answer.map_err(|error| {
             ConnectError::postgres(error, server.to_owned(), snapshot.generation())
         })

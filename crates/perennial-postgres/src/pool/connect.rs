@@ -13,6 +13,7 @@ use crate::error::ConnectError;
 use crate::pool::new_session::{NewSession, NoSession};
 use crate::pool::session::Session;
 use crate::pool::state::PoolState;
+use crate::tls::Presenting;
 
 /// Connects with the newest certificate that the server accepts.
 ///
@@ -122,13 +123,12 @@ async fn log_in(
     let mut new = NewSession::begin(state, generation)?;
     let after = state.settings.connect_timeout;
     // Boxed, because callers' futures contain this one several times over.
-    let dialling = Box::pin(dial::log_in(
-        &state.config,
+    let presenting = Presenting {
         snapshot,
-        Some(&state.live),
-        end,
-        after,
-    ));
+        live: Some(&state.live),
+        requests: Some(&state.requests),
+    };
+    let dialling = Box::pin(dial::log_in(&state.config, presenting, end, after));
     let LoggedIn {
         client,
         connection,
@@ -144,6 +144,8 @@ async fn log_in(
     };
     state.accepted.logged_in(snapshot);
     state.reporter.accepted(generation);
+    let was_asked = state.requests.was_asked(generation);
+    state.observer.certificate_requested(was_asked);
     let snapshot = Arc::clone(snapshot);
     let session = Session::new(client, connection, server.into(), snapshot, state.side());
     new.log_in(session);

@@ -15,6 +15,7 @@ use crate::pool::in_flight::InFlight;
 use crate::pool::observe::{Observer, PoolStatus, RetireReason};
 use crate::pool::session::{Driver, PoolSide};
 use crate::pool::slot::{Place, Slot, Spares};
+use crate::tls::Requests;
 
 /// Runs on each new connection before the pool hands it out, replacements included.
 pub(crate) type OnConnect = dyn for<'a> Fn(
@@ -43,6 +44,7 @@ pub(crate) struct PoolState {
     pub(crate) accepted: AcceptedCerts,
     pub(crate) spares: Spares,
     pub(crate) in_flight: InFlight,
+    pub(crate) requests: Requests,
     /// Wakes the rotation: something is to be replaced, or an old connection was returned.
     pub(crate) wake: Arc<Notify>,
     /// Makes the maintenance ping every idle session: one has learned that its server's role changed.
@@ -72,6 +74,7 @@ impl PoolState {
             accepted: AcceptedCerts::default(),
             spares: Spares::default(),
             in_flight: InFlight::default(),
+            requests: Requests::default(),
             wake: Arc::default(),
             role_changed: Arc::default(),
             restart: Notify::new(),
