@@ -355,3 +355,24 @@ async fn roots_alone_are_a_new_generation_with_the_same_leaf_and_key() {
     assert_eq!(live.status().next_fetch, due, "the renewal point stays");
     assert_eq!(source.fetches().len(), 1, "nothing was issued");
 }
+
+/// Scenario: F24
+#[tokio::test(start_paused = true)]
+async fn clock_behind_the_cas_holds_back_no_change_of_roots() {
+    let right = TestClock::starting_at(noon());
+    let wall = TestClock::starting_at(noon() - 60 * MINUTE);
+    let source = ScriptedSource::new(&right, []);
+    let roots = vec![TestCa::new().root_der()];
+    let roots_first = RootsFirst {
+        source: source.clone(),
+        roots: roots.clone(),
+    };
+    let live = builder(&wall).start(roots_first).await.unwrap();
+    source.set_changed(1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let second = live.current().unwrap();
+    assert_eq!(second.generation(), 2);
+    assert_eq!(second.material().roots(), roots);
+    assert_eq!(live.status().state, CertState::Fresh);
+    assert_eq!(source.fetches().len(), 1, "nothing was issued");
+}
