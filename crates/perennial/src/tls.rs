@@ -6,19 +6,21 @@ use std::time::Duration;
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::StartError;
-use crate::material::chain::check_key;
+use crate::material::chain::{Chains, check_key};
 use crate::material::{Certificate, Key, MaterialError, PublicKey, Usage, part};
 
 mod advice;
 pub use advice::{explaining_verifier, server_certificate_advice};
 mod provider;
 pub(crate) use provider::default_provider;
+mod resolver;
+use resolver::PathToServersCa;
 mod roots;
 pub(crate) use roots::TrustedRoots;
 mod settings;
@@ -151,16 +153,26 @@ impl TlsPolicy {
         &self,
         delivered: Arc<RootCertStore>,
         trusted: &TrustedRoots,
-        certified: CertifiedKey,
+        chains: Chains,
+        key: Arc<dyn SigningKey>,
     ) -> Result<ClientConfig, MaterialError> {
         let verifier = ServerVerifier::new(&self.trust, delivered, trusted, &self.provider)
             .map_err(MaterialError::ServerVerifier)?;
+        let certified = |chain| Arc::new(CertifiedKey::new(chain, Arc::clone(&key)));
+        let others = chains.others.into_iter();
+        let resolver = PathToServersCa {
+            first: certified(chains.first),
+            issuers: chains.issuers,
+            others: others
+                .map(|(issuer, chain)| (issuer, certified(chain)))
+                .collect(),
+        };
         let mut config = self
             .versions
             .clone()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+            .with_client_cert_resolver(Arc::new(resolver));
         config.resumption = self.resumption.clone();
         Ok(config)
     }
