@@ -158,14 +158,18 @@ impl Presented<'_> {
     /// A certificate whose issuer is presented or trusted under another encoding of its name.
     fn other_encoding(&self) -> Option<Fault> {
         let (subjects, issuers) = self.names();
-        let trusted = self.roots.subjects();
-        let trusted: Vec<&[u8]> = trusted.iter().map(AsRef::as_ref).collect();
-        let subjects: Vec<&[u8]> = subjects.iter().map(Vec::as_slice).chain(trusted).collect();
+        let trusted: Vec<Vec<u8>> = self.roots.subjects().iter().map(in_bytes).collect();
         issuers.into_iter().find_map(|(subject, issuer)| {
             let folded = folded_der(&issuer)?;
-            let same = |name: &&[u8]| folded_der(name).is_some_and(|name| name == folded);
-            let is_exact = subjects.contains(&issuer.as_slice());
-            (!is_exact && subjects.iter().any(same)).then_some(Fault {
+            let is_other = |names: &Vec<Vec<u8>>| {
+                !names.contains(&issuer)
+                    && names
+                        .iter()
+                        .any(|name| folded_der(name).as_ref() == Some(&folded))
+            };
+            // A server may present its own root, under the name that its certificate has.
+            let is_at_fault = is_other(&trusted) || is_other(&subjects);
+            (is_at_fault && !trusted.contains(&issuer)).then_some(Fault {
                 subject,
                 kind: Kind::IssuerEncoding,
             })
@@ -204,6 +208,10 @@ impl Presented<'_> {
             })
         })
     }
+}
+
+fn in_bytes(name: &DistinguishedName) -> Vec<u8> {
+    name.as_ref().to_vec()
 }
 
 /// Why rustls does not read a certificate that others read.
