@@ -321,7 +321,7 @@ fn validity_that_begins_before_1970_is_accepted() {
     let leaf = int.sign(&params, &key);
     let presented = present(std::slice::from_ref(&leaf), &[], &public(&key)).unwrap();
     assert!(presented.not_before < SystemTime::UNIX_EPOCH);
-    assert_eq!(quietly(&[leaf.clone()], &key), [leaf]);
+    assert_eq!(quietly(std::slice::from_ref(&leaf), &key), [leaf]);
 }
 
 /// Certificates that rcgen does not make; OpenSSL made them, for the key in `app.key`.
