@@ -152,6 +152,10 @@ pub(crate) enum Problem {
          have another one wrapped)"
     )]
     WrappingTokenForeign(String),
+    #[error("the agent has no valid token (it logs in by itself: read its log)")]
+    AgentWithoutToken(#[source] Arc<Self>),
+    #[error("the closure of login_with failed")]
+    LoginFields(#[source] BoxError),
     #[error("{operation} timed out after {after:?} at {origin}")]
     TimedOut {
         operation: Operation,
@@ -193,6 +197,11 @@ pub(crate) enum Problem {
     #[error("the certificate had expired when it was issued (renew the issuing CA)")]
     Expired,
     #[error(
+        "this machine's clock is {0:?} ahead of vault's: by it, the new certificate has expired \
+         (fix its time synchronisation)"
+    )]
+    ClockAhead(Duration),
+    #[error(
         "certificate lifetime is {got:?} but ttl {requested:?} was requested \
          (is the issuing CA about to expire?)"
     )]
@@ -214,6 +223,7 @@ impl Problem {
     fn refusal(&self) -> &Self {
         match self {
             Self::BackOff(_, refusal)
+            | Self::AgentWithoutToken(refusal)
             | Self::WrappingTokenSpent(refusal)
             | Self::WrappingTokenLost(refusal)
             | Self::NotRevoked(_, Some(refusal)) => refusal.refusal(),

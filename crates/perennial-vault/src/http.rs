@@ -4,11 +4,14 @@ mod failover;
 mod redirect;
 mod reply;
 mod request;
+mod strike;
+mod text;
 mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use reqwest::{Response, Url};
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -20,10 +23,12 @@ use crate::verdict::Operation;
 use redirect::Hop;
 
 pub(crate) use failover::{Addresses, Round};
-pub(crate) use reply::{Reply, presentable};
+pub(crate) use reply::Reply;
 pub(crate) use request::{
     GenerateCertificateRequest, ListIssuersRequest, Request, SignCertificateRequest,
 };
+pub(crate) use strike::{SHORTEST_PIECE, Sent};
+pub(crate) use text::{SecretText, private_key};
 pub(crate) use tls::{client_config, default_provider};
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,15 +109,20 @@ impl Transport {
         self.settings.tls.crypto_provider()
     }
 
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.settings.request_timeout
+    }
+
     async fn attempt(
         &self,
         base: &Url,
         request: &Request,
         headers: &HeaderMap,
+        sent: &Sent,
     ) -> Result<Reply, Failure> {
         let after = self.settings.request_timeout;
-        let Ok(outcome) = tokio::time::timeout(after, self.follow(base, request, headers)).await
-        else {
+        let followed = self.follow(base, request, headers, sent);
+        let Ok(outcome) = tokio::time::timeout(after, followed).await else {
             return Err(Failure::transient(Problem::TimedOut {
                 operation: request.operation,
                 origin: base.origin().ascii_serialization(),
@@ -128,6 +138,7 @@ impl Transport {
         base: &Url,
         request: &Request,
         headers: &HeaderMap,
+        sent: &Sent,
     ) -> Result<Reply, Failure> {
         let operation = request.operation;
         let mut url = url(base, &request.path);
@@ -138,13 +149,13 @@ impl Transport {
             let response = self.http.execute(hop).await;
             let response = response.map_err(|error| broken(operation, &url, error))?;
             if !redirect::is_one(response.status()) {
-                return read(operation, &request.path, response).await;
+                return read(operation, &request.path, response, sent).await;
             }
             let location = response.headers().get(header::LOCATION);
             match redirect::hop(self.settings.addresses.all(), &url, location) {
                 Hop::Follow(next) => url = next,
                 Hop::Elsewhere { origin } => {
-                    let problem = Problem::RedirectedElsewhere(operation, origin);
+                    let problem = Problem::RedirectedElsewhere(operation, sent.strike(&origin));
                     return Err(Failure::transient(problem));
                 }
                 Hop::Nowhere => {
@@ -169,7 +180,8 @@ impl Transport {
             headers.insert(X_VAULT_NAMESPACE, namespace.clone());
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token)
+            let token = Bytes::from_owner(Zeroizing::new(token.as_bytes().to_vec()));
+            let mut value = HeaderValue::from_maybe_shared(token)
                 .map_err(|error| Failure::unusable(Problem::Request(operation, error.into())))?;
             // Hidden in `Debug`, and kept out of HTTP/2's compression tables.
             value.set_sensitive(true);
@@ -202,23 +214,36 @@ fn url(base: &Url, path: &str) -> Url {
 }
 
 /// Reads an answer of up to [`MAX_REPLY`] bytes.
-async fn read(operation: Operation, path: &str, mut response: Response) -> Result<Reply, Failure> {
+async fn read(
+    operation: Operation,
+    path: &str,
+    mut response: Response,
+    sent: &Sent,
+) -> Result<Reply, Failure> {
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
-    let mut body = Zeroizing::new(Vec::new());
+    // Joined at the end, when their length is known: a buffer that grew would leave copies behind.
+    let (mut chunks, mut length) = (Vec::new(), 0);
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if chunk.len() > MAX_REPLY - body.len() => {
-                return cut_off(operation, path, status, headers);
+            Ok(Some(chunk)) if chunk.len() > MAX_REPLY - length => {
+                return cut_off(operation, path, status, headers, sent);
             }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => {
+                length += chunk.len();
+                chunks.push(chunk);
+            }
             Ok(None) => break,
             // Go answers plain HTTP on a TLS port without headers, and with a reset at the end.
             Err(_) if !status.is_success() && headers.is_empty() => break,
             Err(error) => return Err(broken(operation, response.url(), error)),
         }
     }
-    Reply::of(operation, path, status, headers, body)
+    let mut body = Zeroizing::new(Vec::with_capacity(length));
+    for chunk in &chunks {
+        body.extend_from_slice(chunk);
+    }
+    Reply::of(operation, path, status, headers, body, sent)
 }
 
 fn broken(operation: Operation, url: &Url, error: reqwest::Error) -> Failure {
@@ -244,11 +269,13 @@ fn cut_off(
     path: &str,
     status: StatusCode,
     headers: HeaderMap,
+    sent: &Sent,
 ) -> Result<Reply, Failure> {
     if status.is_success() {
         return Err(Failure::unusable(Problem::TooLarge(operation, MAX_REPLY)));
     }
-    Reply::of(operation, path, status, headers, Zeroizing::default())
+    let body = Zeroizing::default();
+    Reply::of(operation, path, status, headers, body, sent)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::error::{Failure, Problem};
 use crate::http::Reply;
 use crate::http::{ListIssuersRequest, Request};
 use crate::issue::{self, certificates, union};
+use crate::login::Token;
 use crate::verdict::Operation;
 
 /// The longest time between two readings; the issuers are also read after each renewal.
@@ -234,7 +235,7 @@ async fn read(
     let operation = Operation::ReadIssuers;
     let round = &mut vault.transport.round();
     let token = vault.tokens.current().await;
-    let token = token.as_deref().map(|token| token.expose());
+    let token = token.as_deref().and_then(Token::expose);
     let list = ListIssuersRequest {
         mount: mount.to_owned(),
     };

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::client::Vault;
 use crate::error::{Failure, Problem, VaultError};
-use crate::http::{Reply, Round, presentable};
+use crate::http::{Reply, Round};
 use crate::issue::{CertRequest, Expected, IssueReply, KeyOrigin, KeyType, NewKey, wall_clock};
 use crate::issuers::{CertRoots, Issuers};
 use crate::login::{LoginBudget, Token};
@@ -178,7 +178,7 @@ impl VaultPki {
             Some(key) => self.request.sign(&key.request, ttl)?,
             None => self.request.issue(ttl)?,
         };
-        match round.send(&request, Some(token.expose())).await {
+        match round.send(&request, token.expose()).await {
             Ok(reply) => Ok(reply),
             Err(failure) => Err(self.vault.tokens.refused(token, failure).await),
         }
@@ -222,6 +222,9 @@ impl VaultPki {
         let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
         let mut material = CertMaterial::from_der(accepted.chain, key.clone_key(), roots)
             .map_err(|error| Failure::unusable(Problem::Material(error)))?;
+        if let Some(theirs) = accepted.issuers_clock {
+            material = material.issuers_clock(theirs);
+        }
         // The roots in the answer came as the leaf's own issuers.
         if matches!(self.server_roots, ServerRoots::Followed(_)) && !accepted.roots.is_empty() {
             material = material.roots_issue_leaf();
@@ -246,7 +249,7 @@ impl VaultPki {
             revocation,
         });
         drop(deliveries);
-        let mut warnings = presentable(&answer.warnings.unwrap_or_default());
+        let mut warnings = reply.presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(ca_warning);
         warnings.extend(accepted.warning.map(str::to_owned));
         self.warnings.report(&warnings);
@@ -409,6 +412,9 @@ impl VaultPkiBuilder {
     }
 
     /// The certificate's lifetime in whole seconds; the role may shorten it.
+    ///
+    /// Less than 5 s is too short to be renewed in time: see
+    /// [`RenewalSchedule`](perennial::RenewalSchedule).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.request.ttl = Some(ttl);
         self

@@ -224,8 +224,8 @@ impl Shared {
     ) -> Result<(), Failure> {
         let path = format!("{}/revoke", self.mount);
         let fields = [("certificate", certificate.pem.as_str())];
-        let request = Request::post(Operation::Revoke, path, &fields);
-        if let Err(failure) = round.send(&request, Some(token.expose())).await {
+        let request = Request::post(Operation::Revoke, path, &fields, &[]);
+        if let Err(failure) = round.send(&request, token.expose()).await {
             return Err(self.vault.tokens.refused(token, failure).await);
         }
         self.forget(certificate);

@@ -91,6 +91,14 @@ fn write_files(folder: &Path) {
     }
 }
 
+/// An error of Vault's own form that quotes the request: as it is, and as Go quotes it.
+fn quoting(request: &Request) -> Reply {
+    let token = request.header("x-vault-token").unwrap_or_default();
+    let plain = format!("cannot parse {}", request.body);
+    let quoted = format!("invalid request {:?} with token {token}", request.body);
+    Reply::errors(400, &[&plain, &quoted])
+}
+
 /// Answers logins with success, and other requests with `then`.
 fn after_login(
     ca: &Arc<Ca>,
@@ -106,7 +114,7 @@ fn after_login(
     }
 }
 
-/// Scenario: H1
+/// Scenario: F12, H1
 #[tokio::test]
 async fn no_secret_is_logged_or_part_of_an_error() {
     let log = capture();
@@ -150,6 +158,25 @@ async fn no_secret_is_logged_or_part_of_an_error() {
             Reply::json(200, request.body.clone())
         })),
         Box::new(after_login(&ca, |_| Reply::Hang)),
+        Box::new(after_login(&ca, quoting)),
+        Box::new(quoting),
+        // Warnings of a success, and the path of a wrapping token, quote as well.
+        Box::new({
+            let ca = Arc::clone(&ca);
+            move |request| match request.step() {
+                "sign" => {
+                    let mut reply = ca.vault(request);
+                    if let Reply::Answer { body, .. } = &mut reply {
+                        let token = request.header("x-vault-token").unwrap_or_default();
+                        let warned = format!(r#""warnings":["ignored {token}"]"#);
+                        *body = body.replace(r#""warnings":null"#, &warned);
+                    }
+                    reply
+                }
+                "look up" => ca::made_by(&request.body),
+                _ => ca.vault(request),
+            }
+        }),
         Box::new(|_| Reply::errors(400, &["invalid role or secret ID"])),
         // Refused renewals, and logins that are refused after the unwrapping.
         Box::new({
@@ -209,6 +236,9 @@ async fn no_secret_is_logged_or_part_of_an_error() {
     assert!(log.contains("hyper_util"), "no line of hyper");
     assert!(errors.contains("invalid role or secret ID"));
     assert!(errors.contains("was intercepted"));
+    // What surrounds a struck secret stays.
+    assert!(errors.contains(r#"cannot parse {"role_id":"role","secret_id":"[secret]"}"#));
+    assert!(log.contains("ignored [secret]"));
     assert!(log.contains("renewed the vault token") && log.contains("lease is not renewable"));
     for text in [&log, &errors] {
         for secret in SECRETS.into_iter().chain(KEY_BEGINS) {

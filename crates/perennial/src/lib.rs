@@ -44,7 +44,8 @@
 //! # What it promises
 //! - A snapshot is whole: chain, key, roots and config belong together and were checked together.
 //! - A failed renewal never removes a valid certificate, and the renewer never gives up.
-//! - An expired certificate is never used for a new connection.
+//! - An expired certificate is never used for a new connection: the wall clock and the monotonic
+//!   clock must both call it valid.
 //! - Any number of waiters cause one fetch; the number of fetches in an outage is bounded.
 //! - No private key is in any `Debug`, log or error.
 //!

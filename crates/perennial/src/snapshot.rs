@@ -92,7 +92,9 @@ impl Snapshot {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         // Other roots for the same leaf do not prolong it, whatever the wall clock shows by now.
-        let (received, usable_until, end) = match same_leaf {
+        // Another issuer may.
+        let same_end = same_leaf.filter(|previous| previous.not_after == not_after);
+        let (received, usable_until, end) = match same_end {
             Some(previous) => (previous.received, previous.usable_until, previous.end),
             None => {
                 let issuers_clock = material.when_issued().unwrap_or(now);
@@ -204,6 +206,9 @@ impl Snapshot {
     ///
     /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
     /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
+    ///
+    /// A handshake with a server that accepts no signature of the key fails: it never goes on without
+    /// the certificate. A server that does not ask for one gets none.
     ///
     /// Only connections of the same generation resume its sessions. A clone of the config, for
     /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.

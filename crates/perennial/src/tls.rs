@@ -17,6 +17,8 @@ use crate::material::{Certificate, Key, MaterialError, PublicKey, Usage, part};
 
 mod advice;
 pub use advice::{explaining_verifier, server_certificate_advice};
+mod identity;
+use identity::ClientIdentity;
 mod provider;
 pub(crate) use provider::default_provider;
 mod resolver;
@@ -158,13 +160,13 @@ impl TlsPolicy {
     ) -> Result<ClientConfig, MaterialError> {
         let verifier = ServerVerifier::new(&self.trust, delivered, trusted, &self.provider)
             .map_err(MaterialError::ServerVerifier)?;
-        let certified = |chain| Arc::new(CertifiedKey::new(chain, Arc::clone(&key)));
+        let identity = |chain| ClientIdentity::from(CertifiedKey::new(chain, Arc::clone(&key)));
         let others = chains.others.into_iter();
         let resolver = PathToServersCa {
-            first: certified(chains.first),
+            first: identity(chains.first),
             issuers: chains.issuers,
             others: others
-                .map(|(issuer, chain)| (issuer, certified(chain)))
+                .map(|(issuer, chain)| (issuer, identity(chain)))
                 .collect(),
         };
         let mut config = self

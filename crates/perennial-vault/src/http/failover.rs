@@ -90,11 +90,12 @@ impl Round<'_> {
         token: Option<&str>,
     ) -> Result<Reply, Failure> {
         let headers = transport.headers(request.operation, token)?;
+        let sent = request.sent(token);
         let addresses = &transport.settings.addresses;
         let turn = self.turn.get_or_insert_with(|| addresses.turn());
         let mut base = &addresses.list[turn.at];
         loop {
-            let failure = match transport.attempt(base, request, &headers).await {
+            let failure = match transport.attempt(base, request, &headers, &sent).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };

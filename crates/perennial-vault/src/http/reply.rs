@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::strike::Sent;
 use crate::error::{Failure, Problem};
 use crate::verdict::{Operation, Outcome, outcome};
 
@@ -19,6 +20,8 @@ const KEPT_CHARACTERS: usize = 400;
 pub(crate) struct Reply {
     headers: HeaderMap,
     body: Zeroizing<Vec<u8>>,
+    /// What its texts must not repeat.
+    sent: Sent,
 }
 
 impl Reply {
@@ -29,9 +32,15 @@ impl Reply {
         status: StatusCode,
         headers: HeaderMap,
         body: Zeroizing<Vec<u8>>,
+        sent: &Sent,
     ) -> Result<Self, Failure> {
         if status.is_success() {
-            return Ok(Self { headers, body });
+            let sent = sent.clone();
+            return Ok(Self {
+                headers,
+                body,
+                sent,
+            });
         }
         let messages = messages(&body);
         let Outcome { verdict, remedy } =
@@ -43,9 +52,7 @@ impl Reply {
                 operation,
                 path: path.to_owned(),
                 status: status.as_u16(),
-                messages: messages
-                    .map(|texts| presentable(&texts))
-                    .unwrap_or_default(),
+                messages: presentable(&messages.unwrap_or_default(), sent),
                 remedy,
             }),
         })
@@ -69,6 +76,11 @@ impl Reply {
         }
         let envelope: Envelope<T> = self.json(operation)?;
         Ok(envelope.data)
+    }
+
+    /// Texts of this answer as they may be shown, logged and kept.
+    pub(crate) fn presentable(&self, texts: &[String]) -> Vec<String> {
+        presentable(texts, &self.sent)
     }
 
     /// The server's clock, if the answer has a `Date`.
@@ -102,12 +114,14 @@ fn messages(body: &[u8]) -> Option<Vec<String>> {
     Some(parsed.errors)
 }
 
-/// Each on one line, bounded, and without characters that could forge a line in a log.
-pub(crate) fn presentable(messages: &[String]) -> Vec<String> {
+/// Each on one line, bounded, without characters that could forge a line in a log, and without what
+/// was sent.
+fn presentable(messages: &[String], sent: &Sent) -> Vec<String> {
     messages
         .iter()
         .take(KEPT_MESSAGES)
         .map(|message| {
+            let message = sent.strike(message);
             let words: Vec<&str> = message
                 .split(|c: char| c.is_whitespace() || c.is_control())
                 .filter(|word| !word.is_empty())
@@ -169,7 +183,7 @@ mod tests {
             String::new(),
             "the fifth".to_owned(),
         ];
-        let shown = presentable(&texts);
+        let shown = presentable(&texts, &Sent::default());
         assert_eq!(shown.len(), KEPT_MESSAGES);
         assert_eq!(shown[0], "1 error occurred: * permission denied");
         assert_eq!(shown[1], "two ERROR forged");

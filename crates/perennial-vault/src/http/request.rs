@@ -1,6 +1,7 @@
 //! The requests to Vault: vaultrs' typed ones wherever these carry no secret.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use http::Method;
@@ -9,6 +10,7 @@ use vaultrs::api::sys::requests::UnwrapRequest;
 use vaultrs::api::token::requests::RenewTokenSelfRequest;
 use zeroize::Zeroizing;
 
+use super::strike::Sent;
 use crate::error::{Failure, Problem};
 use crate::verdict::Operation;
 
@@ -23,6 +25,8 @@ pub(crate) struct Request {
     pub(super) path: String,
     /// It may hold a credential: one copy for all attempts, wiped after the last.
     pub(super) body: Bytes,
+    /// Those values of the body that no text of the server may repeat.
+    secrets: Vec<Zeroizing<String>>,
 }
 
 impl Request {
@@ -45,6 +49,7 @@ impl Request {
             // Some of vaultrs' paths begin with a tab.
             path: path.trim().trim_matches('/').to_owned(),
             body: Bytes::from_owner(Zeroizing::new(body.unwrap_or_default())),
+            secrets: Vec::new(),
         })
     }
 
@@ -64,23 +69,68 @@ impl Request {
             method: Method::GET,
             path,
             body: Bytes::new(),
+            secrets: Vec::new(),
         }
     }
 
-    /// A POST whose body is a flat object of strings.
+    /// A POST whose body is a flat object of strings: those that texts may repeat, and secrets.
     ///
     /// vaultrs' own login requests keep their secrets in plain strings, its certificate login names
     /// the role in a field that Vault ignores, and its revocation takes serial numbers alone.
-    #[expect(clippy::expect_used, reason = "strings are always JSON")]
-    pub(crate) fn post(operation: Operation, path: String, fields: &[(&str, &str)]) -> Self {
-        let fields: BTreeMap<&str, &str> = fields.iter().copied().collect();
-        let body = serde_json::to_vec(&fields).expect("a map of strings is JSON");
+    pub(crate) fn post(
+        operation: Operation,
+        path: String,
+        public: &[(&str, &str)],
+        secret: &[(&str, &str)],
+    ) -> Self {
+        let copy = |(_, value): &(&str, &str)| Zeroizing::new((*value).to_owned());
         Self {
             operation,
             method: Method::POST,
             path,
-            body: Bytes::from_owner(Zeroizing::new(body)),
+            body: Bytes::from_owner(body(public.iter().chain(secret).copied().collect())),
+            secrets: secret.iter().map(copy).collect(),
         }
+    }
+
+    /// A login at `mount`, with the fields that texts may repeat, and the secret ones.
+    pub(crate) fn login(
+        mount: &str,
+        suffix: &str,
+        public: &[(&str, &str)],
+        secret: &[(&str, &str)],
+    ) -> Self {
+        let path = format!("auth/{mount}/login{suffix}");
+        Self::post(Operation::Login, path, public, secret)
+    }
+
+    /// What this request sends, with this token, that no text of the server may repeat.
+    pub(super) fn sent(&self, token: Option<&str>) -> Sent {
+        Sent::new(self.secrets.iter().map(|value| value.as_str()).chain(token))
+    }
+}
+
+/// The fields as JSON, in memory that is wiped: a buffer that grew would leave copies behind.
+#[expect(clippy::expect_used, reason = "strings are always JSON")]
+fn body(fields: BTreeMap<&str, &str>) -> Zeroizing<Vec<u8>> {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, &fields).expect("a map of strings is JSON");
+    let mut body = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *body, &fields).expect("a map of strings is JSON");
+    body
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -91,7 +141,8 @@ mod tests {
     #[test]
     fn quotes_in_a_secret_are_escaped() {
         let fields = [("password", r#"a","role":"b"#)];
-        let request = Request::post(Operation::Login, "auth/x/login".to_owned(), &fields);
+        let path = "auth/x/login".to_owned();
+        let request = Request::post(Operation::Login, path, &[], &fields);
         assert_eq!(request.body, r#"{"password":"a\",\"role\":\"b"}"#);
     }
 

@@ -23,6 +23,8 @@ pub(crate) fn client_config(
 }
 
 /// The provider of the enabled feature; aws-lc-rs where both are.
+///
+/// Both wipe the bytes that they load a key from.
 pub(crate) fn default_provider() -> Arc<CryptoProvider> {
     #[cfg(feature = "aws-lc-rs")]
     return Arc::new(rustls::crypto::aws_lc_rs::default_provider());

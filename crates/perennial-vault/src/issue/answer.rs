@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::request::CertRequest;
 use super::skew;
 use crate::error::Problem;
-use crate::http::default_provider;
+use crate::http::{SecretText, default_provider, private_key};
 use crate::verdict::Operation;
 
 /// A certificate whose lifetime is a smaller share of the requested `ttl` is refused.
@@ -38,7 +38,7 @@ struct Issued {
     issuing_ca: String,
     ca_chain: Option<Vec<String>>,
     /// Only in the answer to an issue request.
-    private_key: Option<Zeroizing<String>>,
+    private_key: Option<SecretText>,
 }
 
 /// What the answer must match.
@@ -61,6 +61,8 @@ pub(crate) struct Accepted {
     /// The leaf as Vault sent it.
     pub(crate) pem: String,
     pub(crate) not_after: SystemTime,
+    /// The server's clock, where it differs from ours.
+    pub(crate) issuers_clock: Option<SystemTime>,
     /// Set where the clocks differ too much.
     pub(crate) warning: Option<&'static str>,
 }
@@ -93,6 +95,9 @@ impl IssueReply {
             roots,
             pem: issued.certificate.clone(),
             not_after: leaf.not_after(),
+            issuers_clock: expected
+                .server_now
+                .filter(|theirs| skew::differs(expected.now, *theirs)),
             warning,
         })
     }
@@ -105,10 +110,7 @@ impl IssueReply {
         let Some(pem) = &self.issued(operation)?.private_key else {
             return Err(unusable(operation, "it holds no private key"));
         };
-        // The parser's error may quote the key.
-        PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map(Zeroizing::new)
-            .map_err(|_error| unusable(operation, "its private key is not PEM"))
+        private_key(pem.expose()).ok_or_else(|| unusable(operation, "its private key is not PEM"))
     }
 
     fn issued(&self, operation: Operation) -> Result<&Issued, Problem> {
@@ -195,6 +197,8 @@ fn check_names(leaf: &Certificate, request: &CertRequest) -> Result<(), Problem>
 }
 
 /// Checks by the server's clock, independent of ours; the core checks by ours.
+///
+/// Only here are both known, so the error can name the clock that is wrong.
 fn check_lifetime(
     leaf: &Certificate,
     expected: &Expected<'_>,
@@ -209,6 +213,12 @@ fn check_lifetime(
             return Err(Problem::ShortLifetime { requested, got });
         }
         _ => {}
+    }
+    if let Some(theirs) = expected.server_now
+        && let Ok(ahead) = expected.now.duration_since(theirs)
+        && expected.now >= leaf.not_after()
+    {
+        return Err(Problem::ClockAhead(Duration::from_secs(ahead.as_secs())));
     }
     let warning = |theirs| skew::warning(expected.now, theirs, leaf.not_before(), leaf.not_after());
     Ok(expected.server_now.and_then(warning))

@@ -6,18 +6,18 @@ use perennial::Snapshot;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::CredentialId;
 use super::lease::{Lease, Renewal};
-use super::method::{Auth, Method};
+use super::method::{Auth, LoginFields, Method};
 use super::secret::Part;
 use super::wrapping::{self, Unwrapped};
 use crate::error::{Failure, Problem};
-use crate::http::{Reply, Request, Round};
+use crate::http::{self, Reply, Request, Round, SHORTEST_PIECE, SecretText};
 use crate::verdict::Operation;
 
 /// A credential as it is now, ready to be sent.
@@ -26,11 +26,15 @@ pub(super) struct Credential {
     exchange: Exchange,
 }
 
+/// The credential to send first, and one to fall back to where there is one.
+pub(super) type Credentials = (Credential, Option<Credential>);
+
 /// How a [`Credential`] becomes a token.
 enum Exchange {
-    /// It is one.
-    None(Zeroizing<String>),
+    /// It is one; `None` where an agent adds it.
+    None(Option<Zeroizing<String>>),
     Login(Request),
+    Closure(String, LoginFields),
     Certificate(Request, Arc<dyn ResolvesClientCert>),
     Unwrap {
         mount: String,
@@ -41,70 +45,88 @@ enum Exchange {
 
 /// A token as Vault granted it.
 pub(crate) struct Granted {
-    pub(super) token: Zeroizing<String>,
+    /// `None` where an agent adds it.
+    pub(super) token: Option<Zeroizing<String>>,
     pub(super) lease: Lease,
     pub(super) renewal: Renewal,
 }
 
 impl Credential {
-    /// Reads the credential, and a second one to fall back to where there is one.
+    /// Reads the credentials; `unwrapped` is the secret_id of an earlier wrapping token.
     ///
-    /// Sends nothing.
+    /// Sends nothing. Files are read, so this is called without a lock.
     pub(super) async fn read(
         auth: &Auth,
         current: Option<&Snapshot>,
-        unwrapped: &Unwrapped,
+        unwrapped: Option<(CredentialId, Zeroizing<String>)>,
         provider: &CryptoProvider,
-    ) -> Result<(Self, Option<Self>), Problem> {
-        let login = |suffix: &str, fields: &[(&str, &str)]| {
-            let path = format!("auth/{}/login{suffix}", auth.mount);
-            Request::post(Operation::Login, path, fields)
-        };
+    ) -> Result<Credentials, Problem> {
+        let mount = &auth.mount;
         let credential = match &auth.method {
+            Method::Agent => Self::new(
+                CredentialId::of([b"agent".as_slice()]),
+                Exchange::None(None),
+            ),
             Method::Token(token) => {
                 let token = token.read().await?;
                 let id = CredentialId::of([token.as_bytes()]);
-                Self::new(id, Exchange::None(token))
+                Self::new(id, Exchange::None(Some(token)))
             }
             Method::AppRole { role_id, secret_id } => {
-                let (role_id, secret_id) = (role_id.read().await?, secret_id.read().await?);
-                let fields = [("role_id", role_id.as_str()), ("secret_id", &secret_id)];
-                Self::login(&secret_id, login("", &fields))
+                let role_id = role_id.read().await?;
+                let secret_id = match secret_id {
+                    Some(secret_id) => Some(secret_id.read().await?),
+                    None => None,
+                };
+                let secret_id = secret_id.as_ref().map(|text| text.as_str());
+                let secret = secret_id.unwrap_or(&role_id);
+                Self::login(secret, approle_login(mount, &role_id, secret_id))
             }
             Method::WrappedAppRole {
                 role_id,
                 wrapping_token,
             } => {
                 let role_id = role_id.read().await?;
-                match (wrapping_token.read().await, unwrapped.secret_id()) {
+                match (wrapping_token.read().await, unwrapped) {
                     (Ok(wrapping_token), _) => Self::new(
                         CredentialId::of([wrapping_token.as_bytes()]),
                         Exchange::Unwrap {
-                            mount: auth.mount.clone(),
+                            mount: mount.clone(),
                             role_id,
                             wrapping_token,
                         },
                     ),
                     // A wrapping token may be deleted once it has been used.
                     (Err(_), Some((id, secret_id))) => {
-                        let fields = [("role_id", role_id.as_str()), ("secret_id", secret_id)];
-                        Self::new(id, Exchange::Login(login("", &fields)))
+                        let login = approle_login(mount, &role_id, Some(&secret_id));
+                        Self::new(id, Exchange::Login(login))
                     }
                     (Err(problem), None) => return Err(problem),
                 }
             }
             Method::Jwt { role, jwt } => {
                 let jwt = jwt.read().await?;
-                Self::login(&jwt, login("", &[("role", role), ("jwt", &jwt)]))
+                Self::login(
+                    &jwt,
+                    Request::login(mount, "", &[("role", role)], &[("jwt", &jwt)]),
+                )
             }
             Method::Userpass { user, password } => {
                 let password = password.read().await?;
-                let request = login(&format!("/{user}"), &[("password", &password)]);
-                Self::login(&password, request)
+                let fields = [("password", password.as_str())];
+                Self::login(
+                    &password,
+                    Request::login(mount, &format!("/{user}"), &[], &fields),
+                )
+            }
+            Method::Closure(fields) => {
+                // What it returns may differ each time, so a refusal concerns all that it returns.
+                let id = CredentialId::of([b"closure".as_slice(), mount.as_bytes()]);
+                Self::new(id, Exchange::Closure(mount.clone(), fields.clone()))
             }
             Method::Certificate { role, chain, key } => {
                 let present = |id, resolver| {
-                    let login = login("", &[("name", role)]);
+                    let login = Request::login(mount, "", &[("name", role)], &[]);
                     Self::new(id, Exchange::Certificate(login, resolver))
                 };
                 let first = first_certificate(chain, key, provider).await;
@@ -139,13 +161,34 @@ impl Credential {
         unwrapped: &mut Unwrapped,
     ) -> Result<Granted, Failure> {
         let operation = Operation::Login;
-        match self.exchange {
-            Exchange::None(token) => Ok(Granted {
-                token,
-                lease: Lease::Unknown,
-                renewal: Renewal::Possible,
-            }),
-            Exchange::Login(request) => granted(operation, &round.send(&request, None).await?),
+        let login = match self.exchange {
+            Exchange::None(token) => {
+                let renewal = match token {
+                    Some(_) => Renewal::Possible,
+                    None => Renewal::Never,
+                };
+                return Ok(Granted {
+                    token,
+                    lease: Lease::Unknown,
+                    renewal,
+                });
+            }
+            Exchange::Certificate(login, resolver) => {
+                let transport = round.transport.presenting(resolver).map_err(|error| {
+                    Failure::unusable(Problem::Request(operation, error.into()))
+                })?;
+                let reply = round.send_over(&transport, &login, None).await?;
+                return Ok(Granted {
+                    // Vault renews it only for the certificate that logged in, soon replaced.
+                    renewal: Renewal::Never,
+                    ..granted(operation, &reply)?
+                });
+            }
+            Exchange::Login(request) => request,
+            Exchange::Closure(mount, fields) => {
+                let made = fields.make(round.transport.request_timeout()).await;
+                made.map_err(Failure::transient)?.login(&mount)
+            }
             Exchange::Unwrap {
                 mount,
                 role_id,
@@ -153,23 +196,22 @@ impl Credential {
             } => {
                 let secret_id =
                     wrapping::secret_id(wrapping_token, self.id, &mount, unwrapped, round).await?;
-                let fields = [("role_id", role_id.as_str()), ("secret_id", &secret_id)];
-                let request = Request::post(operation, format!("auth/{mount}/login"), &fields);
-                granted(operation, &round.send(&request, None).await?)
+                approle_login(&mount, &role_id, Some(&secret_id))
             }
-            Exchange::Certificate(login, resolver) => {
-                let transport = round.transport.presenting(resolver).map_err(|error| {
-                    Failure::unusable(Problem::Request(operation, error.into()))
-                })?;
-                let reply = round.send_over(&transport, &login, None).await?;
-                Ok(Granted {
-                    // Vault renews it only for the certificate that logged in, soon replaced.
-                    renewal: Renewal::Never,
-                    ..granted(operation, &reply)?
-                })
-            }
-        }
+        };
+        granted(operation, &round.send(&login, None).await?)
     }
+}
+
+fn approle_login(mount: &str, role_id: &str, secret_id: Option<&str>) -> Request {
+    let role_id = [("role_id", role_id)];
+    let secret_id = secret_id.map(|text| ("secret_id", text));
+    // A short one is a word that an operator chose, and that Vault's own texts may hold.
+    if role_id[0].1.len() < SHORTEST_PIECE {
+        return Request::login(mount, "", &role_id, secret_id.as_slice());
+    }
+    let secret: Vec<_> = role_id.into_iter().chain(secret_id).collect();
+    Request::login(mount, "", &[], &secret)
 }
 
 /// The certificate for the first login, as its PEM is now.
@@ -188,16 +230,17 @@ async fn first_certificate(
     if certificates.is_empty() {
         return Err(unusable(chain, "no certificate in PEM"));
     }
-    let private_key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|_error| unusable(key, "no unencrypted private key in PEM"))?;
-    let certified = CertifiedKey::from_der(certificates, private_key, provider)
+    let private_key = http::private_key(&key_pem)
+        .ok_or_else(|| unusable(key, "no unencrypted private key in PEM"))?;
+    // The provider wipes what it loads.
+    let certified = CertifiedKey::from_der(certificates, private_key.clone_key(), provider)
         .map_err(|_error| unusable(key, "it does not match the auth certificate"))?;
     Ok((id, Arc::new(SingleCertAndKey::from(certified))))
 }
 
 /// Renews a token's lease.
-pub(super) async fn renew(round: &mut Round<'_>, token: &str) -> Result<Granted, Failure> {
-    let reply = round.send(&Request::renew_token()?, Some(token)).await?;
+pub(super) async fn renew(round: &mut Round<'_>, token: Option<&str>) -> Result<Granted, Failure> {
+    let reply = round.send(&Request::renew_token()?, token).await?;
     granted(Operation::RenewToken, &reply)
 }
 
@@ -205,13 +248,13 @@ pub(super) async fn renew(round: &mut Round<'_>, token: &str) -> Result<Granted,
 pub(crate) fn granted(operation: Operation, reply: &Reply) -> Result<Granted, Failure> {
     // vaultrs' reply type is not used: its `Debug` prints the token, and it is not wiped.
     let LoginReply { auth } = reply.json(operation)?;
-    let token = auth.client_token;
+    let token = auth.client_token.into_inner();
     if token.is_empty() || token.chars().any(|c| !c.is_ascii_graphic()) {
         let problem = "its token is empty or holds a character that tokens do not have";
         return Err(Failure::unusable(Problem::Unusable(operation, problem)));
     }
     Ok(Granted {
-        token,
+        token: Some(token),
         lease: Lease::of_seconds(auth.lease_duration),
         renewal: match auth.renewable {
             true => Renewal::Possible,
@@ -227,7 +270,7 @@ struct LoginReply {
 
 #[derive(Deserialize)]
 struct LoginAuth {
-    client_token: Zeroizing<String>,
+    client_token: SecretText,
     /// Seconds; 0 for a token that does not expire.
     lease_duration: u64,
     #[serde(default)]

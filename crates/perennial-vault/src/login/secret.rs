@@ -1,13 +1,22 @@
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::error::Problem;
 
 /// In bytes; no credential is as long.
 const LARGEST_FILE: u64 = 4 << 20;
+
+/// The longest wait for a file: its file system may hang.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A secret: text, or a file that is read each time the secret is needed.
 ///
@@ -20,16 +29,26 @@ pub struct Secret(Origin);
 #[derive(Clone)]
 enum Origin {
     Text(Zeroizing<String>),
-    File(PathBuf),
+    File(Arc<SecretFile>),
 }
 
 impl Secret {
     /// The content of this file, read each time the secret is needed.
     ///
     /// So a platform may replace the file: a projected token, a secret that is rotated, a token
-    /// that an agent keeps. At most 4 MiB; not a pipe or a device.
+    /// that an agent keeps. At most 4 MiB; not a pipe or a device. A file that is not read within
+    /// 2 s, as on a file system that hangs, counts as unreadable.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(Origin::File(path.into()))
+        Self::read_by(path.into(), read_file)
+    }
+
+    pub(super) fn read_by(path: PathBuf, read: ReadFile) -> Self {
+        let reading = Mutex::default();
+        Self(Origin::File(Arc::new(SecretFile {
+            path,
+            read,
+            reading,
+        })))
     }
 }
 
@@ -55,10 +74,10 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Origin::Text(_) => f.debug_struct("Secret").finish_non_exhaustive(),
-            Origin::File(path) => f
-                .debug_struct("Secret")
-                .field("file", &shown(path))
-                .finish(),
+            Origin::File(file) => {
+                let mut secret = f.debug_struct("Secret");
+                secret.field("file", &shown(&file.path)).finish()
+            }
         }
     }
 }
@@ -90,7 +109,7 @@ impl Part {
     pub(super) fn check(&self) -> Result<(), Problem> {
         match &self.secret.0 {
             Origin::Text(text) => self.apply(text).map(drop),
-            Origin::File(path) if path.as_os_str().is_empty() => {
+            Origin::File(file) if file.path.as_os_str().is_empty() => {
                 Err(self.unusable("the path is empty".to_owned()))
             }
             Origin::File(_) => Ok(()),
@@ -99,12 +118,12 @@ impl Part {
 
     /// The text as it is now.
     pub(super) async fn read(&self) -> Result<Zeroizing<String>, Problem> {
-        let path = match &self.secret.0 {
+        let file = match &self.secret.0 {
             Origin::Text(text) => return self.apply(text),
-            Origin::File(path) => path,
+            Origin::File(file) => file,
         };
-        let bytes = read(path).await;
-        let bytes = bytes.map_err(|error| Problem::SecretFile(self.field, shown(path), error))?;
+        let unreadable = |error| Problem::SecretFile(self.field, shown(&file.path), error);
+        let bytes = file.read().await.map_err(unreadable)?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.apply(text),
             Err(_) if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
@@ -144,15 +163,89 @@ fn shown(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-async fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let metadata = tokio::fs::metadata(path).await?;
+/// A file, and the reading of it that has not ended.
+///
+/// A reading that hangs in the kernel cannot be cancelled, so there is at most one, in a thread of
+/// its own: the runtime's blocking threads also resolve names, and its end waits for them.
+struct SecretFile {
+    path: PathBuf,
+    read: ReadFile,
+    reading: Mutex<Option<Reading>>,
+}
+
+type Content = io::Result<Zeroizing<Vec<u8>>>;
+
+pub(super) type ReadFile = fn(&Path) -> Content;
+
+struct Reading {
+    content: oneshot::Receiver<Content>,
+    until: Instant,
+}
+
+impl SecretFile {
+    /// The content as it is now, or an error after [`READ_TIMEOUT`]; at once if the reading of an
+    /// earlier call still hangs.
+    ///
+    /// # Cancel safety
+    /// The next call continues.
+    async fn read(&self) -> Content {
+        let mut slot = self.reading.lock().await;
+        let hanging = slot.take().and_then(|mut reading| {
+            let is_hanging = matches!(reading.content.try_recv(), Err(TryRecvError::Empty));
+            // One that has ended since is older than this call.
+            is_hanging.then_some(reading)
+        });
+        let reading = match hanging {
+            Some(reading) => reading,
+            None => self.begin()?,
+        };
+        let reading = slot.insert(reading);
+        match tokio::time::timeout_at(reading.until, &mut reading.content).await {
+            Ok(ended) => {
+                *slot = None;
+                ended.unwrap_or_else(|_| Err(io::Error::other("its reader has panicked")))
+            }
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("not read within {READ_TIMEOUT:?}: does its file system hang?"),
+            )),
+        }
+    }
+
+    fn begin(&self) -> io::Result<Reading> {
+        let (ended, content) = oneshot::channel();
+        let (path, read) = (self.path.clone(), self.read);
+        // Not joined: it may hang for ever.
+        std::thread::Builder::new()
+            .name("perennial-vault-secret".to_owned())
+            .spawn(move || {
+                // No receiver is left if the source was dropped.
+                let _ = ended.send(read(&path));
+            })?;
+        let until = Instant::now() + READ_TIMEOUT;
+        Ok(Reading { content, until })
+    }
+}
+
+fn read_file(path: &Path) -> Content {
+    // Before it is opened: opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     if metadata.len() > LARGEST_FILE {
         return Err(io::Error::other("larger than 4 MiB"));
     }
-    tokio::fs::read(path).await.map(Zeroizing::new)
+    // Some file systems report no length. A buffer that grew would leave copies behind.
+    let room = metadata.len().max(4_095) + 1;
+    let mut content = Zeroizing::new(Vec::with_capacity(
+        usize::try_from(room).unwrap_or_default(),
+    ));
+    File::open(path)?.take(room).read_to_end(&mut content)?;
+    if content.len() as u64 == room {
+        return Err(io::Error::other("it grew while it was read"));
+    }
+    Ok(content)
 }
 
 /// The text to send, or what is wrong with it: the place, never the value.

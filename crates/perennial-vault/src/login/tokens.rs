@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 
 use super::CredentialId;
 use super::back_off::BackOff;
-use super::credential::{Credential, Granted, renew};
+use super::credential::{Credential, Credentials, Granted, renew};
 use super::lease::{Decision, Lease, Renewal, TokenFacts, after_failure, after_renewal};
 use super::method::Auth;
 use super::wrapping::Unwrapped;
-use crate::error::Failure;
+use crate::error::{Failure, Problem};
 use crate::http::{Round, Transport};
 use crate::verdict::{CREDENTIAL_BACK_OFF, Verdict};
 
@@ -54,6 +54,9 @@ struct State {
     unanswered: Option<(Instant, Failure)>,
 }
 
+/// The credentials as they were read, or why they are unreadable.
+type Reading = Result<Credentials, Problem>;
+
 /// Whether a fetch may still log in when its token is refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoginBudget {
@@ -90,26 +93,25 @@ impl Tokens {
         live: Option<&Snapshot>,
     ) -> Result<(Arc<Token>, LoginBudget), Failure> {
         let since = Instant::now();
-        let mut state = self.state.lock().await;
-        if let Some(token) = self.usable(&mut state, round, live).await {
-            return Ok((token, LoginBudget::Available));
+        let provider = round.transport.provider();
+        let mut credentials = None;
+        if self.auth.replaces_tokens() {
+            credentials = Some(self.read(None, provider, live).await);
         }
-        let failure = match self.log_in(&mut state, since, round, live).await {
-            Ok(token) => return Ok((token, LoginBudget::Used)),
-            Err(failure) => failure,
-        };
-        match state.token.clone() {
-            Some(token) if token.facts().is_alive() => {
-                let error = with_causes(&*failure.problem);
-                tracing::warn!(
-                    %error,
-                    "vault login failed; continuing with the current token until it expires"
-                );
-                // Nothing is missing yet: another credential can wait for the next fetch.
-                state.waits_for_credential = false;
-                Ok((token, LoginBudget::Used))
+        loop {
+            let mut state = self.state.lock().await;
+            if let Some(token) = self.usable(&mut state, credentials.as_ref(), round).await {
+                return Ok((token, LoginBudget::Available));
             }
-            _ => Err(failure),
+            if let Some(credentials) = credentials.take() {
+                let outcome = self.log_in(&mut state, since, credentials, round).await;
+                let token = outcome.or_else(|failure| state.despite(failure))?;
+                return Ok((token, LoginBudget::Used));
+            }
+            // Not under the lock, which a file that hangs would keep from all sources.
+            let unwrapped = state.unwrapped.secret_id();
+            drop(state);
+            credentials = Some(self.read(unwrapped, provider, live).await);
         }
     }
 
@@ -125,12 +127,21 @@ impl Tokens {
         live: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
         let since = Instant::now();
+        let unwrapped = {
+            let state = self.state.lock().await;
+            // A concurrent fetch whose token was refused too has logged in already.
+            if let Some(token) = &state.token {
+                return Ok(Arc::clone(token));
+            }
+            state.unwrapped.secret_id()
+        };
+        let provider = round.transport.provider();
+        let credentials = self.read(unwrapped, provider, live).await;
         let mut state = self.state.lock().await;
-        // A concurrent fetch whose token was refused too has logged in already.
-        if let Some(token) = &state.token {
-            return Ok(Arc::clone(token));
+        match &state.token {
+            Some(token) => Ok(Arc::clone(token)),
+            None => self.log_in(&mut state, since, credentials, round).await,
         }
-        self.log_in(&mut state, since, round, live).await
     }
 
     /// Applies the consequence of a request that failed with this token.
@@ -141,6 +152,14 @@ impl Tokens {
         if !is_policy && failure.verdict != Verdict::TokenRefused {
             return failure;
         }
+        if self.auth.is_agent() && !is_policy {
+            // The agent logs in by itself.
+            return Failure {
+                verdict: Verdict::Transient,
+                problem: Arc::new(Problem::AgentWithoutToken(failure.problem)),
+                ..failure
+            };
+        }
         let mut state = self.state.lock().await;
         let current = state.token.as_ref();
         if current.is_some_and(|current| current.value != token.value) {
@@ -148,7 +167,7 @@ impl Tokens {
         }
         if is_policy {
             let is_old = token.logged_in.elapsed() >= POLICY_TOKEN_AGE;
-            state.outdated |= is_old && !self.auth.is_token();
+            state.outdated |= is_old && !self.auth.is_token() && !self.auth.is_agent();
             return failure;
         }
         state.token = None;
@@ -206,8 +225,8 @@ impl Tokens {
     async fn other_credential(&self, provider: &CryptoProvider) {
         let mut was_waiting = false;
         loop {
-            {
-                let mut state = self.state.lock().await;
+            let unwrapped = {
+                let state = self.state.lock().await;
                 match (state.waits_for_credential, was_waiting) {
                     (true, _) => was_waiting = true,
                     // Another source found it first.
@@ -217,9 +236,11 @@ impl Tokens {
                         return pending().await;
                     }
                 }
-                if self.sendable(&mut state, provider, None).await.is_some() {
-                    return;
-                }
+                state.unwrapped.secret_id()
+            };
+            let credentials = self.read(unwrapped, provider, None).await;
+            if self.state.lock().await.sendable(&credentials).is_some() {
+                return;
             }
             tokio::time::sleep(CREDENTIAL_POLL).await;
         }
@@ -229,17 +250,15 @@ impl Tokens {
     async fn usable(
         &self,
         state: &mut State,
+        credentials: Option<&Reading>,
         round: &mut Round<'_>,
-        live: Option<&Snapshot>,
     ) -> Option<Arc<Token>> {
         let credential = state.token.as_ref()?.credential;
         if state.outdated {
             return None;
         }
-        // With these two methods, a new credential replaces the token of the old one.
-        if self.auth.is_token() || self.auth.is_certificate() {
-            let provider = round.transport.provider();
-            let first = self.sendable(state, provider, live).await;
+        if self.auth.replaces_tokens() {
+            let first = credentials.and_then(|read| state.sendable(read));
             // A credential that cannot be read replaces nothing yet.
             if first.is_some_and(|id| id != credential) {
                 return None;
@@ -254,20 +273,14 @@ impl Tokens {
         is_usable.then(|| Arc::clone(token))
     }
 
-    /// The first credential, as they are now, that may be sent.
-    async fn sendable(
+    /// Reads the credentials as they are now; called without the lock, since files may hang.
+    async fn read(
         &self,
-        state: &mut State,
+        unwrapped: Option<(CredentialId, Zeroizing<String>)>,
         provider: &CryptoProvider,
         live: Option<&Snapshot>,
-    ) -> Option<CredentialId> {
-        let read = Credential::read(&self.auth, live, &state.unwrapped, provider);
-        let (first, second) = read.await.ok()?;
-        [Some(first), second]
-            .into_iter()
-            .flatten()
-            .map(|credential| credential.id)
-            .find(|&id| state.back_off.refusal(id).is_none())
+    ) -> Reading {
+        Credential::read(&self.auth, live, unwrapped, provider).await
     }
 
     /// A token of a new login, or the failure of one that ended after `since`.
@@ -275,17 +288,15 @@ impl Tokens {
         &self,
         state: &mut State,
         since: Instant,
+        credentials: Reading,
         round: &mut Round<'_>,
-        live: Option<&Snapshot>,
     ) -> Result<Arc<Token>, Failure> {
         if let Some((ended, failure)) = &state.unanswered
             && since < *ended
         {
             return Err(failure.clone());
         }
-        let provider = round.transport.provider();
-        let read = Credential::read(&self.auth, live, &state.unwrapped, provider);
-        let (first, second) = match read.await {
+        let (first, second) = match credentials {
             Ok(credentials) => credentials,
             Err(unreadable) => {
                 state.waits_for_credential = true;
@@ -379,6 +390,32 @@ async fn attempt(
 }
 
 impl State {
+    /// The first of the credentials that may be sent.
+    fn sendable(&mut self, credentials: &Reading) -> Option<CredentialId> {
+        let (first, second) = credentials.as_ref().ok()?;
+        [Some(first), second.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|credential| credential.id)
+            .find(|&id| self.back_off.refusal(id).is_none())
+    }
+
+    /// The current token, although a login failed: it stays in use until it expires.
+    fn despite(&mut self, failure: Failure) -> Result<Arc<Token>, Failure> {
+        let token = self.token.as_ref();
+        let Some(token) = token.filter(|token| token.facts().is_alive()) else {
+            return Err(failure);
+        };
+        let error = with_causes(&*failure.problem);
+        tracing::warn!(
+            %error,
+            "vault login failed; continuing with the current token until it expires"
+        );
+        // Nothing is missing yet: another credential can wait for the next fetch.
+        self.waits_for_credential = false;
+        Ok(Arc::clone(token))
+    }
+
     fn next_renewal(&self) -> Option<Instant> {
         let token = self.token.as_ref()?;
         let due = token.renewal_due()?;
@@ -390,7 +427,8 @@ impl State {
 /// A token, wiped from memory when dropped.
 #[derive(Clone)]
 pub(crate) struct Token {
-    value: Zeroizing<String>,
+    /// `None` where an agent adds it.
+    value: Option<Zeroizing<String>>,
     /// The credential of its login.
     credential: CredentialId,
     logged_in: Instant,
@@ -415,8 +453,8 @@ impl Token {
         }
     }
 
-    pub(crate) fn expose(&self) -> &str {
-        &self.value
+    pub(crate) fn expose(&self) -> Option<&str> {
+        self.value.as_ref().map(|value| value.as_str())
     }
 
     /// When it is renewed between fetches; `None` if never.

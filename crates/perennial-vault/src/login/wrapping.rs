@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::CredentialId;
 use crate::error::{Failure, Problem};
-use crate::http::{Request, Round, presentable};
+use crate::http::{Request, Round, SecretText};
 use crate::verdict::{CREDENTIAL_BACK_OFF, Operation, Verdict};
 
 /// The outcome of the last wrapping token; one that has an outcome is not sent again.
@@ -23,9 +23,9 @@ type UnwrapOutcome = Result<Zeroizing<String>, Arc<Problem>>;
 
 impl Unwrapped {
     /// The secret_id in memory, and the wrapping token that it came from.
-    pub(super) fn secret_id(&self) -> Option<(CredentialId, &str)> {
+    pub(super) fn secret_id(&self) -> Option<(CredentialId, Zeroizing<String>)> {
         let (id, outcome) = self.last.as_ref()?;
-        Some((*id, outcome.as_ref().ok()?))
+        Some((*id, outcome.as_ref().ok()?.clone()))
     }
 }
 
@@ -70,8 +70,8 @@ async fn check_and_unwrap(
     unanswered: &mut Option<CredentialId>,
     round: &mut Round<'_>,
 ) -> Result<UnwrapOutcome, Failure> {
-    let made_by = match made_by(wrapping_token, round).await {
-        Ok(path) => path,
+    let (made_by, shown) = match made_by(wrapping_token, round).await {
+        Ok(paths) => paths,
         Err(failure) => {
             let refusal = unknown_token(failure)?;
             return Ok(Err(Arc::new(match *unanswered == Some(id) {
@@ -82,8 +82,7 @@ async fn check_and_unwrap(
     };
     // An attacker who has unwrapped a secret_id can wrap it again, but not in the name of this path.
     if !is_secret_id_path(&made_by, mount) {
-        let made_by = presentable(&[made_by]).concat();
-        return Ok(Err(Arc::new(Problem::WrappingTokenForeign(made_by))));
+        return Ok(Err(Arc::new(Problem::WrappingTokenForeign(shown))));
     }
     // Set before the request, which may be cancelled.
     *unanswered = Some(id);
@@ -99,17 +98,21 @@ async fn check_and_unwrap(
     }
 }
 
-/// The path whose answer was wrapped. The lookup needs no token, and does not use up this one.
-async fn made_by(wrapping_token: &str, round: &mut Round<'_>) -> Result<String, Failure> {
+/// The path whose answer was wrapped, as it is and as it may be shown.
+///
+/// The lookup needs no token, and does not use up this one.
+async fn made_by(wrapping_token: &str, round: &mut Round<'_>) -> Result<(String, String), Failure> {
     #[derive(Deserialize)]
     struct Lookup {
         creation_path: String,
     }
     let operation = Operation::LookUpWrapping;
     let path = "sys/wrapping/lookup".to_owned();
-    let request = Request::post(operation, path, &[("token", wrapping_token)]);
-    let lookup: Lookup = round.send(&request, None).await?.data(operation)?;
-    Ok(lookup.creation_path)
+    let request = Request::post(operation, path, &[], &[("token", wrapping_token)]);
+    let reply = round.send(&request, None).await?;
+    let made_by = reply.data::<Lookup>(operation)?.creation_path;
+    let shown = reply.presentable(std::slice::from_ref(&made_by)).concat();
+    Ok((made_by, shown))
 }
 
 /// Whether `path` makes secret_ids of any AppRole at `mount`.
@@ -126,13 +129,13 @@ fn is_secret_id_path(path: &str, mount: &str) -> bool {
 async fn unwrap(wrapping_token: &str, round: &mut Round<'_>) -> Result<Zeroizing<String>, Failure> {
     #[derive(Deserialize)]
     struct Wrapped {
-        secret_id: Zeroizing<String>,
+        secret_id: SecretText,
     }
     let reply = round
         .send(&Request::unwrap()?, Some(wrapping_token))
         .await?;
     let wrapped: Wrapped = reply.data(Operation::Unwrap)?;
-    Ok(wrapped.secret_id)
+    Ok(wrapped.secret_id.into_inner())
 }
 
 /// The refusal of a wrapping token that was used, has expired or never existed.

@@ -9,6 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::http::Sent;
 use crate::issuers;
 use crate::login::{Auth, CredentialId, granted};
 
@@ -16,7 +17,11 @@ use crate::login::{Auth, CredentialId, granted};
 pub struct Reader {
     source: VaultPki,
     key: NewKey,
+    sent: Sent,
 }
+
+/// What the requests sent, and no error may repeat; the seeds of the fuzz target hold it.
+const SECRET: &str = "s.FUZZEDFUZZEDFUZZED";
 
 impl Reader {
     /// A source whose signing requests were made with this key (PEM).
@@ -32,6 +37,7 @@ impl Reader {
                 key: key.expect("a key in PEM").into(),
                 request: String::new(),
             },
+            sent: Sent::new([SECRET]),
         }
     }
 
@@ -59,7 +65,8 @@ impl Reader {
             Operation::Revoke,
         ] {
             let body = Zeroizing::new(body.to_vec());
-            let reply = Reply::of(operation, "pki/sign/app", status, headers.clone(), body);
+            let headers = headers.clone();
+            let reply = Reply::of(operation, "pki/sign/app", status, headers, body, &self.sent);
             if let Err(failure) = reply.and_then(|reply| self.take(operation, &reply)) {
                 check_text(failure);
             }
@@ -97,6 +104,7 @@ fn check_text(failure: Failure) {
     }
     let line = failure.problem.to_string();
     assert!(!line.contains(char::is_control), "{line:?}");
+    assert!(!line.contains(SECRET), "{line:?}");
     let whole = with_causes(&SourceError::from(failure)).to_string();
     assert!(whole.len() < 10_000, "{} bytes", whole.len());
 }
@@ -110,7 +118,15 @@ mod tests {
         let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
         let reader = Reader::new(&key);
         let long = "x\n".repeat(9_000);
-        for body in ["", "{}", "<html>", "{\"errors\":[\"sealed\"]}", &long] {
+        let echo = format!(r#"{{"errors":["cannot parse {SECRET}"],"data":"{SECRET}"}}"#);
+        for body in [
+            "",
+            "{}",
+            "<html>",
+            "{\"errors\":[\"sealed\"]}",
+            &long,
+            &echo,
+        ] {
             for status in [200, 400, 403, 503] {
                 reader.read(status, b"", b"", body.as_bytes());
             }

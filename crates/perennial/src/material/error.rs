@@ -152,7 +152,7 @@ pub enum MaterialError {
         not_before: SystemTime,
     },
     /// The chain has expired by our clock.
-    #[error("{} expired at {not_after:?}", limited_by.as_deref().unwrap_or("the certificate"))]
+    #[error("{} expired at {not_after:?} by this machine's clock", limited_by.as_deref().unwrap_or("the certificate"))]
     Expired {
         /// The earliest `not_after` of the chain, wall clock.
         not_after: SystemTime,

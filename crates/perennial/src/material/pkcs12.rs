@@ -323,7 +323,7 @@ fn derive<D: Digest + BlockSizeUser>(
 fn utf16(passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Closed> {
     let text = std::str::from_utf8(passphrase);
     let text =
-        text.map_err(|_| Closed::Unsupported("a passphrase that is not UTF-8".to_owned()))?;
+        text.map_err(|_error| Closed::Unsupported("a passphrase that is not UTF-8".to_owned()))?;
     let mut out = Zeroizing::new(Vec::with_capacity(2 * text.len() + 2));
     out.extend(text.encode_utf16().chain([0]).flat_map(u16::to_be_bytes));
     Ok(out)

@@ -5,6 +5,7 @@ use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 
+use super::identity::ClientIdentity;
 use crate::material::folded_der;
 
 /// Presents the path that leads to a CA which the server names.
@@ -14,18 +15,18 @@ use crate::material::folded_der;
 /// that they trust in their request for a certificate.
 pub(super) struct PathToServersCa {
     /// For a server that names none, or none that is known.
-    pub(super) first: Arc<CertifiedKey>,
+    pub(super) first: ClientIdentity,
     /// The issuers of its path, in the form that is compared.
     pub(super) issuers: Vec<Vec<u8>>,
     /// By the issuer to which each leads.
-    pub(super) others: Vec<(Vec<u8>, Arc<CertifiedKey>)>,
+    pub(super) others: Vec<(Vec<u8>, ClientIdentity)>,
 }
 
 impl ResolvesClientCert for PathToServersCa {
     fn resolve(
         &self,
         servers_cas: &[&[u8]],
-        _schemes: &[SignatureScheme],
+        schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
         let mut found = &self.first;
         if !self.others.is_empty() {
@@ -43,7 +44,7 @@ impl ResolvesClientCert for PathToServersCa {
                 found = other;
             }
         }
-        Some(Arc::clone(found))
+        found.resolve(servers_cas, schemes)
     }
 
     fn has_certs(&self) -> bool {

@@ -1,9 +1,14 @@
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::client::Vault;
 use crate::error::Problem;
+use crate::login::Secret;
 
 fn granted(token: &str, seconds: u64) -> Granted {
     Granted {
-        token: Zeroizing::new(token.to_owned()),
+        token: Some(Zeroizing::new(token.to_owned())),
         lease: Lease::of_seconds(seconds),
         renewal: Renewal::Possible,
     }
@@ -58,5 +63,87 @@ async fn refusal_of_a_replaced_token_changes_nothing() {
         // The refusal of the current one does.
         tokens.refused(&new, refusal(Verdict::TokenRefused)).await;
         assert!(tokens.state.lock().await.token.is_none());
+    }
+}
+
+/// A file system that does not answer.
+fn hangs(_: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// How often [`hangs_counted`] was called.
+static HANGING: AtomicUsize = AtomicUsize::new(0);
+
+fn hangs_counted(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    HANGING.fetch_add(1, Ordering::SeqCst);
+    hangs(path)
+}
+
+/// Scenario: F20
+#[tokio::test(start_paused = true)]
+async fn credential_file_that_hangs_delays_neither_a_good_token_nor_other_sources() {
+    let hanging = || Secret::read_by("/mnt/hung/token".into(), hangs_counted);
+    let auths = [
+        Auth::token(hanging()),
+        Auth::tls_certificate("app", hanging(), hanging()),
+    ];
+    for (count, auth) in (1..).zip(auths) {
+        let vault = Vault::builder("http://127.0.0.1:1")
+            .auth(auth)
+            .build()
+            .unwrap();
+        let tokens = &vault.tokens;
+        let good = Arc::new(Token::of(granted("s.good", 3_600), id()));
+        tokens.state.lock().await.token = Some(Arc::clone(&good));
+        let begun = Instant::now();
+        let fetch = async {
+            let round = &mut vault.transport.round();
+            let (token, _) = tokens.ready(round, None).await.unwrap();
+            assert!(Arc::ptr_eq(&token, &good));
+        };
+        let others = async {
+            // The reading has begun, and the lock is free.
+            tokio::task::yield_now().await;
+            assert!(tokens.state.try_lock().is_ok());
+        };
+        tokio::join!(fetch, others);
+        let waited = begun.elapsed();
+        assert!(waited <= Duration::from_secs(3), "{waited:?}");
+        // While it hangs, nothing waits for it again, and no second thread reads it.
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let round = &mut vault.transport.round();
+            tokens.ready(round, None).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Paused time does not wait for the thread.
+        while HANGING.load(Ordering::SeqCst) < count {
+            std::thread::yield_now();
+        }
+        assert_eq!(HANGING.load(Ordering::SeqCst), count);
+    }
+}
+
+/// Scenario: F20
+#[tokio::test(start_paused = true)]
+async fn credential_file_that_hangs_fails_a_login_in_time_and_is_named() {
+    let auth = Auth::approle("role", Secret::read_by("/mnt/hung/id".into(), hangs));
+    let vault = Vault::builder("http://127.0.0.1:1")
+        .auth(auth)
+        .build()
+        .unwrap();
+    let round = &mut vault.transport.round();
+    let begun = Instant::now();
+    let failure = vault.tokens.ready(round, None).await.err().unwrap();
+    assert!(begun.elapsed() <= Duration::from_secs(3));
+    let text = with_causes(&*failure.problem).to_string();
+    for words in [
+        "auth secret_id",
+        "/mnt/hung/id",
+        "does its file system hang?",
+    ] {
+        assert!(text.contains(words), "{text}");
     }
 }
