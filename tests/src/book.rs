@@ -32,3 +32,6 @@ struct Kubernetes;
 
 #[doc = include_str!("../../docs/src/coming-from.md")]
 struct ComingFrom;
+
+#[doc = include_str!("../../docs/src/libpq.md")]
+struct Libpq;

@@ -176,6 +176,27 @@ pub async fn many_rows(client: &Client) -> RowStream {
         .expect("the query starts")
 }
 
+/// Waits for the lock that [`hold_hooks`] takes: an `on_connect` hook that hangs.
+pub const HELD_HOOK: &str = "select pg_advisory_lock_shared(7)";
+
+/// Lets every [`HELD_HOOK`] hang until [`release_hooks`].
+///
+/// # Panics
+/// If the superuser's query fails.
+pub async fn hold_hooks(admin: &Client) {
+    let lock = admin.batch_execute("select pg_advisory_lock(7)").await;
+    lock.expect("no hook holds the lock");
+}
+
+/// Lets the hooks go on.
+///
+/// # Panics
+/// If the superuser's query fails.
+pub async fn release_hooks(admin: &Client) {
+    let unlock = admin.batch_execute("select pg_advisory_unlock(7)").await;
+    unlock.expect("the lock is held");
+}
+
 /// A pool of this many connections, all of them open.
 ///
 /// # Panics

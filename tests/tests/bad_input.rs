@@ -6,12 +6,12 @@ use std::error::Error;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use perennial::{LiveCert, with_causes};
+use perennial::{LiveCert, TlsSettings, with_causes};
 use perennial_postgres::{
-    CertConnectionManager, CertPool, ConnectError, ConnectProbe, FailureClass,
+    CertConnectionManager, CertPool, ConnectError, ConnectProbe, FailureClass, PgTls,
 };
-use perennial_testbed::Fault;
-use perennial_tests::{HOUR, Stage, eventually, renew};
+use perennial_testbed::{Fault, Postgres};
+use perennial_tests::{HOUR, Stage, eventually, renew, serials_seen_by};
 use tokio_postgres::Config;
 
 /// Longer than any answer takes, and short enough to wait for.
@@ -233,9 +233,9 @@ async fn missing_certificate_quotes_vault_and_the_pool_recovers() {
     assert_recovers(&pool).await;
 }
 
-/// Scenario: C15
+/// Scenario: C15, F9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unix_socket_is_refused() {
+async fn unix_socket_is_refused_also_next_to_an_address() {
     let stage = Stage::set().await;
     let postgres = &stage.testbed.postgres;
     let live = stage.live(HOUR).await;
@@ -246,10 +246,14 @@ async fn unix_socket_is_refused() {
         config
     };
     let refused = ["Unix socket"];
-    let error = CertConnectionManager::new(live, socket()).unwrap_err();
-    assert_one_line(&error, &refused);
-    let error = ConnectProbe::new(socket()).unwrap_err();
-    assert_one_line(&error, &refused);
+    let mut next_to_address = socket();
+    next_to_address.hostaddr(Ipv4Addr::LOCALHOST.into());
+    for config in [socket(), next_to_address] {
+        let error = CertConnectionManager::new(live.clone(), config.clone()).unwrap_err();
+        assert_one_line(&error, &refused);
+        let error = ConnectProbe::new(config).unwrap_err();
+        assert_one_line(&error, &refused);
+    }
 }
 
 /// Scenario: C15
@@ -265,4 +269,71 @@ async fn multi_line_error_of_postgres_becomes_one_line() {
     let error = manager.dedicated_connection().await.unwrap_err();
     assert_one_line(&error, &["on_connect failed", "does not exist", "HINT: "]);
     assert_eq!(error.class(), FailureClass::OnConnect);
+}
+
+/// Lets the app in without a certificate.
+async fn trust_everybody(postgres: &Postgres) {
+    let hba = postgres.folder().join("private/pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    let open = "hostssl all app 127.0.0.1/32 trust";
+    std::fs::write(&hba, format!("{open}\n{rules}")).unwrap();
+    postgres.reload().await.unwrap();
+}
+
+/// Scenario: F15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_takes_no_signature_of_our_key_gets_no_login_without_a_certificate() {
+    let stage = Stage::set().await;
+    let postgres = &stage.testbed.postgres;
+    let live = stage.live(HOUR).await;
+    trust_everybody(postgres).await;
+    let manager = stage.manager(&live);
+    drop(manager.dedicated_connection().await.unwrap());
+    assert!(!manager.status().certificate_not_requested);
+
+    // Our key is on P-256.
+    let only_rsa = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n\
+        ClientSignatureAlgorithms = RSA-PSS+SHA256\n";
+    std::fs::write(postgres.folder().join("openssl.cnf"), only_rsa).unwrap();
+    postgres.stop().await.unwrap();
+    postgres.start_again().await.unwrap();
+    for version in ["TLSv1.3", "TLSv1.2"] {
+        let set = postgres.set("ssl_max_protocol_version", version).await;
+        set.unwrap();
+        let tls = TlsSettings::new().allow_tls12();
+        let source = stage.pki().ttl(HOUR).build().unwrap();
+        let builder = || LiveCert::builder().tls(tls.clone());
+        let live = builder().start(source).await.unwrap();
+        let words = ["accepts no signature", "use another kind of key"];
+        let class = FailureClass::CertificateRefused;
+        assert_fails(&live, &postgres.config(), class, &words).await;
+        let gate = ConnectProbe::new(postgres.config()).unwrap();
+        let source = stage.pki().ttl(HOUR).build().unwrap();
+        let started = builder().gate(gate).start(source).await;
+        assert_one_line(&started.unwrap_err(), &words);
+        let bare = postgres.config().connect(PgTls::new(live)).await;
+        assert!(bare.is_err());
+    }
+    let admin = postgres.admin().await.unwrap();
+    assert!(serials_seen_by(&admin).await.is_empty());
+}
+
+/// Scenario: F15
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_does_not_ask_for_the_certificate_shows_in_the_status() {
+    let stage = Stage::set().await;
+    let postgres = &stage.testbed.postgres;
+    let live = stage.live(HOUR).await;
+    // The rules that need a certificate need `ssl_ca_file` too.
+    let hba = postgres.folder().join("private/pg_hba.conf");
+    let open = "local all all trust\nhostssl all app 127.0.0.1/32 trust\n";
+    std::fs::write(&hba, open).unwrap();
+    postgres.set("ssl_ca_file", "").await.unwrap();
+    let manager = stage.manager(&live);
+    let anonymous = manager.dedicated_connection().await.unwrap();
+    assert!(manager.status().certificate_not_requested);
+    drop(anonymous);
+    postgres.set("ssl_ca_file", "clients.crt").await.unwrap();
+    drop(manager.dedicated_connection().await.unwrap());
+    assert!(!manager.status().certificate_not_requested);
 }

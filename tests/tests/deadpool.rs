@@ -4,12 +4,16 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{TryStreamExt, pin_mut};
 use perennial_postgres::deadpool::managed::{self, PoolError};
 use perennial_postgres::{
-    CertConnectionManager, DeadpoolConnection, FailureClass, PgConnection, RetireReason,
+    CertConnectionManager, DeadpoolConnection, FailureClass, PgConnection, PoolStatus, RetireReason,
 };
-use perennial_tests::{HOUR, Load, ROWS, SOON, Stage, eventually, many_rows, renew};
+use perennial_tests::{
+    HELD_HOOK, HOUR, Load, ROWS, SOON, Stage, eventually, hold_hooks, many_rows, release_hooks,
+    renew,
+};
 
 type Pool = managed::Pool<CertConnectionManager, DeadpoolConnection>;
 
@@ -175,6 +179,43 @@ async fn deadpool_retires_on_demand_keeps_open_streams_and_drains() {
     assert_eq!(manager.drain(SOON).await, 0);
     eventually("no backend is left", async || {
         stage.serials().await.is_empty()
+    })
+    .await;
+}
+
+/// Scenario: F4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn given_up_gets_leave_no_backend_that_hangs_in_a_hook() {
+    const SIZE: usize = 2;
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let builder = stage.pool(&live);
+    let builder = builder.on_connect(|client| Box::pin(client.batch_execute(HELD_HOOK)));
+    let manager = builder.build_manager().unwrap();
+    let pool: Pool = manager.deadpool_builder().max_size(SIZE).build().unwrap();
+    hold_hooks(&stage.admin).await;
+    for _ in 0..10 {
+        let given_up = |_| tokio::time::timeout(Duration::from_millis(300), pool.get());
+        for got in join_all((0..SIZE).map(given_up)).await {
+            assert!(got.is_err(), "given up");
+        }
+    }
+    eventually("the server has no more than the pool's size", async || {
+        stage.serials().await.len() <= SIZE
+    })
+    .await;
+    let given_up = |status: &PoolStatus| status.retired.get(&RetireReason::GivenUp).copied();
+    assert!(given_up(&manager.status()) > Some(SIZE as u64));
+    release_hooks(&stage.admin).await;
+    let client = pool.get().await.unwrap();
+    assert!(client.simple_query("select 1").await.is_ok());
+    eventually("no other is left", async || {
+        let status = manager.status();
+        (
+            status.connecting,
+            status.draining,
+            stage.serials().await.len(),
+        ) == (0, 0, 1)
     })
     .await;
 }

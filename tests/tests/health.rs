@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
 use perennial::testing::TestClock;
-use perennial::{CertSource, FetchContext, Fetched, LiveCert, SourceError};
+use perennial::{CertSource, FetchContext, FetchReason, Fetched, LiveCert, SourceError};
 use perennial_postgres::{CertPool, RetireReason};
 use perennial_testbed::Fault;
 use perennial_tests::{HOUR, ROWS, Stage, eventually, full_pool, many_rows, renew};
@@ -183,7 +183,7 @@ async fn pings_keep_idle_connections_and_disturb_no_rotation() {
 
 /// Scenario: T8, C3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
+async fn first_connect_after_a_suspend_waits_for_a_fresh_certificate() {
     // The host sleeps beyond the certificate's expiry. Postgres' own clock has not moved, so it would
     // still accept the old certificate: the test asserts that no connection presents it.
     let stage = Stage::set().await;
@@ -203,14 +203,115 @@ async fn first_check_out_after_a_suspend_waits_for_a_fresh_certificate() {
     let old = live.current().unwrap();
     stage.all_on(&old, 3).await;
 
+    // No fetch follows another one sooner.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     wall.step_forward(backdated + Duration::from_secs(20));
     assert!(!live.is_ready(), "it has expired");
-    let client = pool.get().await.unwrap();
+    let client = pool.dedicated_connection().await.unwrap();
     assert!(client.query_one("select 1", &[]).await.is_ok());
     assert_ne!(client.snapshot().serial(), old.serial());
     drop(client);
     stage.all_on(&live.current().unwrap(), 3).await;
     assert_eq!(stage.testbed.bao.issued().await.unwrap(), 3);
+}
+
+/// Scenario: F16, F29
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wall_clock_that_is_hours_ahead_for_seconds_closes_no_connection() {
+    // As when one time server of a fleet is wrong. Postgres' own clock is right all the time.
+    let stage = Stage::set().await;
+    for ttl in [HOUR, Duration::from_secs(60)] {
+        let wall = TestClock::starting_at(stage.live(ttl).await.now());
+        let source = stage.pki().ttl(ttl).build().unwrap();
+        let live = LiveCert::builder().clock(&wall).start(source).await;
+        let live = live.unwrap();
+        let pool = stage.full_pool(&live, 4).await;
+        let before = pids(&stage).await;
+        wall.step_forward(3 * HOUR);
+        let began = tokio::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            let mut clients = Vec::new();
+            for _ in 0..4 {
+                clients.push(pool.get().await.unwrap());
+            }
+            for client in &clients {
+                assert!(client.query_one("select 1", &[]).await.is_ok());
+            }
+            drop(clients);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert!(live.current().is_err(), "it is not offered");
+        assert_eq!(pids(&stage).await, before);
+        wall.step_back(3 * HOUR);
+        let client = pool.dedicated_connection().await.unwrap();
+        assert!(client.query_one("select 1", &[]).await.is_ok());
+        let retired = pool.status().retired;
+        for reason in [RetireReason::Expired, RetireReason::Dead] {
+            assert_eq!(retired.get(&reason).copied().unwrap_or_default(), 0);
+        }
+        drop((client, pool));
+        eventually("its backends have ended", async || {
+            pids(&stage).await.is_empty()
+        })
+        .await;
+    }
+}
+
+/// Scenario: F23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wall_clock_that_is_set_back_offers_postgres_no_expired_certificate() {
+    // Postgres' and OpenBao's clocks are right: Postgres refuses a certificate that has expired.
+    let stage = Stage::set().await;
+    let lifetime = Duration::from_secs(8);
+    let wall = TestClock::starting_at(stage.live(HOUR).await.now());
+    let source = stage.pki().ttl(lifetime).build().unwrap();
+    let live = LiveCert::builder().clock(&wall).start(source).await;
+    let live = live.unwrap();
+    let issued = stage.testbed.bao.issued().await.unwrap();
+    let manager = stage.manager(&live);
+    wall.step_back(HOUR);
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < 5 * lifetime / 2 {
+        let client = manager.dedicated_connection().await.unwrap();
+        assert!(client.query_one("select 1", &[]).await.is_ok());
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let generations = live.current().unwrap().generation();
+    assert!(generations >= 3, "{generations}");
+    // One in four to six seconds, and none is fetched while one is held.
+    let issued = stage.testbed.bao.issued().await.unwrap() - issued;
+    let seconds = began.elapsed().as_secs();
+    assert!(issued as u64 <= 1 + seconds / 3, "{issued} in {seconds} s");
+}
+
+/// Scenario: F28
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_expire_in_a_suspend_are_counted_as_expired_and_not_as_dead() {
+    let stage = Stage::set().await;
+    let source = stage.pki().ttl(Duration::from_secs(60)).build().unwrap();
+    let context = FetchContext::new(FetchReason::Start, None);
+    let Ok(Fetched::Certificate(material)) = source.fetch(context).await else {
+        panic!("the source delivers a certificate");
+    };
+    let now = stage.live(HOUR).await.now();
+    let wall = TestClock::starting_at(now);
+    let live = LiveCert::builder().clock(&wall).fixed(material).unwrap();
+    let settings = stage.pool(&live).connection_timeout(Duration::from_secs(1));
+    let pool = full_pool(settings, 3).await;
+    wall.step_forward(HOUR);
+    // Two have died meanwhile; the third one is closed once the wall clock is believed.
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
+        where usename = 'app' limit 2";
+    stage.admin.simple_query(terminate).await.unwrap();
+    eventually("all have ended", async || pids(&stage).await.is_empty()).await;
+    assert!(pool.get().await.is_err(), "no certificate is left");
+    eventually("all are counted", async || {
+        pool.status().retired.get(&RetireReason::Expired) == Some(&3)
+    })
+    .await;
+    let dead = pool.status().retired.get(&RetireReason::Dead).copied();
+    assert_eq!(dead.unwrap_or_default(), 0);
 }
 
 /// A lifetime that ends during the suspend, then a long one.

@@ -1,9 +1,12 @@
 //! Other ways to reach Postgres: several hosts, direct TLS, no pool, a pooler in between.
 
-use perennial_postgres::{CertConnectionManager, CertPool, PgTls};
+use std::time::Duration;
+
+use perennial_postgres::{CertConnectionManager, CertPool, PgTls, RetireReason};
 use perennial_tests::{HOUR, Load, Stage, eventually, full_pool, renew, serials_seen_by};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
 
 const READ_ONLY: &str = "default_transaction_read_only";
 
@@ -51,6 +54,76 @@ async fn host_list_connects_to_the_writable_server() {
         assert!(!log.contains("could not accept SSL connection"), "{log}");
     }
     drop(pool);
+}
+
+/// Scenario: N21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_demoted_server_are_replaced_without_a_rotation() {
+    // One pool learns of it by a write that fails, the other, which is idle, by its pings.
+    let stage = Stage::set().await;
+    let first = &stage.testbed.postgres;
+    let second = stage.testbed.another_postgres().await.unwrap();
+    let admin_of_second = second.admin().await.unwrap();
+    let table = "create table t (i int); alter table t owner to app";
+    for admin in [&stage.admin, &admin_of_second] {
+        admin.batch_execute(table).await.unwrap();
+    }
+    let mut config = Config::new();
+    config.host(first.host()).port(first.port());
+    config.host(second.host()).port(second.port());
+    config.user(first.user()).dbname(first.database());
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let live = stage.live(HOUR).await;
+    let builder = || CertPool::builder(live.clone(), config.clone());
+    let written = full_pool(builder(), 4).await;
+    let idle = full_pool(builder().idle_ping(Duration::from_millis(300)), 2).await;
+    let mut dedicated = written.dedicated_connection().await.unwrap();
+    dedicated.simple_query("select 1").await.unwrap();
+    let write = async || {
+        let client = written.get().await.unwrap();
+        client.batch_execute("insert into t values (1)").await
+    };
+    write().await.unwrap();
+
+    first.set(READ_ONLY, "on").await.unwrap();
+    let error = write().await.unwrap_err();
+    let read_only = SqlState::READ_ONLY_SQL_TRANSACTION;
+    assert_eq!(error.code(), Some(&read_only), "{error:?}");
+    eventually("both pools are at the second server", async || {
+        serials_seen_by(&admin_of_second).await.len() == 6 && stage.serials().await.len() == 1
+    })
+    .await;
+    for _ in 0..10 {
+        write().await.unwrap();
+    }
+    for (pool, size) in [(&written, 4), (&idle, 2)] {
+        let retired = pool.status().retired;
+        assert_eq!(retired, [(RetireReason::RoleChanged, size)].into());
+        assert_eq!(pool.status().by_generation.len(), 1);
+    }
+    // A dedicated connection moves when its owner wants it.
+    dedicated.simple_query("select 1").await.unwrap();
+    dedicated.refresh().await.unwrap();
+    assert_eq!(serials_seen_by(&admin_of_second).await.len(), 7);
+}
+
+/// Scenario: N21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_that_its_hook_makes_read_only_is_not_replaced() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let mut config = stage.testbed.postgres.config();
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let settings = CertPool::builder(live, config).on_connect(|client| {
+        Box::pin(client.batch_execute("set default_transaction_read_only = on"))
+    });
+    let pool = full_pool(settings, 2).await;
+    let before = stage.serials().await;
+    assert!(pool.get().await.is_ok());
+    // Whatever is to be exchanged is exchanged by this.
+    assert_eq!(pool.retire().await, 0);
+    assert_eq!(stage.serials().await, before);
+    assert_eq!(pool.status().retired_total(), 0);
 }
 
 /// Scenario: C20
@@ -113,7 +186,7 @@ async fn bare_connections_keep_the_certificate_of_their_connect() {
     };
     let (slept, ()) = tokio::join!(sleeping, cancel);
     let code = slept.unwrap_err().code().cloned();
-    assert_eq!(code, Some(tokio_postgres::error::SqlState::QUERY_CANCELED));
+    assert_eq!(code, Some(SqlState::QUERY_CANCELED));
     assert!(second.simple_query("select 1").await.is_ok());
 }
 

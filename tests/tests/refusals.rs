@@ -13,10 +13,14 @@ use perennial::{
     CertSource, Event, FetchContext, Fetched, LiveCert, RenewError, Snapshot, SourceError,
     TlsSettings, with_causes,
 };
-use perennial_postgres::{ConnectProbe, FailureClass, PgTls, PoolEvent};
+use perennial_postgres::{CertPool, ConnectProbe, FailureClass, PgTls, PoolEvent};
 use perennial_testbed::serde_json::json;
+use perennial_testbed::{Fault, Postgres};
 use perennial_tests::{HOUR, Load, Stage, eventually, renew};
 use perennial_vault::VaultPki;
+use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::error::SqlState;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// The renewer's documented minimum between two fetches.
@@ -52,8 +56,7 @@ impl CertSource for Renamed {
     }
 }
 
-async fn map_app_x(stage: &Stage) {
-    let postgres = &stage.testbed.postgres;
+async fn map_app_x(postgres: &Postgres) {
     let path = postgres.folder().join("private/pg_ident.conf");
     let mut ident = std::fs::read_to_string(&path).unwrap();
     writeln!(ident, "clients app-x app").unwrap();
@@ -112,7 +115,7 @@ async fn gate_holds_a_certificate_until_postgres_accepts_it() {
     .await;
     assert_eq!(live.current().unwrap().serial(), first.serial());
     stage.all_on(&first, 3).await;
-    map_app_x(&stage).await;
+    map_app_x(&stage.testbed.postgres).await;
     eventually("it is published", async || {
         live.current().unwrap().generation() == 2
     })
@@ -195,7 +198,7 @@ async fn pool_serves_and_grows_on_the_old_certificate_while_the_new_one_is_refus
     assert!(status.connect_errors[&FailureClass::CertificateRefused] > 2);
     assert_eq!(bao.issued().await.unwrap(), 3);
 
-    map_app_x(&stage).await;
+    map_app_x(&stage.testbed.postgres).await;
     drop(dedicated);
     stage.all_on(&live.current().unwrap(), 6).await;
     assert_eq!(live.current().unwrap().generation(), 3);
@@ -218,6 +221,111 @@ async fn pool_serves_and_grows_on_the_old_certificate_while_the_new_one_is_refus
     }
     assert_eq!(refused, [2, 3], "one event for each");
     drop(pool);
+}
+
+/// Settings that lead to both ports, in this order.
+fn hosts(ports: [u16; 2], attrs: TargetSessionAttrs) -> Config {
+    let mut config = Config::new();
+    for port in ports {
+        config.host("127.0.0.1").port(port);
+    }
+    config.user("app").dbname("app").target_session_attrs(attrs);
+    config
+}
+
+/// Asserts what the gate and a pool do when the only host that would do refuses the new certificate.
+async fn assert_refused_by_one_host(stage: &Stage, config: &Config, at_other: &str) {
+    let to_app_x = Arc::new(AtomicBool::new(true));
+    let gate = ConnectProbe::new(config.clone()).unwrap();
+    let source = Renamed::new(stage, HOUR, &to_app_x);
+    let started = LiveCert::builder().gate(gate).start(source).await;
+    let said = with_causes(&started.unwrap_err()).to_string();
+    assert!(
+        said.contains(NOT_MAPPED) && said.contains(at_other),
+        "{said}"
+    );
+
+    to_app_x.store(false, Ordering::SeqCst);
+    let source = Renamed::new(stage, HOUR, &to_app_x);
+    let live = LiveCert::start(source).await.unwrap();
+    let issued = stage.testbed.bao.issued().await.unwrap();
+    let pool = CertPool::builder(live.clone(), config.clone()).min_idle(1);
+    let pool = pool.build().await.unwrap();
+    let mut events = pool.events();
+    to_app_x.store(true, Ordering::SeqCst);
+    renew(&live).await;
+    eventually("the requested and the forced one are refused", async || {
+        pool.status().refused_generation == Some(3)
+    })
+    .await;
+    let connection = pool.dedicated_connection().await.unwrap();
+    assert_eq!(connection.generation(), 1, "it falls back");
+    assert_eq!(stage.testbed.bao.issued().await.unwrap(), issued + 2);
+    let Some(PoolEvent::CertificateRefused { error, .. }) = events.next().await else {
+        panic!("an event reports the refusal");
+    };
+    let said = with_causes(&error).to_string();
+    assert!(
+        said.contains(NOT_MAPPED) && said.contains(at_other),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// Scenario: F1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusal_by_one_host_counts_though_the_other_is_down_or_read_only() {
+    let stage = Stage::set().await;
+    let refusing = stage.testbed.postgres.port();
+    let (proxy, _) = stage.proxied_postgres().await;
+    proxy.set(Fault::Refuse).await.unwrap();
+    let down = proxy.addr().port();
+    for ports in [[refusing, down], [down, refusing]] {
+        let config = hosts(ports, TargetSessionAttrs::Any);
+        assert_refused_by_one_host(&stage, &config, "onnection refused").await;
+    }
+
+    // It accepts both certificates, and does not take writes.
+    let standby = stage.testbed.another_postgres().await.unwrap();
+    map_app_x(&standby).await;
+    standby
+        .set("default_transaction_read_only", "on")
+        .await
+        .unwrap();
+    for ports in [[refusing, standby.port()], [standby.port(), refusing]] {
+        let config = hosts(ports, TargetSessionAttrs::ReadWrite);
+        assert_refused_by_one_host(&stage, &config, "does not allow writes").await;
+    }
+}
+
+/// Scenario: F1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_that_never_answers_leaves_time_for_the_next_one() {
+    // Cancelling reaches the server of the session, also though its name says nothing of the address.
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, _) = stage.proxied_postgres().await;
+    proxy.set(Fault::Stall).await.unwrap();
+    let port = stage.testbed.postgres.port();
+    let mut config = Config::new();
+    config
+        .host("127.0.0.1")
+        .host("localhost")
+        .user("app")
+        .dbname("app");
+    config.port(proxy.addr().port()).port(port);
+    let builder = CertPool::builder(live, config).connect_timeout(Duration::from_secs(4));
+    let manager = builder.build_manager().unwrap();
+    let connection = manager.dedicated_connection().await.unwrap();
+    let canceller = connection.canceller();
+    let query = tokio::spawn(async move { connection.query_one("select pg_sleep(60)", &[]).await });
+    eventually("the query ends", async || {
+        canceller.cancel_query().await.unwrap();
+        query.is_finished()
+    })
+    .await;
+    let code = query.await.unwrap().unwrap_err().code().cloned();
+    assert_eq!(code, Some(SqlState::QUERY_CANCELED));
 }
 
 const VERSIONS: [&str; 2] = ["TLSv1.3", "TLSv1.2"];

@@ -5,8 +5,12 @@
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use perennial_postgres::{ConnectError, Notified, PoolEvent, RetireReason};
-use perennial_tests::{HOUR, ROWS, SOON, Stage, eventually, full_pool, many_rows, renew};
+use perennial_postgres::{CertConnectionManager, ConnectError, Notified, PoolEvent, RetireReason};
+use perennial_testbed::Fault;
+use perennial_tests::{
+    HELD_HOOK, HOUR, ROWS, SOON, Stage, eventually, full_pool, hold_hooks, many_rows,
+    release_hooks, renew,
+};
 use tokio_postgres::error::SqlState;
 
 /// Scenario: C18
@@ -339,4 +343,59 @@ async fn no_connect_uses_an_older_certificate_after_an_immediate_retire() {
     })
     .await;
     drop(pool);
+}
+
+/// Scenario: F10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connect_in_flight_is_counted_and_begins_again_after_an_immediate_retire() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let builder = stage.pool(&live).connect_timeout(SOON);
+    let builder = builder.on_connect(|client| Box::pin(client.batch_execute(HELD_HOOK)));
+    let manager = builder.build_manager().unwrap();
+    hold_hooks(&stage.admin).await;
+    let connect = || {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.dedicated_connection().await })
+    };
+    let connecting = connect();
+    eventually("the hook hangs", async || stage.serials().await.len() == 1).await;
+    assert_eq!(manager.status().connecting, 1);
+
+    let newest = renew(&live).await;
+    assert_eq!(manager.retire_immediately().await, 0);
+    stage.all_on(&newest, 1).await;
+    release_hooks(&stage.admin).await;
+    let connection = connecting.await.unwrap().unwrap();
+    assert_eq!(connection.generation(), newest.generation());
+    assert_eq!(manager.status().connecting, 0);
+    drop(connection);
+
+    eventually("it is closed", async || stage.serials().await.is_empty()).await;
+    hold_hooks(&stage.admin).await;
+    let connecting = connect();
+    eventually("the hook hangs", async || stage.serials().await.len() == 1).await;
+    assert_eq!(manager.drain(SOON).await, 0);
+    eventually("it is closed", async || stage.serials().await.is_empty()).await;
+    let error = connecting.await.unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::Draining), "{error:?}");
+    assert_eq!(manager.status().connecting, 0);
+}
+
+/// Scenario: F10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_cuts_a_connect_that_has_no_answer() {
+    let stage = Stage::set().await;
+    let live = stage.live(HOUR).await;
+    let (proxy, config) = stage.proxied_postgres().await;
+    proxy.set(Fault::Stall).await.unwrap();
+    let manager = CertConnectionManager::new(live, config).unwrap();
+    let connecting = {
+        let manager = manager.clone();
+        tokio::spawn(async move { manager.dedicated_connection().await })
+    };
+    eventually("the connect is under way", async || proxy.accepted() == 1).await;
+    assert_eq!(manager.drain(SOON).await, 0);
+    let error = connecting.await.unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::Draining), "{error:?}");
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::rustls::{self, AlertDescription};
+use perennial::rustls::{self, AlertDescription, PeerIncompatible};
 use perennial::{RenewError, Unavailable, find_cause};
 use tokio_postgres::error::SqlState;
 
@@ -30,12 +30,22 @@ pub enum ConnectError {
     #[error("no certificate to connect with")]
     Certificate(#[source] Unavailable),
     /// TCP, TLS or login failed; the cause is the driver's error.
-    #[error("{} (certificate of generation {generation})", class.advice())]
+    ///
+    /// Of several hosts and addresses this is the failure that says most about the certificate: a
+    /// refusal, then a server that is not trusted, then any other.
+    #[error(
+        "{} ({server}, certificate of generation {generation}{})",
+        advice(*class, cause), Others(others)
+    )]
     Postgres {
         /// What kind of failure this is.
         class: FailureClass,
+        /// Host and port, and the address that was dialled if it is another.
+        server: String,
         /// The generation of the certificate that was presented.
         generation: u64,
+        /// Why the other hosts and addresses failed, each with its name.
+        others: Vec<String>,
         /// The driver's error.
         #[source]
         cause: Arc<tokio_postgres::Error>,
@@ -83,12 +93,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    pub(crate) fn postgres(error: tokio_postgres::Error, generation: u64) -> Self {
+    /// The failure of one server.
+    pub(crate) fn postgres(error: tokio_postgres::Error, server: String, generation: u64) -> Self {
         Self::Postgres {
             class: classify(&error),
+            server,
             generation,
+            others: Vec::new(),
             cause: Arc::new(error),
         }
+    }
+
+    /// This failure, with what failed at other hosts and addresses.
+    pub(crate) fn with_others(mut self, failed: Vec<String>) -> Self {
+        if let Self::Postgres { others, .. } = &mut self {
+            *others = failed;
+        }
+        self
     }
 
     pub(crate) fn setting(
@@ -143,7 +164,8 @@ pub enum FailureClass {
     Handshake,
     /// We do not trust the server's certificate.
     ServerNotTrusted,
-    /// The server refused our certificate, with a TLS alert or with SQLSTATE 28000.
+    /// The server refused our certificate, with a TLS alert or with SQLSTATE 28000, or it accepts no
+    /// signature of its key.
     CertificateRefused,
     /// The server is starting or stopping, or has reached `max_connections`.
     NotNow,
@@ -161,7 +183,44 @@ pub enum FailureClass {
     Ended,
 }
 
+/// What happened, and what to do about it, with what the cause says beyond its class.
+fn advice(class: FailureClass, cause: &tokio_postgres::Error) -> &'static str {
+    match find_cause(cause) {
+        Some(error) if is_no_signature(error) => {
+            "postgres accepts no signature of the certificate's key; use another kind of key, or allow its signature algorithms in the OpenSSL configuration there"
+        }
+        _ => class.advice(),
+    }
+}
+
+/// Whether the server asked for a certificate and takes no signature that our key can make.
+fn is_no_signature(error: &rustls::Error) -> bool {
+    let reason = PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon;
+    *error == rustls::Error::PeerIncompatible(reason)
+}
+
+/// What failed elsewhere, as the end of a parenthesis.
+struct Others<'a>(&'a [String]);
+
+impl fmt::Display for Others<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for other in self.0 {
+            write!(f, "; {other}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a connect timed out, as far as is known.
+pub(crate) const NO_ANSWER: &str =
+    "postgres did not answer; check that host and port belong to postgres, and its load";
+
 impl FailureClass {
+    /// Whether the failure may pass soon, so that the connect is tried again.
+    pub(crate) fn may_pass(self) -> bool {
+        matches!(self, Self::Unreachable | Self::NotNow | Self::Lost)
+    }
+
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -223,7 +282,7 @@ impl fmt::Display for FailureClass {
 ///
 /// With TLS 1.2 a refused certificate fails the handshake; with TLS 1.3 it fails the first read
 /// after the handshake. The alert is the same, at different depths of the error.
-fn classify(error: &tokio_postgres::Error) -> FailureClass {
+pub(crate) fn classify(error: &tokio_postgres::Error) -> FailureClass {
     if let Some(code) = error.code() {
         return by_sqlstate(code);
     }
@@ -277,6 +336,8 @@ fn by_sqlstate(code: &SqlState) -> FailureClass {
 fn by_tls_error(error: &rustls::Error) -> FailureClass {
     use AlertDescription as Alert;
     match error {
+        // Our core fails such a handshake, where rustls would go on without a certificate.
+        error if is_no_signature(error) => FailureClass::CertificateRefused,
         rustls::Error::AlertReceived(
             Alert::BadCertificate
             | Alert::UnsupportedCertificate

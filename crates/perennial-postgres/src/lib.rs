@@ -6,6 +6,8 @@
 //! - [`ConnectProbe`] is a gate: it logs in with each new certificate before that is published.
 //! - [`PgTls`] is the connector alone, for stock `bb8-postgres`, `deadpool-postgres` or bare
 //!   `tokio-postgres`.
+//! - [`libpq`] reads what psql is given: a connection string, and the variables `PGHOST`, `PGSSLCERT`
+//!   and so on.
 //!
 //! # How a rotation goes
 //! ```text
@@ -31,6 +33,8 @@
 //! # Features
 //! - `bb8` (default): [`CertPool`], and the manager for bb8.
 //! - `deadpool`: the manager for deadpool.
+//! - `encrypted-keys`: `sslpassword` in [`libpq`].
+//! - `system-roots`: `sslrootcert=system` in [`libpq`].
 //!
 //! # Metrics
 //! Recorded through the `metrics` facade, each with the label `pool`, the name given to the builder.
@@ -51,7 +55,9 @@
 mod bb8_manager;
 #[cfg(feature = "deadpool")]
 mod deadpool_manager;
+mod dial;
 mod error;
+pub mod libpq;
 #[cfg(feature = "pool")]
 mod pool;
 mod probe;

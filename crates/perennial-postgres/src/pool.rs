@@ -1,8 +1,9 @@
 //! The pool, and what is behind every pool: sessions that know their certificate.
 //!
 //! `policy` decides. `state` is what a pool's connections and its background task share; `connect`,
-//! `checkout`, `rotate`, `maintain` and `retire` are functions over it. `session` is a client and
-//! its task, `slot` its place in the pool, `observe` what the outside sees.
+//! `checkout`, `rotate`, `maintain`, `retire` and `cancel` are functions over it. `session` is a
+//! client and its task, `new_session` a connect until its session is handed out (`in_flight` has all
+//! of them), `slot` a session's place in the pool, `observe` what the outside sees.
 
 #[cfg(feature = "bb8")]
 use {
@@ -19,13 +20,16 @@ use {
 
 pub(crate) mod accepted;
 pub(crate) mod builder;
+pub(crate) mod cancel;
 pub(crate) mod checkout;
 pub(crate) mod connect;
 pub(crate) mod connection;
+pub(crate) mod in_flight;
 pub(crate) mod maintain;
 pub(crate) mod manager;
 #[cfg(test)]
 mod model;
+pub(crate) mod new_session;
 pub(crate) mod observe;
 pub(crate) mod policy;
 pub(crate) mod retire;

@@ -1,7 +1,11 @@
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use perennial::rustls::SignatureScheme;
+use perennial::rustls::client::ResolvesClientCert;
+use perennial::rustls::sign::CertifiedKey;
 use perennial::{LiveCert, Snapshot, Unavailable};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -17,7 +21,7 @@ mod alert_stream;
 const ALPN: &[u8] = b"postgresql";
 
 type Rustls = <MakeRustlsConnect as MakeTlsConnect<AlertStream<Socket>>>::TlsConnect;
-type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
+pub(crate) type RustlsStream = <Rustls as TlsConnect<AlertStream<Socket>>>::Stream;
 
 /// A TLS connector that takes the current certificate for each connect.
 ///
@@ -59,7 +63,12 @@ impl MakeTlsConnect<Socket> for PgTls {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
-        connector(&*self.live.current()?, None).make_tls_connect(hostname)
+        let presenting = Presenting {
+            snapshot: &*self.live.current()?,
+            live: None,
+            requests: None,
+        };
+        connector(presenting).make_tls_connect(hostname)
     }
 }
 
@@ -67,22 +76,101 @@ impl MakeTlsConnect<Socket> for PgTls {
 pub(crate) struct Connector<'a> {
     rustls: MakeRustlsConnect,
     snapshot: &'a Snapshot,
-    /// Whose clock decides whether the certificate has expired.
+    /// Whose clocks decide whether the certificate has expired.
     live: Option<&'a LiveCert>,
 }
 
+/// What a connect presents.
+#[derive(Clone, Copy)]
+pub(crate) struct Presenting<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    /// With it, the connector compares the clocks with the certificate's expiry again for each host:
+    /// a slow network may outlast the certificate.
+    pub(crate) live: Option<&'a LiveCert>,
+    /// Notes whether the servers ask for the certificate.
+    pub(crate) requests: Option<&'a Requests>,
+}
+
 /// A connector for one snapshot.
-///
-/// With `live`, it compares the clock with the certificate's expiry again for each host: a slow
-/// network may outlast the certificate.
-pub(crate) fn connector<'a>(snapshot: &'a Snapshot, live: Option<&'a LiveCert>) -> Connector<'a> {
+pub(crate) fn connector(presenting: Presenting<'_>) -> Connector<'_> {
+    let Presenting {
+        snapshot,
+        live,
+        requests,
+    } = presenting;
     // The clone shares resolver, verifier and session store with all connects of its generation.
     let mut config = Arc::unwrap_or_clone(snapshot.client_config());
+    if let Some(requests) = requests {
+        // Another resolver, but the same one for all connects of the pool with this generation:
+        // rustls resumes only sessions of the same one.
+        let resolver = Arc::clone(&config.client_auth_cert_resolver);
+        config.client_auth_cert_resolver = requests.noting(snapshot.generation(), resolver);
+    }
     config.alpn_protocols = vec![ALPN.to_vec()];
     Connector {
         rustls: MakeRustlsConnect::new(config),
         snapshot,
         live,
+    }
+}
+
+/// Whether the servers of a pool ask for its certificates.
+///
+/// A server that does not ask lets a client in without a certificate, if its rules have another way;
+/// a pooler may do so on purpose.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(Mutex<Vec<Arc<Noting>>>);
+
+/// Generations that a pool may connect with at a time: the newest, and the accepted one that it falls
+/// back to.
+const GENERATIONS: usize = 2;
+
+/// Presents as `resolver` does, and notes that it was asked to.
+#[derive(Debug)]
+struct Noting {
+    generation: u64,
+    resolver: Arc<dyn ResolvesClientCert>,
+    was_asked: AtomicBool,
+}
+
+impl Requests {
+    fn noting(&self, generation: u64, resolver: Arc<dyn ResolvesClientCert>) -> Arc<Noting> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(noting) = kept.iter().find(|noting| noting.generation == generation) {
+            return Arc::clone(noting);
+        }
+        let noting = Arc::new(Noting {
+            generation,
+            resolver,
+            was_asked: AtomicBool::new(false),
+        });
+        kept.push(Arc::clone(&noting));
+        if kept.len() > GENERATIONS {
+            kept.sort_by_key(|noting| noting.generation);
+            kept.remove(0);
+        }
+        noting
+    }
+
+    /// Whether a server has asked for the certificate of this generation.
+    ///
+    /// A session that is resumed presents nothing; it comes from one that was asked.
+    #[cfg(feature = "pool")]
+    pub(crate) fn was_asked(&self, generation: u64) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_generation = kept.iter().find(|noting| noting.generation == generation);
+        of_generation.is_none_or(|noting| noting.was_asked.load(Ordering::Relaxed))
+    }
+}
+
+impl ResolvesClientCert for Noting {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.was_asked.store(true, Ordering::Relaxed);
+        self.resolver.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.resolver.has_certs()
     }
 }
 
@@ -92,11 +180,10 @@ impl MakeTlsConnect<Socket> for Connector<'_> {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn make_tls_connect(&mut self, hostname: &str) -> Result<Handshake, Self::Error> {
-        let not_after = self.snapshot.not_after();
-        if self.live.is_some_and(|live| live.now() >= not_after) {
+        if self.live.is_some_and(|live| live.has_ended(self.snapshot)) {
             return Err(Box::new(Unavailable::Expired {
                 generation: self.snapshot.generation(),
-                not_after,
+                not_after: self.snapshot.not_after(),
                 last: None,
             }));
         }
@@ -128,13 +215,26 @@ impl fmt::Debug for Handshake {
 
 /// These settings with TLS required.
 pub(crate) fn with_tls(mut config: Config) -> Result<Config, ConnectError> {
-    let hosts = config.get_hosts();
-    if hosts.is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(ConnectError::setting("host", "", "a TCP host"));
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    if hosts.is_empty() {
+        let expected = match addresses {
+            [] => "a TCP host",
+            _ => "the name in the server's certificate, next to hostaddr",
+        };
+        return Err(ConnectError::setting("host", "", expected));
     }
     if let Some(socket) = hosts.iter().find(|host| !matches!(host, Host::Tcp(_))) {
         let expected = "a TCP host (postgres has no TLS on Unix sockets)";
         return Err(ConnectError::setting("host", socket, expected));
+    }
+    if !addresses.is_empty() && addresses.len() != hosts.len() {
+        let expected = "one address for each host";
+        return Err(ConnectError::setting("hostaddr", addresses, expected));
+    }
+    let ports = config.get_ports();
+    if ports.len() > 1 && ports.len() != hosts.len() {
+        let expected = "one port, or one for each host";
+        return Err(ConnectError::setting("port", ports, expected));
     }
     match config.get_ssl_mode() {
         SslMode::Disable => {

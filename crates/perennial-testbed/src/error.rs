@@ -92,6 +92,9 @@ pub enum TestbedError {
         "`pgbouncer` not found on PATH or in /usr/sbin (on Debian and Ubuntu: apt install pgbouncer)"
     )]
     NoPgBouncer,
+    /// libfaketime is not installed, and fetching it failed.
+    #[error("libfaketime not found (on Debian and Ubuntu: apt install libfaketime)")]
+    NoFakeClock(#[source] BoxError),
     /// No free loopback port was found.
     #[error("no free port on 127.0.0.1")]
     NoPort,

@@ -70,7 +70,7 @@ impl Folder {
         self.give(path, owner)
     }
 
-    fn give(&self, path: &Path, owner: Option<&Account>) -> Result<(), TestbedError> {
+    pub(crate) fn give(&self, path: &Path, owner: Option<&Account>) -> Result<(), TestbedError> {
         let Some(owner) = owner else { return Ok(()) };
         std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))
             .map_err(TestbedError::at(path))

@@ -7,8 +7,8 @@
 //!
 //! [`OpenBaoCluster`] is one OpenBao of three nodes, for tests in which a node fails.
 //!
-//! [`Testbed::another_postgres`] and [`Testbed::pgbouncer`] add servers of the same PKI. The certificate, the trusted
-//! CAs and the settings of a running server can be changed, and so can the root of the PKI.
+//! [`Testbed::another_postgres`], [`Postgres::standby`] and [`Testbed::pgbouncer`] add servers of the same PKI. The certificate, the trusted
+//! CAs and the settings of a running server can be changed, and so can the root of the PKI; [`FakeClock`] steps its clock.
 //!
 //! Dropping the [`Testbed`] ends all servers and removes their folders. If the process ends in any other way, SIGKILL
 //! included, this happens within a second or two. The logs are kept if a test that owns a testbed panics, and always
@@ -39,6 +39,7 @@
 //! ```
 
 mod bao;
+mod clock;
 mod error;
 mod folder;
 mod locate;
@@ -49,6 +50,7 @@ mod server;
 mod testbed;
 
 pub use bao::{AppRole, BaoAgent, Elections, OpenBao, OpenBaoCluster, ServerCertificate};
+pub use clock::FakeClock;
 pub use error::{BoxError, TestbedError};
 pub use folder::KEEP;
 pub use locate::{OPENBAO_VARIABLE, POSTGRES_VARIABLE};

@@ -57,6 +57,36 @@ pub(crate) fn pgbouncer() -> Result<PathBuf, TestbedError> {
         .ok_or(TestbedError::NoPgBouncer)
 }
 
+/// Finds libfaketime for programs with threads, or fetches Debian's package.
+pub(crate) async fn faketime() -> Result<PathBuf, TestbedError> {
+    const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
+    // One folder for each architecture.
+    let in_lib = |lib: &Path| {
+        let folders = fs::read_dir(lib).ok()?.filter_map(Result::ok);
+        let mut libraries = folders.map(|folder| folder.path().join(LIBRARY));
+        libraries.find(|library| library.is_file())
+    };
+    if let Some(library) = in_lib(Path::new("/usr/lib")) {
+        return Ok(library);
+    }
+    let fetch = async {
+        let folder = cache()?.join("libfaketime");
+        if let Some(library) = in_lib(&folder.join("usr/lib")) {
+            return Ok(library);
+        }
+        make_folder(&folder)?;
+        let command = "apt-get download -q libfaketime && dpkg-deb -x libfaketime_*.deb .";
+        let mut shell = tokio::process::Command::new("/bin/sh");
+        shell.args(["-c", command]).current_dir(&folder);
+        let output = shell.stdin(Stdio::null()).output().await?;
+        in_lib(&folder.join("usr/lib")).ok_or_else(|| {
+            let text = String::from_utf8_lossy(&output.stderr);
+            BoxError::from(format!("fetching it failed: {}", text.trim()))
+        })
+    };
+    fetch.await.map_err(TestbedError::NoFakeClock)
+}
+
 async fn postgres_as(choice: Choice, progress: Progress<'_>) -> Result<PathBuf, TestbedError> {
     let package: &Package = &POSTGRES;
     let found = match choice {

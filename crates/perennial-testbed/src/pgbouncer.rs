@@ -67,6 +67,7 @@ impl PgBouncer {
             program,
             arguments: vec![private.join("pgbouncer.ini").into()],
             user: account.map(|account| (account.uid, account.gid)),
+            environment: &[],
         })?;
         let ready = || async { pgbouncer.console().await.ok() };
         pgbouncer.server.until("ready", ready).await?;

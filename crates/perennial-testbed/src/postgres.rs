@@ -1,14 +1,16 @@
 //! Postgres as a child process that accepts only certificates of the PKI over TCP.
 
 mod cluster;
+mod standby;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::bao::ServerCertificate;
+use crate::clock::FakeClock;
 use crate::error::TestbedError;
 use crate::server::Server;
 pub(crate) use cluster::Cluster;
@@ -30,6 +32,8 @@ pub struct Postgres {
     programs: cluster::Programs,
     port: u16,
     version: String,
+    /// The clock that it starts with, if not the machine's.
+    clock: Option<FakeClock>,
 }
 
 impl Postgres {
@@ -81,6 +85,23 @@ impl Postgres {
         config
     }
 
+    /// Gives Postgres a wall clock of its own from its next start on; [`Postgres::set_clock`] sets it.
+    ///
+    /// # Errors
+    /// [`TestbedError::Folder`] if writing the clock's file fails.
+    pub fn use_clock(&mut self, clock: &FakeClock) -> Result<(), TestbedError> {
+        self.clock = Some(clock.clone());
+        self.set_clock(0)
+    }
+
+    /// Sets its wall clock this many seconds ahead of the machine's; it holds within a second.
+    ///
+    /// # Errors
+    /// [`TestbedError::Folder`] if writing the clock's file fails.
+    pub fn set_clock(&self, ahead: i64) -> Result<(), TestbedError> {
+        FakeClock::set(&self.clock_file(), ahead)
+    }
+
     /// A connection as superuser to the app's database, over the private Unix socket.
     ///
     /// # Errors
@@ -113,7 +134,7 @@ impl Postgres {
     /// Postgres may still start.
     pub async fn start_again(&self) -> Result<(), TestbedError> {
         if !self.server.runs() {
-            self.programs.launch(&self.server)?;
+            self.launch()?;
         }
         self.wait().await.map(drop)
     }
@@ -231,6 +252,10 @@ impl Postgres {
             .query_one("select pg_conf_load_time()::text", &[])
             .await?;
         Ok(row.get(0))
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.folder().join("clock")
     }
 
     fn write(&self, name: &str, content: &str) -> Result<(), TestbedError> {

@@ -49,6 +49,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) arguments: Vec<std::ffi::OsString>,
     /// User and group, if they differ from ours.
     pub(crate) user: Option<(u32, u32)>,
+    /// Added to the environment.
+    pub(crate) environment: &'a [(&'static str, std::ffi::OsString)],
 }
 
 impl Launch<'_> {
@@ -68,6 +70,12 @@ impl Launch<'_> {
             command.env("PATH", path);
         }
         command.env("HOME", folder).current_dir(folder);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // A test's own settings for OpenSSL, such as the signature algorithms that Postgres accepts.
+        let openssl = folder.join("openssl.cnf");
+        if openssl.exists() {
+            command.env("OPENSSL_CONF", openssl);
+        }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }

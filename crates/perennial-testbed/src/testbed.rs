@@ -64,7 +64,7 @@ impl Testbed {
     /// # Cancel safety
     /// Cancelling ends the servers that were started.
     pub async fn another_postgres(&self) -> Result<Postgres, TestbedError> {
-        self.postgres_from(locate::postgres(&|_| ()).await?).await
+        self.bao.postgres().await
     }
 
     /// Starts another Postgres as [`Testbed::another_postgres`] does, of the pinned version 17.
@@ -75,8 +75,7 @@ impl Testbed {
     /// # Cancel safety
     /// Cancelling ends the servers that were started.
     pub async fn another_postgres_17(&self) -> Result<Postgres, TestbedError> {
-        self.postgres_from(locate::postgres_17(&|_| ()).await?)
-            .await
+        postgres_of(&self.bao, locate::postgres_17(&|_| ()).await?).await
     }
 
     /// Starts a pgbouncer in front of the Postgres, with the same PKI.
@@ -92,10 +91,23 @@ impl Testbed {
         let certificate = self.bao.server_certificate().await?;
         PgBouncer::start(&program, &certificate, &self.postgres).await
     }
+}
 
-    async fn postgres_from(&self, programs: PathBuf) -> Result<Postgres, TestbedError> {
-        let (certificate, cluster) =
-            tokio::try_join!(self.bao.server_certificate(), Cluster::create(programs))?;
-        Box::pin(cluster.start(&certificate)).await
+impl OpenBao {
+    /// Starts a Postgres with a server certificate of this PKI, which accepts only its clients; about 2 s.
+    ///
+    /// # Errors
+    /// As [`Testbed::start`].
+    ///
+    /// # Cancel safety
+    /// Cancelling ends the server.
+    pub async fn postgres(&self) -> Result<Postgres, TestbedError> {
+        postgres_of(self, locate::postgres(&|_| ()).await?).await
     }
+}
+
+async fn postgres_of(bao: &OpenBao, programs: PathBuf) -> Result<Postgres, TestbedError> {
+    let (certificate, cluster) =
+        tokio::try_join!(bao.server_certificate(), Cluster::create(programs))?;
+    Box::pin(cluster.start(&certificate)).await
 }

@@ -197,6 +197,11 @@ pub(crate) enum Problem {
     #[error("the certificate had expired when it was issued (renew the issuing CA)")]
     Expired,
     #[error(
+        "this machine's clock is {0:?} ahead of vault's: by it, the new certificate has expired \
+         (fix its time synchronisation)"
+    )]
+    ClockAhead(Duration),
+    #[error(
         "certificate lifetime is {got:?} but ttl {requested:?} was requested \
          (is the issuing CA about to expire?)"
     )]

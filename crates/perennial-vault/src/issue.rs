@@ -5,7 +5,7 @@ mod key;
 mod request;
 mod skew;
 
-pub(crate) use answer::{Expected, IssueReply, certificates, self_issued, union};
+pub(crate) use answer::{Expected, IssueReply, certificates, roots_of, union};
 pub use key::KeyType;
 pub(crate) use key::NewKey;
 pub(crate) use request::{CertRequest, KeyOrigin};

@@ -15,7 +15,7 @@ use crate::error::{Failure, Problem};
 #[cfg(any(test, fuzzing))]
 use crate::http::Reply;
 use crate::http::{ListIssuersRequest, Request};
-use crate::issue::{certificates, self_issued, union};
+use crate::issue::{self, certificates, union};
 use crate::login::Token;
 use crate::verdict::Operation;
 
@@ -186,7 +186,7 @@ fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, Problem>
         for text in issuer.ca_chain.iter().flatten() {
             chain.extend(certificates(text, operation)?);
         }
-        roots = union(&roots, &self_issued(&chain, operation)?);
+        roots = union(&roots, &issue::roots_of(&chain, operation)?);
     }
     Ok(roots)
 }

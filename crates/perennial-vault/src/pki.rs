@@ -200,6 +200,9 @@ impl VaultPki {
         let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
         let mut material = CertMaterial::from_der(accepted.chain, key.clone_key(), roots)
             .map_err(|error| Failure::unusable(Problem::Material(error)))?;
+        if let Some(theirs) = accepted.issuers_clock {
+            material = material.issuers_clock(theirs);
+        }
         // The roots in the answer came as the leaf's own issuers.
         if matches!(self.server_roots, ServerRoots::Followed(_)) && !accepted.roots.is_empty() {
             material = material.roots_issue_leaf();
@@ -387,6 +390,9 @@ impl VaultPkiBuilder {
     }
 
     /// The certificate's lifetime in whole seconds; the role may shorten it.
+    ///
+    /// Less than 5 s is too short to be renewed in time: see
+    /// [`RenewalSchedule`](perennial::RenewalSchedule).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.request.ttl = Some(ttl);
         self

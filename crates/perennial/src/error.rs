@@ -145,8 +145,12 @@ pub enum RenewError {
     Refused(#[source] SharedError),
     /// The first certificate's lifetime is too short for what the renewal schedule promises.
     #[error(
-        "a usable lifetime of {usable:?} is too short to survive an outage of {outage:?}: it needs \
-         {needed:?}"
+        "a usable lifetime of {usable:?} is too short to {}: it needs {needed:?}, so request more \
+         than that",
+        match *outage {
+            Duration::ZERO => "be renewed in time".to_owned(),
+            outage => format!("survive an outage of {outage:?}"),
+        }
     )]
     LifetimeTooShort {
         /// The certificate's usable lifetime.

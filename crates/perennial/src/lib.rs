@@ -44,7 +44,8 @@
 //! # What it promises
 //! - A snapshot is whole: chain, key, roots and config belong together and were checked together.
 //! - A failed renewal never removes a valid certificate, and the renewer never gives up.
-//! - An expired certificate is never used for a new connection.
+//! - An expired certificate is never used for a new connection: the wall clock and the monotonic
+//!   clock must both call it valid.
 //! - Any number of waiters cause one fetch; the number of fetches in an outage is bounded.
 //! - No private key is in any `Debug`, log or error.
 //!
@@ -54,6 +55,7 @@
 //! - `watch` (default): changed files are noticed at once, and not only by polling.
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
 //! - `system-roots`: servers verified by the system's roots.
+//! - `pkcs12`: chain and key in PKCS#12, and what `encrypted-keys` reads.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics

@@ -12,10 +12,17 @@ use crate::digest::digest;
 mod certificate;
 pub(crate) mod chain;
 #[cfg(feature = "encrypted-keys")]
+mod closed;
+#[cfg(feature = "encrypted-keys")]
 mod encrypted;
 mod error;
 pub(crate) mod formats;
+mod kind;
+#[cfg(feature = "pkcs12")]
+mod pbe;
 pub(crate) mod pem;
+#[cfg(feature = "pkcs12")]
+mod pkcs12;
 mod usage;
 
 pub use certificate::{Certificate, Names, Serial};
@@ -24,7 +31,15 @@ pub use error::MaterialError;
 pub(crate) use error::part;
 pub use usage::Usage;
 
+/// A private key that is wiped when dropped, on every path.
+pub(crate) type SecretKey = Zeroizing<PrivateKeyDer<'static>>;
+
 /// Chain, key and trust roots as one fetch delivered them.
+///
+/// The chain is a set: the leaf is the certificate whose key is the private key, and of several the
+/// first that is valid now. Presented are the leaf, its path and the other certificates, each once
+/// and without self-signed ones: at most 64, of 64 KiB. What some servers may refuse is a warning
+/// in [`CertStatus::warnings`](crate::CertStatus::warnings): the server decides.
 ///
 /// They are checked and replaced together. The private key is wiped from memory when the material
 /// is dropped.
@@ -37,6 +52,8 @@ pub struct CertMaterial {
     obtained_at: Option<SystemTime>,
     issuers_clock: Option<SystemTime>,
     warnings: Vec<String>,
+    /// The file or variable of the chain.
+    origin: Option<Arc<str>>,
     guard: Option<Guard>,
 }
 
@@ -50,7 +67,7 @@ pub(crate) enum Key {
 }
 
 impl CertMaterial {
-    /// Takes PEM texts: a leaf-first chain, one private key, one or more roots.
+    /// Takes PEM texts: a chain, one private key, one or more roots.
     ///
     /// The key may be PKCS#1, SEC1 or PKCS#8. Text between PEM blocks and blocks of other kinds are
     /// ignored.
@@ -75,7 +92,7 @@ impl CertMaterial {
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
         let key = formats::pem_private_key(key.as_ref(), None)?;
-        Self::from_der(
+        Self::with_key(
             formats::pem_certificates(part::CHAIN, chain.as_ref())?,
             key,
             formats::pem_certificates(part::ROOTS, roots.as_ref())?,
@@ -95,29 +112,59 @@ impl CertMaterial {
         roots: impl AsRef<[u8]>,
     ) -> Result<Self, MaterialError> {
         let key = formats::private_key(key.as_ref(), None)?;
-        Self::from_der(
-            formats::certificates(part::CHAIN, chain.as_ref())?,
+        Self::with_key(
+            formats::certificates(part::CHAIN, chain.as_ref(), None)?,
             key,
-            formats::certificates(part::ROOTS, roots.as_ref())?,
+            formats::certificates(part::ROOTS, roots.as_ref(), None)?,
         )
     }
 
-    /// Takes DER: a leaf-first chain, one private key, one or more roots.
+    /// As [`CertMaterial::from_bytes`], without roots.
+    ///
+    /// For a server that verifies no clients ([`Usage::Server`]), and for clients whose
+    /// [`TlsSettings`](crate::TlsSettings) bring the roots: `server_roots`, `system_roots`, or a
+    /// `server_verifier` that needs none. Other clients refuse it: [`MaterialError::NoRoots`].
     ///
     /// # Errors
-    /// The chain or the roots are empty: [`MaterialError::Missing`].
+    /// As [`CertMaterial::from_bytes`].
+    pub fn without_roots(
+        chain: impl AsRef<[u8]>,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Self, MaterialError> {
+        let key = formats::private_key(key.as_ref(), None)?;
+        let chain = formats::certificates(part::CHAIN, chain.as_ref(), None)?;
+        Self::with_key(chain, key, Vec::new())
+    }
+
+    /// Takes DER: the chain, one private key, the roots.
+    ///
+    /// Without roots, it is as [`CertMaterial::without_roots`].
+    ///
+    /// # Errors
+    /// The chain is empty: [`MaterialError::Missing`].
     pub fn from_der(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, MaterialError> {
-        Self::new(chain, Key::Der(Arc::new(Zeroizing::new(key))), roots)
+        Self::with_key(chain, Zeroizing::new(key), roots)
+    }
+
+    /// As [`from_der`](Self::from_der); the key is wiped on every path.
+    pub(crate) fn with_key(
+        chain: Vec<CertificateDer<'static>>,
+        key: SecretKey,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, MaterialError> {
+        Self::new(chain, Key::Der(Arc::new(key)), roots)
     }
 
     /// Takes a signer instead of a key, for keys that never leave their device.
     ///
+    /// If the signer does not reveal its public key, the leaf must be the first certificate.
+    ///
     /// # Errors
-    /// The chain or the roots are empty: [`MaterialError::Missing`].
+    /// The chain is empty: [`MaterialError::Missing`].
     pub fn from_signing_key(
         chain: Vec<CertificateDer<'static>>,
         key: Arc<dyn SigningKey>,
@@ -142,6 +189,7 @@ impl CertMaterial {
             obtained_at: None,
             issuers_clock: None,
             warnings: Vec::new(),
+            origin: None,
             guard: None,
         })
     }
@@ -199,6 +247,17 @@ impl CertMaterial {
         self
     }
 
+    /// Sets from where the chain was read, for warnings.
+    pub(crate) fn read_from(mut self, origin: &impl fmt::Display) -> Self {
+        self.origin = Some(origin.to_string().into());
+        self
+    }
+
+    /// From where the chain was read, if that has a name.
+    pub(crate) fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+
     /// The same certificate and key with these roots.
     pub(crate) fn with_other_roots(
         &self,
@@ -209,11 +268,12 @@ impl CertMaterial {
         other.obtained_at = self.obtained_at;
         other.issuers_clock = self.issuers_clock;
         other.warnings.clone_from(&self.warnings);
+        other.origin.clone_from(&self.origin);
         other.guard.clone_from(&self.guard);
         Ok(other)
     }
 
-    /// The certificates, leaf first.
+    /// The certificates, in the order of delivery.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }

@@ -44,6 +44,12 @@ const START_RETRY_CAP: Duration = Duration::from_secs(10);
 /// The longest `Retry-After` that is honoured while no certificate is valid.
 const LONGEST_REQUESTED_WAIT: Duration = Duration::from_secs(60);
 
+/// The shortest usable lifetime of a first certificate.
+///
+/// A quarter of it remains at the latest renewal point: a second, which is one wait after a failure
+/// and the shortest time between two fetches. In less, no failure could be made good.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(4);
+
 /// The last part of the usable lifetime: a certificate in it is renewed before it is handed out.
 const LEEWAY: f64 = 0.02;
 
@@ -105,6 +111,10 @@ impl UsableLifetime {
 /// between 12 h and 18 h after it was obtained. The point is drawn from the certificate itself, so
 /// a fleet spreads over the band and a restart does not move the point.
 ///
+/// A first certificate with a usable lifetime of less than 4 s is refused, since no renewal of it
+/// could fail and be retried in time; request 5 s or more, since X.509 counts whole seconds. A
+/// later one that is as short is used and renewed at 10 % of its lifetime.
+///
 /// After a failure the first wait is 2.5 % of the usable lifetime, at least 1 s. It doubles up to
 /// 5 % (at least 1 s, at most 300 s; 10 s before the first certificate). Each wait is drawn from
 /// its upper half. A source's own `Retry-After` is honoured up to half of the remaining lifetime,
@@ -161,7 +171,7 @@ impl RenewalSchedule {
             end = end.min(usable.saturating_sub(reserve));
         }
         let start = end.saturating_sub(width);
-        if start < usable.mul_f64(EARLIEST_RENEWAL) {
+        if usable < SHORTEST_LIFETIME || start < usable.mul_f64(EARLIEST_RENEWAL) {
             return Err(RenewError::LifetimeTooShort {
                 usable,
                 outage: self.outage,
@@ -181,7 +191,8 @@ impl RenewalSchedule {
         let (lowest, highest) = RETRY_CAP_BOUNDS;
         let proportional = outage / (room - RETRY_CAP);
         let cap = (proportional * RETRY_CAP).clamp(lowest.as_secs_f64(), highest.as_secs_f64());
-        Duration::try_from_secs_f64((outage + cap) / room).unwrap_or(Duration::MAX)
+        let needed = Duration::try_from_secs_f64((outage + cap) / room);
+        needed.unwrap_or(Duration::MAX).max(SHORTEST_LIFETIME)
     }
 }
 

@@ -94,7 +94,9 @@ impl Snapshot {
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
         // Other roots for the same leaf do not prolong it, whatever the wall clock shows by now.
-        let (received, usable_until, end) = match same_leaf {
+        // Another issuer may.
+        let same_end = same_leaf.filter(|previous| previous.not_after == not_after);
+        let (received, usable_until, end) = match same_end {
             Some(previous) => (previous.received, previous.usable_until, previous.end),
             None => {
                 let issuers_clock = material.when_issued().unwrap_or(now);
@@ -126,12 +128,7 @@ impl Snapshot {
             end,
             leaf_sha256,
             digest: material.digest(),
-            warnings: material
-                .warnings()
-                .iter()
-                .cloned()
-                .chain(warnings)
-                .collect(),
+            warnings: all_warnings(material, warnings),
             material: Arc::clone(material),
             trusted_roots,
             server_name: tls.server_name().cloned(),
@@ -211,6 +208,9 @@ impl Snapshot {
     ///
     /// Follows the [`TlsSettings`](crate::TlsSettings) in force; by default TLS 1.3, and only the
     /// roots of the same fetch are trusted. Costs a clone of an `Arc`.
+    ///
+    /// A handshake with a server that accepts no signature of the key fails: it never goes on without
+    /// the certificate. A server that does not ask for one gets none.
     ///
     /// Only connections of the same generation resume its sessions. A clone of the config, for
     /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
@@ -296,6 +296,15 @@ impl fmt::Debug for Snapshot {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// The CA's warnings, then ours with the file's name.
+fn all_warnings(material: &CertMaterial, own: Vec<String>) -> Vec<String> {
+    let named = own.into_iter().map(|warning| match material.origin() {
+        Some(origin) => format!("{origin}: {warning}"),
+        None => warning,
+    });
+    material.warnings().iter().cloned().chain(named).collect()
 }
 
 /// The roots that rustls can use; one that it cannot is a warning while there are others.

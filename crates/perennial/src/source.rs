@@ -25,8 +25,10 @@ mod saved;
 use saved::Saved;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) use saved::SavedCert;
+mod shown;
 #[cfg(test)]
 mod testing;
+mod trusted;
 #[cfg(feature = "watch")]
 mod watch;
 
@@ -118,8 +120,15 @@ pub trait CertSource: Send + Sync + 'static {
     /// source is unavailable. Nothing is saved for a source without a cache key.
     ///
     /// The file contains the private key, so nothing is saved unless this is called. It is written
-    /// as a whole, with mode 600. A file that others may write, or that is a link, is not used:
-    /// its folder should belong to this service alone. A key that stays in its device is not saved.
+    /// as a whole, with mode 600. A file that another user owns (other than root), that all users
+    /// may write, that has a second name or is a link, is not used, nor one in a folder in which
+    /// all users may replace files: its folder should belong to this service alone. A file that
+    /// others may read is used, with a warning, and gets the mode 600 if that is possible. A key
+    /// that stays in its device is not saved.
+    ///
+    /// Processes that start at once on one file issue one certificate: the others wait up to 3 s
+    /// for the first one to save it. The lock for that is an empty file next to it,
+    /// `.NAME.lock`.
     ///
     /// A disk that fails or hangs delays no certificate: saving happens after publishing, on a
     /// thread of its own, and a failure is a warning. Dropping the source waits up to 2 s for a

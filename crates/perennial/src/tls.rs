@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -17,6 +17,8 @@ use crate::material::{Certificate, Key, MaterialError, PublicKey, Usage, part};
 
 mod advice;
 pub use advice::{explaining_verifier, server_certificate_advice};
+mod identity;
+use identity::ClientIdentity;
 mod provider;
 pub(crate) use provider::default_provider;
 mod roots;
@@ -160,7 +162,7 @@ impl TlsPolicy {
             .clone()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+            .with_client_cert_resolver(Arc::new(ClientIdentity::from(certified)));
         config.resumption = self.resumption.clone();
         Ok(config)
     }

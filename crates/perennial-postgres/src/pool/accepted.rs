@@ -1,7 +1,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
-use perennial::Snapshot;
+use perennial::{LiveCert, Snapshot};
 
 use crate::pool::policy::may_fall_back;
 
@@ -30,6 +29,11 @@ impl AcceptedCerts {
         known.oldest_allowed = known.oldest_allowed.max(generation);
     }
 
+    /// Whether the pool may still connect with this generation.
+    pub(crate) fn allows(&self, generation: u64) -> bool {
+        generation >= self.known().oldest_allowed
+    }
+
     /// Records a login with this certificate.
     pub(crate) fn logged_in(&self, snapshot: &Arc<Snapshot>) {
         let mut known = self.known();
@@ -52,7 +56,7 @@ impl AcceptedCerts {
     }
 
     /// What to connect with while `newest` is refused: the newest that was accepted, while valid.
-    pub(crate) fn instead_of(&self, newest: &Snapshot, now: SystemTime) -> Option<Arc<Snapshot>> {
+    pub(crate) fn instead_of(&self, newest: &Snapshot, live: &LiveCert) -> Option<Arc<Snapshot>> {
         let known = self.known();
         let accepted = known.accepted.as_ref()?;
         let falls_back = may_fall_back(
@@ -61,7 +65,7 @@ impl AcceptedCerts {
             accepted.generation(),
             known.oldest_allowed,
         );
-        (falls_back && now < accepted.not_after()).then(|| Arc::clone(accepted))
+        (falls_back && !live.has_ended(accepted)).then(|| Arc::clone(accepted))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -56,8 +56,8 @@ impl CertConnectionManager {
     /// The default `sslmode`, prefer, is raised to require.
     ///
     /// # Errors
-    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, and for
-    /// `sslmode=disable`.
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, for another number
+    /// of addresses or ports than of hosts, and for `sslmode=disable`.
     pub fn new(live: LiveCert, config: Config) -> Result<Self, ConnectError> {
         Self::builder(live, config).build_manager()
     }
@@ -95,6 +95,9 @@ impl CertPoolBuilder {
     }
 
     /// How long a connect may take: certificate, TCP, TLS, login and `on_connect`, with all retries.
+    ///
+    /// Several hosts and addresses share it equally, so that one that never answers leaves time for
+    /// the others. `connect_timeout` in the connection string limits the TCP connect of each.
     ///
     /// # Defaults
     /// 10 seconds.
@@ -160,9 +163,9 @@ impl CertPoolBuilder {
     /// A manager alone, for a bb8 or deadpool pool of your own; connects nothing yet.
     ///
     /// # Errors
-    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, for
-    /// `sslmode=disable`, for a timeout or ping interval of zero, and for settings of the pool, which
-    /// belong to that pool's own builder.
+    /// [`ConnectError::Setting`] without a host, for a host that is a Unix socket, for another number
+    /// of addresses or ports than of hosts, for `sslmode=disable`, for a timeout or ping interval of
+    /// zero, and for settings of the pool, which belong to that pool's own builder.
     pub fn build_manager(self) -> Result<CertConnectionManager, ConnectError> {
         #[cfg(feature = "bb8")]
         if self.pool != PoolSettings::default() {
@@ -288,6 +291,7 @@ mod tests {
         CertPoolBuilder::new(live.fixed(material).unwrap(), text.parse().unwrap())
     }
 
+    /// Scenario: F9
     #[test]
     fn connection_settings_that_cannot_work_are_refused_at_build() {
         let socket = "invalid host Unix(\"/run/postgresql\"): expected a TCP host (postgres has no \
@@ -299,6 +303,20 @@ mod tests {
             ("host=db sslmode=disable", disabled),
             ("host=/run/postgresql", socket),
             ("host=db,/run/postgresql", socket),
+            // The driver would dial the address, over plain TCP.
+            ("host=/run/postgresql hostaddr=10.0.0.5", socket),
+            (
+                "hostaddr=10.0.0.5",
+                "invalid host \"\": expected the name in the server's certificate, next to hostaddr",
+            ),
+            (
+                "host=a,b hostaddr=10.0.0.5",
+                "invalid hostaddr [10.0.0.5]: expected one address for each host",
+            ),
+            (
+                "host=a,b,c port=1,2",
+                "invalid port [1, 2]: expected one port, or one for each host",
+            ),
         ];
         for (text, expected) in table {
             let error = builder(text).build_manager().unwrap_err();

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use crate::error::ConnectError;
 use crate::pool::connect;
 use crate::pool::connection::PgConnection;
-use crate::pool::observe::RetireReason;
-use crate::pool::policy::{connect_wait, may_pass};
+use crate::pool::policy::{connect_wait, exchange_reason};
+use crate::pool::session::Session;
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
 
@@ -19,25 +19,26 @@ use crate::pool::state::PoolState;
 pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, ConnectError> {
     let end = state.connect_deadline();
     let mut failures = 0;
-    let session = loop {
+    let connection = loop {
         state.check_not_draining()?;
         let error = match connect::connect(state, end).await {
-            Ok(session) => break session,
+            Ok(new) => match new.hand_over(|session| add(state, session)) {
+                Ok(connection) => break connection,
+                // Forbidden since its login, or the pool is draining.
+                Err(_) => continue,
+            },
             Err(error) => error,
         };
         state.observer.connect_failed(&error);
         failures += 1;
         let wait = connect_wait(failures, rand::random());
-        if !may_pass(error.class()) || Instant::now() + wait >= end {
+        if !error.class().may_pass() || Instant::now() + wait >= end {
             return Err(error);
         }
         sleep(wait).await;
     };
-    state.check_not_draining()?;
     state.observer.connected();
-    let generation = session.generation();
-    let connection = PgConnection::new(session, Arc::clone(state));
-    state.add_slot(connection.slot());
+    let generation = connection.generation();
     // A rotation may have finished during the connect: it has not seen this connection.
     if state.is_old(generation) {
         state.wake.notify_one();
@@ -45,8 +46,15 @@ pub(crate) async fn open(state: &Arc<PoolState>) -> Result<PgConnection, Connect
     Ok(connection)
 }
 
-/// Claims a connection that is about to be handed out, exchanged first if it is old and a spare is
-/// ready.
+/// A connection with a slot, which the background task observes.
+pub(crate) fn add(state: &Arc<PoolState>, session: Session) -> PgConnection {
+    let connection = PgConnection::new(session, Arc::clone(state));
+    state.add_slot(connection.slot());
+    connection
+}
+
+/// Claims a connection that is about to be handed out, exchanged first if it is outdated and a
+/// spare is ready.
 ///
 /// # Errors
 /// The connection must not be used.
@@ -66,23 +74,23 @@ pub(crate) fn check_out(
     }
     connection.slot().mark_pooled(true);
     if !connection.session().is_usable() {
-        return_unusable(state, connection, RetireReason::Dead);
+        return_unusable(state, connection);
         return Err(ConnectError::Closed);
     }
-    exchange_if_old(state, connection);
+    exchange_if_outdated(state, connection);
     let snapshot = &connection.session().driver.snapshot;
-    if state.has_expired(snapshot) {
+    if state.live.has_surely_ended(snapshot) {
         let error = ConnectError::Expired {
             generation: snapshot.generation(),
             not_after: snapshot.not_after(),
         };
-        return_unusable(state, connection, RetireReason::Expired);
+        return_unusable(state, connection);
         return Err(error);
     }
     Ok(())
 }
 
-/// Parks a connection that is returned, exchanged first if it is old and a spare is ready.
+/// Parks a connection that is returned, exchanged first if it is outdated and a spare is ready.
 ///
 /// `false` if the connection must not be used again.
 pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> bool {
@@ -90,12 +98,12 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
         connection.slot().mark_pooled(true);
         let is_usable = connection.slot().place() != (Place::Parked { usable: false });
         if !is_usable {
-            return_unusable(state, connection, RetireReason::Dead);
+            return_unusable(state, connection);
         }
         return is_usable;
     }
     if !connection.session().is_usable() {
-        return_unusable(state, connection, RetireReason::Dead);
+        return_unusable(state, connection);
         return false;
     }
     if state.is_draining() {
@@ -103,15 +111,15 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
         connection.park();
         return true;
     }
-    exchange_if_old(state, connection);
+    exchange_if_outdated(state, connection);
     let driver = &connection.session().driver;
-    if state.has_expired(&driver.snapshot) {
-        return_unusable(state, connection, RetireReason::Expired);
+    if state.live.has_surely_ended(&driver.snapshot) {
+        return_unusable(state, connection);
         return false;
     }
-    let generation = driver.generation();
+    let is_outdated = state.is_outdated(driver);
     connection.park();
-    if state.is_old(generation) {
+    if is_outdated {
         // It is idle now: a rotation can exchange it.
         state.wake.notify_one();
     }
@@ -119,21 +127,25 @@ pub(crate) fn take_back(state: &PoolState, connection: &mut PgConnection) -> boo
 }
 
 /// Retires a connection that its pool is about to drop.
-fn return_unusable(state: &PoolState, connection: &PgConnection, reason: RetireReason) {
-    state.retire(&connection.slot().driver(), reason);
+fn return_unusable(state: &PoolState, connection: &PgConnection) {
+    let driver = connection.slot().driver();
+    // One that died after its certificate had expired, as in a suspend, ended for that reason.
+    let reason = exchange_reason(false, false, state.has_expired(&driver.snapshot));
+    state.retire(&driver, reason);
 }
 
-/// Exchanges a claimed session if it is old and a spare is ready.
-fn exchange_if_old(state: &PoolState, connection: &mut PgConnection) {
+/// Exchanges a claimed session if it is outdated and a spare is ready.
+fn exchange_if_outdated(state: &PoolState, connection: &mut PgConnection) {
     let Some(newest) = state.newest() else {
         return;
     };
-    if connection.session().generation() >= newest {
+    let driver = &connection.session().driver;
+    if !state.is_outdated(driver) {
         return;
     }
+    let reason = exchange_reason(driver.generation() < newest, true, false);
     if let Some(spare) = state.spares.take(newest) {
-        let old = connection.exchange(spare);
-        state.retire(&old.driver, RetireReason::Rotated);
+        drop(connection.exchange(spare, reason));
         state.wake.notify_one();
     }
 }

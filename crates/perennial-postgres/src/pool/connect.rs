@@ -7,74 +7,78 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use perennial::{Renewed, Snapshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::CancelToken;
 
+use crate::dial::{self, LoggedIn};
 use crate::error::ConnectError;
+use crate::pool::new_session::{NewSession, NoSession};
 use crate::pool::session::Session;
 use crate::pool::state::PoolState;
-use crate::tls::connector;
-
-/// How long a cancelled query may take to end before its connection is closed.
-pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(1);
-
-const NO_ANSWER: &str =
-    "postgres did not answer; check that host and port belong to postgres, and its load";
+use crate::tls::Presenting;
 
 /// Connects with the newest certificate that the server accepts.
 ///
 /// When the server refuses the newest, this forces one renewal and tries once more. While the newest
 /// is refused, the newest that was accepted before stays in use, as long as it is valid.
-pub(crate) async fn connect(state: &PoolState, end: Instant) -> Result<Session, ConnectError> {
-    let newest = certificate(state, end).await?;
-    // Refused before: the rotation keeps trying it, at a pace that the server can bear.
-    if let Some(accepted) = state.accepted.instead_of(&newest, state.live.now()) {
-        match log_in(state, &accepted, end).await {
-            Err(error) if error.is_refusal() => {}
-            other => return other,
+pub(crate) async fn connect(
+    state: &Arc<PoolState>,
+    end: Instant,
+) -> Result<NewSession, ConnectError> {
+    while_forbidden(|| async {
+        let newest = certificate(state, end).await?;
+        // Refused before: the rotation keeps trying it, at a pace that the server can bear.
+        if let Some(accepted) = state.accepted.instead_of(&newest, &state.live) {
+            match log_in(state, &accepted, end).await {
+                Err(NoSession::Error(error)) if error.is_refusal() => {}
+                other => return other,
+            }
         }
-    }
-    let mut refusal = match log_in(state, &newest, end).await {
-        Err(error) if error.is_refusal() => error,
-        other => return other,
-    };
-    if let Some(newer) = renewed(state, &newest, end).await {
-        refusal = match log_in(state, &newer, end).await {
-            Err(error) if error.is_refusal() => error,
+        let mut refusal = match log_in(state, &newest, end).await {
+            Err(NoSession::Error(error)) if error.is_refusal() => error,
             other => return other,
         };
-    }
-    match state.accepted.instead_of(&newest, state.live.now()) {
-        Some(accepted) => log_in(state, &accepted, end).await,
-        None => Err(refusal),
-    }
+        if let Some(newer) = renewed(state, &newest, end).await {
+            refusal = match log_in(state, &newer, end).await {
+                Err(NoSession::Error(error)) if error.is_refusal() => error,
+                other => return other,
+            };
+        }
+        match state.accepted.instead_of(&newest, &state.live) {
+            Some(accepted) => log_in(state, &accepted, end).await,
+            None => Err(refusal.into()),
+        }
+    })
+    .await
 }
 
 /// Connects with the newest certificate or fails: what a rotation needs.
 pub(crate) async fn connect_newest(
-    state: &PoolState,
+    state: &Arc<PoolState>,
     end: Instant,
-) -> Result<Session, ConnectError> {
-    let newest = certificate(state, end).await?;
-    let session = log_in(state, &newest, end).await;
-    if session.as_ref().is_err_and(ConnectError::is_refusal) {
-        // The next try takes the renewed certificate.
-        let _ = renewed(state, &newest, end).await;
-    }
-    session
+) -> Result<NewSession, ConnectError> {
+    while_forbidden(|| async {
+        let newest = certificate(state, end).await?;
+        let session = log_in(state, &newest, end).await;
+        if matches!(&session, Err(NoSession::Error(error)) if error.is_refusal()) {
+            // The next try takes the renewed certificate.
+            let _ = renewed(state, &newest, end).await;
+        }
+        session
+    })
+    .await
 }
 
-/// Asks the server to cancel what runs on a session, with a certificate that it accepts now.
-pub(crate) async fn cancel(state: &PoolState, token: &CancelToken) -> Result<(), ConnectError> {
-    let request = async {
-        let newest = state.live.current().map_err(ConnectError::Certificate)?;
-        let accepted = state.accepted.instead_of(&newest, state.live.now());
-        let snapshot = accepted.unwrap_or(newest);
-        let connector = connector(&snapshot, Some(&state.live));
-        let answer = token.cancel_query(connector).await;
-        answer.map_err(|error| ConnectError::postgres(error, snapshot.generation()))
-    };
-    let answer = timeout(state.settings.connect_timeout, request).await;
-    answer.unwrap_or_else(|_elapsed| Err(timed_out(state, NO_ANSWER)))
+/// Tries again as long as the generation is forbidden meanwhile: each try takes a newer one.
+pub(crate) async fn while_forbidden<T, F>(attempt: impl Fn() -> F) -> Result<T, ConnectError>
+where
+    F: Future<Output = Result<T, NoSession>>,
+{
+    loop {
+        match attempt().await {
+            Ok(output) => return Ok(output),
+            Err(NoSession::Error(error)) => return Err(error),
+            Err(NoSession::Forbidden) => {}
+        }
+    }
 }
 
 /// A certificate that is valid now.
@@ -111,44 +115,53 @@ async fn renewed(state: &PoolState, refused: &Snapshot, end: Instant) -> Option<
 
 /// Connects with this certificate and prepares the session.
 async fn log_in(
-    state: &PoolState,
+    state: &Arc<PoolState>,
     snapshot: &Arc<Snapshot>,
     end: Instant,
-) -> Result<Session, ConnectError> {
+) -> Result<NewSession, NoSession> {
     let generation = snapshot.generation();
-    let connect = async {
-        let connector = connector(snapshot, Some(&state.live));
-        let (client, connection) = state.config.connect(connector).await?;
-        let (snapshot, wake) = (Arc::clone(snapshot), Arc::clone(&state.wake));
-        Ok(Session::new(client, connection, snapshot, wake))
+    let mut new = NewSession::begin(state, generation)?;
+    let after = state.settings.connect_timeout;
+    // Boxed, because callers' futures contain this one several times over.
+    let presenting = Presenting {
+        snapshot,
+        live: Some(&state.live),
+        requests: Some(&state.requests),
     };
-    // tokio-postgres' own connect_timeout covers TCP alone: a server that accepts and then sends
-    // nothing would hold a place of the pool for ever.
-    let session = match timeout_at(end, connect).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(error)) => {
-            let error = ConnectError::postgres(error, generation);
+    let dialling = Box::pin(dial::log_in(&state.config, presenting, end, after));
+    let LoggedIn {
+        client,
+        connection,
+        server,
+    } = match new.unless_cut(dialling).await? {
+        Ok(logged_in) => logged_in,
+        Err(error) => {
             if error.is_refusal() && state.accepted.refused(generation) {
                 state.observer.certificate_refused(generation, &error);
             }
-            return Err(error);
+            return Err(error.into());
         }
-        Err(_elapsed) => return Err(timed_out(state, NO_ANSWER)),
     };
     state.accepted.logged_in(snapshot);
     state.reporter.accepted(generation);
-    if let Err(error) = prepare(state, &session, end).await {
-        if !matches!(error, ConnectError::OnConnect(_)) {
-            // The hook may wait for a lock: without this, each try would leave one more session.
-            let request = cancel(state, &session.driver.cancel);
-            // The connection is closed whether or not the request succeeds.
-            let _ = timeout(CANCEL_GRACE, request).await;
-            session.driver.abort();
+    let was_asked = state.requests.was_asked(generation);
+    state.observer.certificate_requested(was_asked);
+    let snapshot = Arc::clone(snapshot);
+    let session = Session::new(client, connection, server.into(), snapshot, state.side());
+    new.log_in(session);
+    if let Some(session) = new.session() {
+        match new.unless_cut(prepare(state, session, end)).await? {
+            Err(error @ ConnectError::OnConnect(_)) => {
+                // The hook has ended, so nothing runs that would have to be cancelled.
+                new.close();
+                return Err(error.into());
+            }
+            prepared => prepared?,
         }
-        return Err(error);
+        session.driver.accept_role();
     }
     tracing::debug!(pool = state.observer.pool(), generation, "connected");
-    Ok(session)
+    Ok(new)
 }
 
 /// Runs the `on_connect` hook.
@@ -161,15 +174,7 @@ async fn prepare(state: &PoolState, session: &Session, end: Instant) -> Result<(
     match timeout_at(end, hook).await {
         Ok(Ok(result)) => result.map_err(|error| ConnectError::OnConnect(Arc::new(error))),
         Ok(Err(_panic)) => Err(ConnectError::OnConnectPanicked),
-        Err(_elapsed) => Err(timed_out(state, "on_connect did not finish")),
-    }
-}
-
-fn timed_out(state: &PoolState, problem: &'static str) -> ConnectError {
-    ConnectError::TimedOut {
-        after: state.settings.connect_timeout,
-        problem,
-        last: None,
+        Err(_elapsed) => Err(state.timed_out("on_connect did not finish")),
     }
 }
 

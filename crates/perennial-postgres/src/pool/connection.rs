@@ -6,7 +6,9 @@ use perennial::{Events, Snapshot};
 use tokio_postgres::{CancelToken, Client};
 
 use crate::error::ConnectError;
+use crate::pool::cancel::cancel;
 use crate::pool::connect;
+use crate::pool::new_session::NoSession;
 use crate::pool::observe::RetireReason;
 use crate::pool::session::{Notified, Session};
 use crate::pool::slot::Slot;
@@ -81,8 +83,10 @@ impl PgConnection {
     /// Unlike the driver's own `cancel_token`, it needs no TLS connector: it uses the certificate
     /// that is current when it is called.
     pub fn canceller(&self) -> Cancel {
+        let driver = &self.session().driver;
         Cancel {
-            token: self.session().driver.cancel.clone(),
+            token: driver.cancel.clone(),
+            server: Arc::clone(&driver.server),
             state: Arc::clone(&self.state),
         }
     }
@@ -90,7 +94,8 @@ impl PgConnection {
     /// Moves a dedicated connection, which no pool moves, onto the newest certificate.
     ///
     /// Connects first; then the old session finishes what runs on it and closes. Session state is
-    /// lost, `LISTEN` included. Does nothing if the session is open and on the newest generation.
+    /// lost, `LISTEN` included. Does nothing if the session is open, on the newest generation, and at a
+    /// server of the role that `target_session_attrs` asks for.
     ///
     /// # Errors
     /// Connecting with the newest certificate failed; the old session stays in use.
@@ -100,14 +105,22 @@ impl PgConnection {
     pub async fn refresh(&mut self) -> Result<(), ConnectError> {
         let current = self.state.live.current();
         let newest = current.map_err(ConnectError::Certificate)?.generation();
-        if self.session().generation() >= newest && self.session().is_usable() {
+        let session = self.session();
+        let is_outdated = session.generation() < newest || session.driver.role_changed();
+        if !is_outdated && session.is_usable() {
             return Ok(());
         }
         let end = self.state.connect_deadline();
-        let fresh = connect::connect_newest(&self.state, end).await?;
-        let old = self.exchange(fresh);
-        self.state.retire(&old.driver, RetireReason::Requested);
-        Ok(())
+        let state = Arc::clone(&self.state);
+        loop {
+            let fresh = connect::connect_newest(&state, end).await?;
+            let exchange = |session| drop(self.exchange(session, RetireReason::Requested));
+            match fresh.hand_over(exchange) {
+                Ok(()) => return Ok(()),
+                Err(NoSession::Error(error)) => return Err(error),
+                Err(NoSession::Forbidden) => {}
+            }
+        }
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot> {
@@ -131,8 +144,9 @@ impl PgConnection {
         self.claimed.get_mut().expect("just claimed")
     }
 
-    /// Puts `fresh` in the place of the claimed session and returns the old one.
-    pub(crate) fn exchange(&mut self, fresh: Session) -> Session {
+    /// Puts `fresh` in the place of the claimed session, which is retired, and returns the old one.
+    pub(crate) fn exchange(&mut self, fresh: Session, reason: RetireReason) -> Session {
+        self.state.retire(&self.session().driver, reason);
         self.slot.claimed_is_now(&fresh);
         std::mem::replace(self.session_mut(), fresh)
     }
@@ -175,6 +189,7 @@ impl fmt::Debug for PgConnection {
 #[derive(Clone)]
 pub struct Cancel {
     token: CancelToken,
+    server: Arc<str>,
     state: Arc<PoolState>,
 }
 
@@ -190,7 +205,7 @@ impl Cancel {
     /// # Cancel safety
     /// Cancelled, the query may be cancelled or not.
     pub async fn cancel_query(&self) -> Result<(), ConnectError> {
-        connect::cancel(&self.state, &self.token).await
+        cancel(&self.state, &self.token, &self.server).await
     }
 }
 

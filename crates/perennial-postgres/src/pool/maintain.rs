@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use crate::pool::cancel::end_in_use;
 use crate::pool::observe::RetireReason;
-use crate::pool::policy::ends_at;
-use crate::pool::retire::{Closing, end_in_use};
+use crate::pool::policy::outlives_certificate;
+use crate::pool::retire::Closing;
 use crate::pool::session::{Driver, Ping};
 use crate::pool::slot::Place;
 use crate::pool::state::PoolState;
@@ -26,19 +27,30 @@ const MIN_INTERVAL: Duration = Duration::from_millis(5);
 const CLOSING_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Closes idle sessions whose certificate has expired, and those in use past the hard limit.
+///
+/// Only where that is sure: a wall clock that is wrong for seconds must not close a whole pool.
 pub(crate) async fn close_expired(state: &PoolState) {
     let mut closing = Closing::default();
     loop {
         let now = state.live.now();
         let mut next = INTERVAL;
         let mut must_end = |driver: &Driver, in_use: bool| {
-            let not_after = driver.snapshot.not_after();
-            let end = ends_at(in_use, not_after, state.settings.hard_limit);
-            let left = end.map(|end| end.duration_since(now).unwrap_or_default());
-            if let Some(left) = left.filter(|left| !left.is_zero()) {
+            let Some(outlives) = outlives_certificate(in_use, state.settings.hard_limit) else {
+                return false;
+            };
+            let snapshot = &driver.snapshot;
+            let left = match state.live.surely_ended_for(snapshot) {
+                None => snapshot.remaining(now).saturating_add(outlives),
+                Some(ended_for) => match outlives.saturating_sub(ended_for) {
+                    Duration::ZERO => return true,
+                    left => left,
+                },
+            };
+            // Zero where the clocks do not agree: the next look may be as late as any.
+            if !left.is_zero() {
                 next = next.min(left);
             }
-            left == Some(Duration::ZERO)
+            false
         };
         let mut in_use = state.draining();
         in_use.retain(|driver| must_end(driver, true));
@@ -52,7 +64,7 @@ pub(crate) async fn close_expired(state: &PoolState) {
                 false => {}
             }
         }
-        state.spares.close_expired(now);
+        state.spares.close_expired(&state.live);
         if closing.close_idle(state, RetireReason::Expired) {
             state.wake.notify_one();
         }
@@ -71,8 +83,11 @@ pub(crate) async fn close_expired(state: &PoolState) {
 }
 
 /// Pings idle sessions, and replaces those that do not answer.
+///
+/// An answer also brings what has changed at the server. Once one session has learned that its server
+/// has another role, every idle one is pinged at once.
 pub(crate) async fn ping_quiet(state: &PoolState) {
-    let quiet = state.settings.idle_ping;
+    let mut quiet = state.settings.idle_ping;
     loop {
         let mut pings = state.spares.ping_quiet(quiet);
         for slot in state.slots() {
@@ -83,7 +98,8 @@ pub(crate) async fn ping_quiet(state: &PoolState) {
             }
         }
         join_all(pings.into_iter().map(|ping| answer(state, ping))).await;
-        sleep(INTERVAL).await;
+        let role_changed = timeout(INTERVAL, state.role_changed.notified()).await;
+        quiet = role_changed.map_or(state.settings.idle_ping, |()| Duration::ZERO);
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_postgres::{Config, NoTls};
 
 use crate::pool::checkout;
 use crate::pool::connection::PgConnection;
+use crate::pool::new_session::NewSession;
 use crate::pool::observe::RetireReason;
 use crate::pool::retire::{Closing, drain, retire_immediately};
 use crate::pool::rotate::{Survey, exchange_parked, survey};
@@ -31,6 +32,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 struct Backend {
     /// Makes the server close the connection.
     crash: Notify,
+    /// Makes the server report that it is a standby now.
+    demote: Notify,
     crashed: AtomicBool,
     /// Whether the client sent the Terminate message.
     terminated: AtomicBool,
@@ -52,7 +55,16 @@ impl Backend {
         // AuthenticationOk, ReadyForQuery.
         stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await?;
         loop {
-            let kind = stream.read_u8().await?;
+            let kind = tokio::select! {
+                biased;
+                kind = stream.read_u8() => kind?,
+                () = self.demote.notified() => {
+                    // ParameterStatus.
+                    // Fails if the client has just sent its Terminate message.
+                    let _ = stream.write_all(b"S\0\0\0\x16in_hot_standby\0on\0").await;
+                    continue;
+                }
+            };
             skip(stream).await?;
             match kind {
                 // EmptyQueryResponse, ReadyForQuery.
@@ -86,7 +98,7 @@ async fn log_in(state: &PoolState, snapshot: Arc<Snapshot>) -> (Session, Arc<Bac
     let mut config = Config::new();
     config.user("app").ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect_raw(ours, NoTls).await.unwrap();
-    let session = Session::new(client, connection, snapshot, Arc::clone(&state.wake));
+    let session = Session::new(client, connection, "fake".into(), snapshot, state.side());
     (session, backend)
 }
 
@@ -114,7 +126,9 @@ fn state(live: &LiveCert) -> Arc<PoolState> {
         hard_limit: None,
         on_connect: None,
     };
-    let config = "host=127.0.0.1 port=1 user=app".parse().unwrap();
+    let config = "host=127.0.0.1 port=1 user=app target_session_attrs=read-write"
+        .parse()
+        .unwrap();
     Arc::new(PoolState::new(live.clone(), config, settings))
 }
 
@@ -122,6 +136,9 @@ fn state(live: &LiveCert) -> Arc<PoolState> {
 enum Operation {
     // Of callers and of bb8.
     Open,
+    BeginConnect,
+    HandOver(usize),
+    GiveUp(usize),
     CheckOut,
     Touch(usize),
     Return(usize),
@@ -142,12 +159,16 @@ enum Operation {
     RetireImmediately,
     // Of the server.
     Crash(usize),
+    Demote(usize),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
     use Operation::*;
     prop_oneof![
         3 => Just(Open),
+        3 => Just(BeginConnect),
+        3 => (0usize..8).prop_map(HandOver),
+        1 => (0usize..8).prop_map(GiveUp),
         6 => Just(CheckOut),
         3 => (0usize..8).prop_map(Touch),
         5 => (0usize..8).prop_map(Return),
@@ -164,6 +185,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => Just(FinishClosing),
         1 => Just(RetireImmediately),
         1 => (0usize..16).prop_map(Crash),
+        1 => (0usize..16).prop_map(Demote),
     ]
 }
 
@@ -181,6 +203,8 @@ struct Model {
     state: Arc<PoolState>,
     /// Every session that was ever connected.
     sessions: Vec<(Arc<Driver>, Arc<Backend>)>,
+    /// Connects in flight, logged in.
+    connecting: Vec<NewSession>,
     idle: VecDeque<PgConnection>,
     /// Dedicated connections that their caller has not used yet.
     untouched: VecDeque<PgConnection>,
@@ -198,6 +222,7 @@ impl Model {
             state: state(&live),
             live,
             sessions: Vec::new(),
+            connecting: Vec::new(),
             idle: VecDeque::new(),
             untouched: VecDeque::new(),
             held: Vec::new(),
@@ -220,9 +245,7 @@ impl Model {
 
     async fn open(&mut self) -> PgConnection {
         let session = self.connect().await;
-        let connection = PgConnection::new(session, Arc::clone(&self.state));
-        self.state.add_slot(connection.slot());
-        connection
+        checkout::add(&self.state, session)
     }
 
     fn parked(&self, index: usize) -> Option<&PgConnection> {
@@ -240,6 +263,21 @@ impl Model {
             Operation::Open => {
                 let connection = self.open().await;
                 self.idle.push_back(connection);
+            }
+            Operation::BeginConnect => {
+                let generation = self.newest();
+                let begun = NewSession::begin(&self.state, generation);
+                let Ok(mut new) = begun else {
+                    panic!("the newest generation is allowed");
+                };
+                new.log_in(self.connect().await);
+                self.connecting.push(new);
+            }
+            Operation::HandOver(index) => self.hand_over(index),
+            Operation::GiveUp(index) => {
+                if let Some(index) = index.checked_rem(self.connecting.len()) {
+                    drop(self.connecting.swap_remove(index));
+                }
             }
             Operation::OpenDedicated => {
                 let connection = self.open().await;
@@ -315,6 +353,11 @@ impl Model {
                 let state = Arc::clone(&self.state);
                 tokio::spawn(async move { retire_immediately(&state).await });
             }
+            Operation::Demote(index) => {
+                if let Some((_, backend)) = pick(&self.sessions, index) {
+                    backend.demote.notify_one();
+                }
+            }
             Operation::Crash(index) => {
                 if let Some((_, backend)) = pick(&self.sessions, index) {
                     backend.crash.notify_one();
@@ -324,6 +367,18 @@ impl Model {
         // Paused time moves only once every task is idle.
         tokio::time::sleep(MOMENT).await;
         self.check();
+    }
+
+    fn hand_over(&mut self, index: usize) {
+        let Some(index) = index.checked_rem(self.connecting.len()) else {
+            return;
+        };
+        let new = self.connecting.swap_remove(index);
+        let generation = new.session().unwrap().generation();
+        let handed_over = new.hand_over(|session| checkout::add(&self.state, session));
+        let is_allowed = generation >= self.oldest_allowed;
+        assert_eq!(handed_over.is_ok(), is_allowed, "generation {generation}");
+        self.idle.extend(handed_over.ok());
     }
 
     /// As bb8: the first idle connection that is valid.
@@ -407,6 +462,8 @@ impl Model {
                 newest,
                 "an old idle connection is left"
             );
+            let driver = connection.slot().driver();
+            assert!(!driver.role_changed(), "one with another role is left");
         }
     }
 
@@ -425,6 +482,8 @@ impl Model {
         let mut known = self.state.open_sessions();
         let in_pool = known.len();
         known.extend(self.state.spares.drivers());
+        let in_flight = self.connecting.iter().filter_map(NewSession::session);
+        known.extend(in_flight.map(|session| Arc::clone(&session.driver)));
         for (driver, backend) in &self.sessions {
             let is_this = |known: &&Arc<Driver>| Arc::ptr_eq(known, driver);
             let times = known.iter().filter(is_this).count();
@@ -440,6 +499,7 @@ impl Model {
         let status = self.state.status();
         let counted = status.by_generation.values().sum::<usize>() + status.draining;
         assert_eq!(counted, in_pool, "{status:?}");
+        assert_eq!(status.connecting, self.connecting.len(), "{status:?}");
         let retired = self
             .sessions
             .iter()
@@ -453,6 +513,7 @@ impl Model {
             self.take_back(held);
         }
         self.untouched.clear();
+        self.connecting.clear();
         assert_eq!(
             drain(&self.state, Duration::from_secs(10)).await,
             0,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use perennial::{Events, with_causes};
@@ -38,12 +38,17 @@ pub struct PoolStatus {
     pub spares: usize,
     /// Replacements that are being connected.
     pub replacing: usize,
+    /// Connects that have begun and are not handed out yet, replacements included.
+    pub connecting: usize,
     /// Connections retired since the pool was built, by reason.
     pub retired: BTreeMap<RetireReason, u64>,
     /// Failed connects since the pool was built, by class.
     pub connect_errors: BTreeMap<FailureClass, u64>,
     /// The newest generation that the server refuses at present, if it does.
     pub refused_generation: Option<u64>,
+    /// Whether the server has not asked for the certificate at the last login: then nothing of it was
+    /// presented. A pooler may not ask on purpose; Postgres asks if `ssl_ca_file` is set.
+    pub certificate_not_requested: bool,
     /// Why the last connect failed; `None` once one has succeeded.
     pub last_error: Option<ConnectError>,
 }
@@ -69,6 +74,11 @@ pub enum RetireReason {
     HardLimit,
     /// It was found closed, or did not answer a ping.
     Dead,
+    /// It was exchanged, because its server no longer has the role that `target_session_attrs` asks for.
+    RoleChanged,
+    /// Its connect was given up before it was handed out: by a caller, at the connect timeout, or by
+    /// `retire_immediately` or `drain`.
+    GivenUp,
 }
 
 impl RetireReason {
@@ -80,6 +90,8 @@ impl RetireReason {
             Self::Expired => "expired",
             Self::HardLimit => "hard_limit",
             Self::Dead => "dead",
+            Self::RoleChanged => "role_changed",
+            Self::GivenUp => "given_up",
         }
     }
 }
@@ -131,6 +143,8 @@ pub(crate) struct Observer {
     pool: Arc<str>,
     events: broadcast::Sender<PoolEvent>,
     consecutive_failures: AtomicU32,
+    /// Logs once that a server does not ask for the certificate.
+    not_requested: Once,
     /// The part of the status that is counted here.
     counts: Mutex<PoolStatus>,
 }
@@ -141,6 +155,7 @@ impl Observer {
             pool,
             events: broadcast::Sender::new(EVENT_BACKLOG),
             consecutive_failures: AtomicU32::new(0),
+            not_requested: Once::new(),
             counts: Mutex::default(),
         }
     }
@@ -189,6 +204,19 @@ impl Observer {
         self.send(PoolEvent::ConnectFailed {
             error: error.clone(),
         });
+    }
+
+    /// Records whether the server asked for the certificate at a login.
+    pub(crate) fn certificate_requested(&self, was_asked: bool) {
+        self.counts().certificate_not_requested = !was_asked;
+        if !was_asked {
+            self.not_requested.call_once(|| {
+                tracing::warn!(
+                    pool = self.pool(),
+                    "the server does not ask for the certificate, so this pool logs in without one; set ssl_ca_file and clientcert=verify-full there, unless it is a pooler that must not ask"
+                );
+            });
+        }
     }
 
     /// Keeps an error as the last one, without counting or reporting it.

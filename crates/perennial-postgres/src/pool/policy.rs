@@ -1,8 +1,7 @@
 //! Decides how a pool moves onto a new certificate: the next step, and its deadline. Pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::error::FailureClass;
 use crate::pool::observe::RetireReason;
 
 /// Spares that are kept for old connections in use, at most.
@@ -124,41 +123,30 @@ pub(crate) fn connect_wait(failures: u32, draw: f64) -> Duration {
     doubling(failures, CONNECT_RETRY_CAP, draw)
 }
 
-/// Whether a failure may pass soon, so that a connect retries.
-pub(crate) fn may_pass(class: FailureClass) -> bool {
-    matches!(
-        class,
-        FailureClass::Unreachable | FailureClass::NotNow | FailureClass::Lost
-    )
-}
-
-/// When a session must end, wall clock.
+/// How long after its certificate has surely ended a session must end; `None` if never.
 ///
 /// An idle one ends with its certificate; one in use at the hard limit after that, if there is one.
-pub(crate) fn ends_at(
-    in_use: bool,
-    not_after: SystemTime,
-    hard_limit: Option<Duration>,
-) -> Option<SystemTime> {
+pub(crate) fn outlives_certificate(in_use: bool, hard_limit: Option<Duration>) -> Option<Duration> {
     if in_use {
-        not_after.checked_add(hard_limit?)
+        hard_limit
     } else {
-        Some(not_after)
+        Some(Duration::ZERO)
     }
 }
 
-/// Whether an idle session is to be replaced: it is old, or dead.
+/// Whether an idle session is to be replaced: it is outdated, or dead.
 ///
 /// A dead one is replaced once it is [`MIN_AGE_OF_DEAD`] old: with a server that accepts and closes
 /// at once, replacing it at once would connect in a loop.
-pub(crate) fn is_to_be_replaced(old: bool, usable: bool, age: Duration) -> bool {
-    old || (!usable && age >= MIN_AGE_OF_DEAD)
+pub(crate) fn is_to_be_replaced(outdated: bool, usable: bool, age: Duration) -> bool {
+    outdated || (!usable && age >= MIN_AGE_OF_DEAD)
 }
 
-/// Why an idle session was exchanged for a newer one.
-pub(crate) fn exchange_reason(usable: bool, expired: bool) -> RetireReason {
+/// Why a session was exchanged. A usable one that is not old is at a server whose role has changed.
+pub(crate) fn exchange_reason(old: bool, usable: bool, expired: bool) -> RetireReason {
     match (usable, expired) {
-        (true, _) => RetireReason::Rotated,
+        (true, _) if old => RetireReason::Rotated,
+        (true, _) => RetireReason::RoleChanged,
         (false, true) => RetireReason::Expired,
         (false, false) => RetireReason::Dead,
     }
@@ -273,13 +261,15 @@ mod tests {
 
     #[test]
     fn idle_session_ends_with_its_certificate_and_one_in_use_at_the_hard_limit() {
-        let not_after = SystemTime::UNIX_EPOCH + AMPLE;
         let limit = Some(CONNECT);
-        assert_eq!(ends_at(false, not_after, None), Some(not_after));
-        assert_eq!(ends_at(false, not_after, limit), Some(not_after));
-        assert_eq!(ends_at(true, not_after, None), None);
-        assert_eq!(ends_at(true, not_after, limit), Some(not_after + CONNECT));
-        assert_eq!(ends_at(true, not_after, Some(Duration::MAX)), None);
+        for (in_use, limit, ends_after) in [
+            (false, None, Some(Duration::ZERO)),
+            (false, limit, Some(Duration::ZERO)),
+            (true, None, None),
+            (true, limit, limit),
+        ] {
+            assert_eq!(outlives_certificate(in_use, limit), ends_after);
+        }
     }
 
     #[test]

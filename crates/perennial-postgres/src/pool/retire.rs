@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
-use crate::pool::connect::{self, CANCEL_GRACE};
+use crate::pool::cancel::end_in_use;
 use crate::pool::observe::RetireReason;
 use crate::pool::rotate::survey;
 use crate::pool::session::{Driver, Ping};
@@ -34,7 +34,9 @@ pub(crate) async fn retire(state: &PoolState) -> usize {
     while state.draining().iter().any(is_older) && Instant::now() < end {
         sleep(LOOK_AGAIN).await;
     }
-    older_than(state, generation).len()
+    // In this order: a connect that is given up in between is found among the draining ones.
+    let connecting = state.in_flight.older_than(generation);
+    connecting + older_than(state, generation).len()
 }
 
 /// Closes all older sessions, and returns how many are left.
@@ -42,23 +44,38 @@ pub(crate) async fn retire_immediately(state: &PoolState) -> usize {
     let generation = state.newest().unwrap_or_default();
     state.urgent_until.fetch_max(generation, Ordering::Relaxed);
     state.accepted.forbid_older_than(generation);
+    state.in_flight.cut_older_than(generation);
     for (slot, driver) in state.open_slots() {
         if driver.generation() < generation && slot.abort_if_parked(&driver) {
             state.retire(&driver, RetireReason::Requested);
         }
     }
+    let in_flight = async {
+        // Each begins again; a session that it has made is among the draining ones then.
+        let end = Instant::now() + TIME_TO_CLOSE;
+        while state.in_flight.older_than(generation) > 0 && Instant::now() < end {
+            sleep(LOOK_AGAIN).await;
+        }
+        end_older_than(state, generation).await;
+    };
+    tokio::join!(end_older_than(state, generation), in_flight);
+    retire(state).await
+}
+
+/// Ends the older sessions that are in use.
+async fn end_older_than(state: &PoolState, generation: u64) {
     let in_use = older_than(state, generation);
     let ends = in_use
         .iter()
         .map(|driver| end_in_use(state, driver, RetireReason::Requested));
     join_all(ends).await;
-    retire(state).await
 }
 
 /// Stops handing out connections, closes every one once nothing runs on it, and returns how many
 /// are left at the deadline.
 pub(crate) async fn drain(state: &PoolState, deadline: Duration) -> usize {
     state.is_draining.store(true, Ordering::Relaxed);
+    state.in_flight.cut_older_than(u64::MAX);
     state.restart.notify_one();
     let end = instant_after(deadline);
     let mut closing = Closing::default();
@@ -68,25 +85,14 @@ pub(crate) async fn drain(state: &PoolState, deadline: Duration) -> usize {
             closing.add(slot);
         }
         closing.close_idle(state, RetireReason::Requested);
-        let left = state.open_sessions().len();
+        // In this order, as in `retire`.
+        let connecting = state.in_flight.older_than(u64::MAX);
+        let left = connecting + state.open_sessions().len();
         if left == 0 || Instant::now() >= end {
             return left;
         }
         sleep(LOOK_AGAIN.min(end - Instant::now())).await;
     }
-}
-
-/// Cancels what runs on a session, waits a moment for its end, and closes the connection.
-pub(crate) async fn end_in_use(state: &PoolState, driver: &Arc<Driver>, reason: RetireReason) {
-    driver.mark_unusable();
-    state.retire(driver, reason);
-    let end = Instant::now() + CANCEL_GRACE;
-    // The connection is closed whether or not the request succeeds.
-    let _ = timeout_at(end, connect::cancel(state, &driver.cancel)).await;
-    while !driver.is_finished() && Instant::now() < end {
-        sleep(LOOK_AGAIN).await;
-    }
-    driver.abort();
 }
 
 /// Idle sessions that are closed as soon as nothing runs on them.

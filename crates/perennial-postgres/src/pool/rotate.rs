@@ -10,9 +10,10 @@ use tokio::time::{Instant, timeout};
 use crate::error::FailureClass;
 use crate::pool::connect;
 use crate::pool::policy::{
-    LONGEST_MOVE, NextStep, Workload, connect_wait, exchange_reason, is_to_be_replaced, may_pass,
-    next_step, replace_wait, time_to_move,
+    LONGEST_MOVE, NextStep, Workload, connect_wait, exchange_reason, is_to_be_replaced, next_step,
+    replace_wait, time_to_move,
 };
+use crate::pool::session::Session;
 use crate::pool::slot::{Place, Slot};
 use crate::pool::state::PoolState;
 
@@ -22,9 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What is to be replaced, counted at one moment.
 #[derive(Default)]
 pub(crate) struct Survey {
-    /// Idle sessions that are older than the newest generation, or unusable.
+    /// Idle sessions that are older than the newest generation, unusable, or at a server whose role
+    /// has changed.
     pub(crate) parked: Vec<Arc<Slot>>,
-    /// The number of older sessions that are checked out.
+    /// The number of sessions that are checked out and to be exchanged when they are returned.
     claimed: usize,
     /// When the first certificate among the idle old ones expires.
     first_expiry: Option<SystemTime>,
@@ -35,16 +37,17 @@ pub(crate) fn survey(state: &PoolState, newest: u64) -> Survey {
     for slot in state.slots() {
         let driver = slot.driver();
         let is_old = driver.generation() < newest;
+        let is_outdated = is_old || driver.role_changed();
         match slot.place() {
-            Place::Parked { usable } if is_to_be_replaced(is_old, usable, driver.age()) => {
+            Place::Parked { usable } if is_to_be_replaced(is_outdated, usable, driver.age()) => {
                 survey.parked.push(slot);
-                if usable {
+                if usable && is_old {
                     let expiry = driver.snapshot.not_after();
                     let first = survey.first_expiry.get_or_insert(expiry);
                     *first = expiry.min(*first);
                 }
             }
-            Place::CheckedOut if is_old => survey.claimed += 1,
+            Place::CheckedOut if is_outdated => survey.claimed += 1,
             _ => {}
         }
     }
@@ -60,7 +63,7 @@ pub(crate) async fn follow_generations(state: &PoolState) {
 }
 
 /// Replaces what is old or dead whenever it is woken.
-pub(crate) async fn replace(state: &PoolState) {
+pub(crate) async fn replace(state: &Arc<PoolState>) {
     // The first connections are made with this generation or a newer one.
     let mut moved_to = state.newest().unwrap_or_default();
     loop {
@@ -82,7 +85,7 @@ pub(crate) async fn replace(state: &PoolState) {
 }
 
 /// Continues until nothing is left to be replaced, and returns the newest generation then.
-async fn move_to_newest(state: &PoolState) -> Option<u64> {
+async fn move_to_newest(state: &Arc<PoolState>) -> Option<u64> {
     let mut deadline = None;
     let mut connect_takes = Duration::ZERO;
     let mut failures = 0;
@@ -124,7 +127,7 @@ async fn move_to_newest(state: &PoolState) -> Option<u64> {
                     }
                     Err(class) => {
                         failures += 1;
-                        if may_pass(class) {
+                        if class.may_pass() {
                             connect_wait(failures, rand::random())
                         } else {
                             replace_wait(failures, time_left, rand::random())
@@ -151,7 +154,7 @@ async fn move_to_newest(state: &PoolState) -> Option<u64> {
 ///
 /// # Errors
 /// The class of the last failure, if all of them failed.
-async fn connect_spares(state: &PoolState, spares: usize) -> Result<(), FailureClass> {
+async fn connect_spares(state: &Arc<PoolState>, spares: usize) -> Result<(), FailureClass> {
     let end = state.connect_deadline();
     let mut outcome = Err(FailureClass::Draining);
     state.observer.replacing(spares);
@@ -160,8 +163,10 @@ async fn connect_spares(state: &PoolState, spares: usize) -> Result<(), FailureC
         match connected {
             Ok(spare) => {
                 state.observer.connected();
-                state.spares.put(spare);
-                outcome = Ok(());
+                // Not if the pool drains now, or forbids its generation.
+                if let Ok(()) = spare.hand_over(|session| state.spares.put(session)) {
+                    outcome = Ok(());
+                }
             }
             Err(error) => {
                 state.observer.connect_failed(&error);
@@ -181,11 +186,13 @@ pub(crate) fn exchange_parked(state: &PoolState, old: &Survey, newest: u64) {
         let Some(mut session) = state.spares.take(newest) else {
             return;
         };
-        if slot.exchange_parked(&mut session) {
-            let expired = state.has_expired(&session.driver.snapshot);
-            let reason = exchange_reason(session.is_usable(), expired);
-            state.retire(&session.driver, reason);
-        } else {
+        let retire = |old: &Session| {
+            let expired = state.has_expired(&old.driver.snapshot);
+            let is_old = old.generation() < newest;
+            let reason = exchange_reason(is_old, old.is_usable(), expired);
+            state.retire(&old.driver, reason);
+        };
+        if !slot.exchange_parked(&mut session, retire) {
             state.spares.put(session);
         }
     }

@@ -10,10 +10,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Notification};
 
 /// How many notifications a reader may be behind before it misses some.
 const NOTIFICATION_BACKLOG: usize = 256;
+
+/// What a session's task needs of its pool.
+#[derive(Clone)]
+pub(crate) struct PoolSide {
+    /// Notified when the session is to be replaced.
+    pub(crate) wake: Arc<Notify>,
+    /// Notified when the server's role has changed: the other sessions have not noticed it yet.
+    pub(crate) role_changed: Arc<Notify>,
+    /// The role that a server must have.
+    pub(crate) wanted: TargetSessionAttrs,
+}
 
 /// A logged-in client and the task that drives it.
 ///
@@ -25,12 +37,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts to drive a connection; notifies `wake` when the server or the network ends it.
+    /// Starts to drive a connection; wakes the pool when the server or the network ends it.
     pub(crate) fn new<S, T>(
         client: Client,
         connection: Connection<S, T>,
+        server: Arc<str>,
         snapshot: Arc<Snapshot>,
-        wake: Arc<Notify>,
+        pool: PoolSide,
     ) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -39,9 +52,10 @@ impl Session {
         let received = Arc::new(Received::default());
         let end = EndOnDrop(Arc::clone(&received));
         // Ends once the client is dropped and everything that runs on it has been answered.
-        let task = tokio::spawn(drive(connection, end, wake)).abort_handle();
+        let task = tokio::spawn(drive(connection, end, pool)).abort_handle();
         let driver = Arc::new(Driver {
             snapshot,
+            server,
             cancel: client.cancel_token(),
             task,
             unusable: AtomicBool::new(false),
@@ -104,6 +118,8 @@ impl Ping {
 /// What is known of a session without its client: shared with the background task.
 pub(crate) struct Driver {
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Host, port and address, for errors.
+    pub(crate) server: Arc<str>,
     pub(crate) cancel: CancelToken,
     task: AbortHandle,
     unusable: AtomicBool,
@@ -135,6 +151,25 @@ impl Driver {
             }
         };
         Events::from_channel(sender.subscribe(), Notified::Missed)
+    }
+
+    /// Whether the server had the role that `target_session_attrs` asks for, and has it no more.
+    pub(crate) fn role_changed(&self) -> bool {
+        let Received {
+            other_role,
+            is_role_ignored,
+            ..
+        } = &*self.received;
+        other_role.load(Ordering::Relaxed) && !is_role_ignored.load(Ordering::Relaxed)
+    }
+
+    /// Takes the present role as the right one: the server was asked for it, and an `on_connect` hook
+    /// may set `default_transaction_read_only`.
+    pub(crate) fn accept_role(&self) {
+        let other = self.received.other_role.load(Ordering::Relaxed);
+        self.received
+            .is_role_ignored
+            .store(other, Ordering::Relaxed);
     }
 
     /// Stops the pool from handing this session out again; what runs on it continues.
@@ -186,6 +221,9 @@ pub enum Notified {
 #[derive(Default)]
 struct Received {
     error: OnceLock<tokio_postgres::Error>,
+    /// Whether the server's role is not the wanted one, as far as it has reported it.
+    other_role: AtomicBool,
+    is_role_ignored: AtomicBool,
     listeners: Mutex<Listeners>,
 }
 
@@ -214,13 +252,37 @@ impl Drop for EndOnDrop {
     }
 }
 
-async fn drive<S, T>(mut connection: Connection<S, T>, received: EndOnDrop, wake: Arc<Notify>)
+/// Whether a server with these parameters is not of the wanted role; Postgres reports both since
+/// version 14. What is not reported is not held against it.
+fn is_other_role(wanted: TargetSessionAttrs, parameter: impl Fn(&str) -> Option<bool>) -> bool {
+    let standby = parameter("in_hot_standby");
+    let read_only = parameter("default_transaction_read_only");
+    match wanted {
+        TargetSessionAttrs::ReadWrite => standby == Some(true) || read_only == Some(true),
+        TargetSessionAttrs::ReadOnly => standby == Some(false) && read_only == Some(false),
+        _ => false,
+    }
+}
+
+async fn drive<S, T>(mut connection: Connection<S, T>, received: EndOnDrop, pool: PoolSide)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        match poll_fn(|context| connection.poll_message(context)).await {
+        let message = poll_fn(|context| {
+            let message = connection.poll_message(context);
+            // At every poll: the driver returns no message for a changed parameter.
+            let on = |name: &str| connection.parameter(name).map(|value| value == "on");
+            let is_other = is_other_role(pool.wanted, on);
+            let was_other = received.0.other_role.swap(is_other, Ordering::Relaxed);
+            if is_other && !was_other {
+                pool.wake.notify_one();
+                pool.role_changed.notify_one();
+            }
+            message
+        });
+        match message.await {
             Some(Ok(AsyncMessage::Notification(notification))) => {
                 if let Listeners::Some(sender) = &*received.0.listeners() {
                     // Fails if every reader is gone.
@@ -237,10 +299,40 @@ where
                 let _ = received.0.error.set(error);
                 // Closes the client before the background task looks at it.
                 drop(connection);
-                wake.notify_one();
+                pool.wake.notify_one();
                 return;
             }
             None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: N21
+    #[test]
+    fn role_is_another_only_if_the_server_says_so() {
+        use TargetSessionAttrs::{Any, ReadOnly, ReadWrite};
+        let (on, off) = (Some(true), Some(false));
+        let table = [
+            // in_hot_standby, default_transaction_read_only: other than read-write, than read-only
+            (None, None, false, false),
+            (off, None, false, false),
+            (off, off, false, true),
+            (on, off, true, false),
+            (off, on, true, false),
+            (on, None, true, false),
+        ];
+        for (standby, read_only, not_writable, not_read_only) in table {
+            let parameter = |name: &str| match name {
+                "in_hot_standby" => standby,
+                _ => read_only,
+            };
+            assert_eq!(is_other_role(ReadWrite, parameter), not_writable);
+            assert_eq!(is_other_role(ReadOnly, parameter), not_read_only);
+            assert!(!is_other_role(Any, parameter));
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use perennial::LiveCert;
 use tokio::time::Instant;
 
 use crate::pool::session::{Driver, Ping, Session};
@@ -102,17 +103,25 @@ impl Slot {
         self.lock().driver = Arc::clone(&session.driver);
     }
 
-    /// Swaps the parked session with `spare`, if the parked one is older or unusable.
+    /// Swaps the parked session with `spare`, if the parked one is older, unusable, or at a server
+    /// whose role has changed.
     ///
-    /// `false` if it needs no exchange, or if a caller has claimed it meanwhile.
-    pub(crate) fn exchange_parked(&self, spare: &mut Session) -> bool {
+    /// Calls `retire` with the old one before. `false` if it needs no exchange, or if a caller has
+    /// claimed it meanwhile.
+    pub(crate) fn exchange_parked(
+        &self,
+        spare: &mut Session,
+        retire: impl FnOnce(&Session),
+    ) -> bool {
         let contents = &mut *self.lock();
         let Some(parked) = &mut contents.parked else {
             return false;
         };
-        if parked.session.generation() >= spare.generation() && parked.session.is_usable() {
+        let old = &parked.session;
+        if old.generation() >= spare.generation() && old.is_usable() && !old.driver.role_changed() {
             return false;
         }
+        retire(&parked.session);
         contents.driver = Arc::clone(&spare.driver);
         std::mem::swap(&mut parked.session, spare);
         parked.quiet_since = Instant::now();
@@ -181,9 +190,9 @@ impl Spares {
         drop(spares);
     }
 
-    /// Closes those whose certificate has expired.
-    pub(crate) fn close_expired(&self, now: SystemTime) {
-        let has_expired = |spare: &mut Idle| now >= spare.session.driver.snapshot.not_after();
+    /// Closes those whose certificate has surely ended.
+    pub(crate) fn close_expired(&self, live: &LiveCert) {
+        let has_expired = |spare: &mut Idle| live.has_surely_ended(&spare.session.driver.snapshot);
         let expired: Vec<_> = self.lock().extract_if(.., has_expired).collect();
         drop(expired);
     }
@@ -197,7 +206,9 @@ impl Spares {
     /// Calls `action` on the usable spares of this generation, and closes all others.
     fn of_generation<R>(&self, generation: u64, action: impl FnOnce(&mut Vec<Idle>) -> R) -> R {
         let is_other = |Idle { session, .. }: &mut Idle| {
-            session.generation() != generation || !session.is_usable()
+            session.generation() != generation
+                || !session.is_usable()
+                || session.driver.role_changed()
         };
         let mut spares = self.lock();
         let others: Vec<_> = spares.extract_if(.., is_other).collect();

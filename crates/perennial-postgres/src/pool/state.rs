@@ -11,9 +11,11 @@ use tokio_postgres::{Client, Config};
 
 use crate::error::ConnectError;
 use crate::pool::accepted::AcceptedCerts;
+use crate::pool::in_flight::InFlight;
 use crate::pool::observe::{Observer, PoolStatus, RetireReason};
-use crate::pool::session::Driver;
+use crate::pool::session::{Driver, PoolSide};
 use crate::pool::slot::{Place, Slot, Spares};
+use crate::tls::Requests;
 
 /// Runs on each new connection before the pool hands it out, replacements included.
 pub(crate) type OnConnect = dyn for<'a> Fn(
@@ -41,8 +43,12 @@ pub(crate) struct PoolState {
     pub(crate) observer: Observer,
     pub(crate) accepted: AcceptedCerts,
     pub(crate) spares: Spares,
+    pub(crate) in_flight: InFlight,
+    pub(crate) requests: Requests,
     /// Wakes the rotation: something is to be replaced, or an old connection was returned.
     pub(crate) wake: Arc<Notify>,
+    /// Makes the maintenance ping every idle session: one has learned that its server's role changed.
+    pub(crate) role_changed: Arc<Notify>,
     /// Wakes the rotation and makes it forget earlier failures: a new generation, or a request.
     pub(crate) restart: Notify,
     /// Everything older than this generation is retired without regard to pace.
@@ -67,7 +73,10 @@ impl PoolState {
             settings,
             accepted: AcceptedCerts::default(),
             spares: Spares::default(),
+            in_flight: InFlight::default(),
+            requests: Requests::default(),
             wake: Arc::default(),
+            role_changed: Arc::default(),
             restart: Notify::new(),
             urgent_until: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
@@ -82,6 +91,14 @@ impl PoolState {
         instant_after(self.settings.connect_timeout)
     }
 
+    pub(crate) fn timed_out(&self, problem: &'static str) -> ConnectError {
+        ConnectError::TimedOut {
+            after: self.settings.connect_timeout,
+            problem,
+            last: None,
+        }
+    }
+
     /// The newest published generation.
     pub(crate) fn newest(&self) -> Option<u64> {
         let latest = self.rotations.latest();
@@ -93,8 +110,23 @@ impl PoolState {
         self.newest().is_some_and(|newest| generation < newest)
     }
 
+    /// Whether a session is to be exchanged as soon as it is idle, though it works.
+    pub(crate) fn is_outdated(&self, driver: &Driver) -> bool {
+        self.is_old(driver.generation()) || driver.role_changed()
+    }
+
+    /// What a new session's task needs.
+    pub(crate) fn side(&self) -> PoolSide {
+        PoolSide {
+            wake: Arc::clone(&self.wake),
+            role_changed: Arc::clone(&self.role_changed),
+            wanted: self.config.get_target_session_attrs(),
+        }
+    }
+
+    /// Whether a certificate must not be offered any more.
     pub(crate) fn has_expired(&self, snapshot: &Snapshot) -> bool {
-        self.live.now() >= snapshot.not_after()
+        self.live.has_ended(snapshot)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -120,7 +152,8 @@ impl PoolState {
 
     /// Retires a session: counts it once, and observes it until it is closed.
     ///
-    /// Every session that leaves the pool is retired here, before its client is dropped.
+    /// Every session that leaves the pool is retired here, before its client is dropped, and before
+    /// another takes its place: so that it is always found, in its slot or among the draining ones.
     pub(crate) fn retire(&self, driver: &Arc<Driver>, reason: RetireReason) {
         {
             // Marked under the lock: a reader never finds it neither here nor in its slot.
@@ -169,27 +202,25 @@ impl PoolState {
 
     pub(crate) fn status(&self) -> PoolStatus {
         let newest = self.newest().unwrap_or_default();
-        let now = self.live.now();
         let mut status = self.observer.status();
+        status.connecting = self.in_flight.older_than(u64::MAX);
         status.spares = self.spares.count(newest);
         status.refused_generation = self.accepted.refused_generation();
         let mut expiries = Vec::new();
         for (slot, driver) in self.open_slots() {
-            let not_after = driver.snapshot.not_after();
-            expiries.push(not_after);
+            expiries.push(driver.snapshot.not_after());
             let generation = driver.generation();
             *status.by_generation.entry(generation).or_default() += 1;
             // A parked session that is unusable waits for an answer, perhaps behind a stream.
             if slot.place() != (Place::Parked { usable: true }) {
                 status.old_in_use += usize::from(generation < newest);
-                status.expired_in_use += usize::from(now >= not_after);
+                status.expired_in_use += usize::from(self.has_expired(&driver.snapshot));
             }
         }
         for driver in self.draining() {
-            let not_after = driver.snapshot.not_after();
-            expiries.push(not_after);
+            expiries.push(driver.snapshot.not_after());
             status.draining += 1;
-            status.expired_in_use += usize::from(now >= not_after);
+            status.expired_in_use += usize::from(self.has_expired(&driver.snapshot));
         }
         status.oldest_not_after = expiries.into_iter().min();
         status

@@ -59,6 +59,7 @@ impl OpenBao {
                 private.join("agent.hcl").into(),
             ],
             user: None,
+            environment: &[],
         })?;
         Ok(BaoAgent {
             server,

@@ -142,6 +142,7 @@ impl OpenBao {
             program: &self.program,
             arguments: vec!["server".into(), "-config".into(), config.into()],
             user: None,
+            environment: &[],
         })?;
         self.wait_for("listening", &[]).await
     }

@@ -1,5 +1,6 @@
 //! Creates a Postgres: `initdb`, configuration, first start.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -21,6 +22,7 @@ pub(crate) struct Cluster {
 }
 
 /// The folder of `postgres` and `initdb`, and the user they run as.
+#[derive(Clone)]
 pub(super) struct Programs {
     folder: PathBuf,
     account: Option<Account>,
@@ -59,8 +61,9 @@ impl Cluster {
             programs,
             port: 0,
             version: String::new(),
+            clock: None,
         };
-        postgres.launch_on_a_free_port().await?;
+        postgres.launch_on_a_free_port(BASE).await?;
         let client = postgres.wait().await?;
         client
             .batch_execute(&format!("create role {APP} login"))
@@ -77,18 +80,13 @@ impl Cluster {
 }
 
 impl Postgres {
-    async fn launch_on_a_free_port(&mut self) -> Result<(), TestbedError> {
-        let folder = self.server.folder();
-        let (owner, socket) = (self.programs.account, folder.path().to_path_buf());
-        let file = folder.private().join("postgresql.auto.conf");
+    /// Starts the server with these settings on a port that no process listens on.
+    pub(super) async fn launch_on_a_free_port(&mut self, base: &str) -> Result<(), TestbedError> {
         let mut attempts = 1;
         loop {
             self.port = free_port()?;
-            let settings = settings(&socket, self.port);
-            self.server
-                .folder()
-                .write(&file, &settings, owner.as_ref())?;
-            self.programs.launch(&self.server)?;
+            self.configure(base)?;
+            self.launch()?;
             match self.wait().await {
                 Err(TestbedError::NotStarted { log, .. })
                     if attempts < TRIES && log.contains("Address already in use") =>
@@ -100,20 +98,40 @@ impl Postgres {
             attempts += 1;
         }
     }
+
+    /// Writes these settings, and those of this server's place.
+    pub(super) fn configure(&self, base: &str) -> Result<(), TestbedError> {
+        let socket = self.folder().display();
+        let place = format!(
+            "port = {}\nunix_socket_directories = '{socket}'\n",
+            self.port
+        );
+        self.write(SETTINGS, &format!("{base}\n{place}"))
+    }
+
+    pub(super) fn launch(&self) -> Result<(), TestbedError> {
+        let environment = (self.clock.as_ref()).map(|clock| clock.environment(&self.clock_file()));
+        let environment = environment.unwrap_or_default();
+        self.programs.launch(&self.server, &environment)
+    }
 }
 
 impl Programs {
-    pub(super) fn launch(&self, server: &Server) -> Result<(), TestbedError> {
+    fn launch(
+        &self,
+        server: &Server,
+        environment: &[(&'static str, OsString)],
+    ) -> Result<(), TestbedError> {
         let data = server.folder().private();
         server.launch(&Launch {
             program: &self.folder.join("postgres"),
             arguments: vec!["-D".into(), data.into()],
             user: self.user(),
+            environment,
         })
     }
 
     async fn initdb(&self, folder: &Folder) -> Result<(), TestbedError> {
-        let program = self.folder.join("initdb");
         let words = [
             "--username",
             SUPERUSER,
@@ -125,10 +143,22 @@ impl Programs {
         let mut arguments: Vec<_> = words.iter().map(Into::into).collect();
         arguments.extend(["--no-locale".into(), "--no-sync".into(), "--pgdata".into()]);
         arguments.push(folder.private().into());
+        self.run("initdb", arguments, folder).await
+    }
+
+    /// Runs a program of Postgres to its end.
+    pub(super) async fn run(
+        &self,
+        program: &str,
+        arguments: Vec<OsString>,
+        folder: &Folder,
+    ) -> Result<(), TestbedError> {
+        let program = self.folder.join(program);
         let launch = Launch {
             program: &program,
             arguments,
             user: self.user(),
+            environment: &[],
         };
         let mut command = tokio::process::Command::from(launch.command(&[], folder.path()));
         let output = command
@@ -176,6 +206,7 @@ impl Programs {
 /// Who may log in: over the private socket any user, over TCP only with a certificate.
 const HBA: &str = "\
 local     all all              trust
+local     replication all      trust
 hostssl   all app 127.0.0.1/32 cert clientcert=verify-full map=clients
 hostnossl all all all          reject
 host      all all all          reject
@@ -187,16 +218,15 @@ clients app   app
 clients app-2 app
 ";
 
+/// The file of the settings that `alter system` changes too.
+pub(super) const SETTINGS: &str = "postgresql.auto.conf";
+
 /// Settings added to the configuration of `initdb`.
 ///
 /// Postgres logs connections and disconnections. It syncs nothing, because the data lives only as long as the test.
-fn settings(socket: &Path, port: u16) -> String {
-    let socket = socket.display();
-    format!(
-        "
+/// A standby can follow it at any time.
+const BASE: &str = "
 listen_addresses = '127.0.0.1'
-port = {port}
-unix_socket_directories = '{socket}'
 ssl = on
 ssl_cert_file = 'server.crt'
 ssl_key_file = 'server.key'
@@ -206,11 +236,10 @@ shared_buffers = 16MB
 fsync = off
 synchronous_commit = off
 full_page_writes = off
-wal_level = minimal
-max_wal_senders = 0
+wal_level = replica
+max_wal_senders = 4
+wal_keep_size = 64MB
 log_connections = on
 log_disconnections = on
 log_line_prefix = '%m [%p] %q%u@%d '
-"
-    )
-}
+";

@@ -15,6 +15,7 @@ mod locate;
 mod login;
 mod proxy;
 mod restart;
+mod standby;
 
 use perennial_testbed::Testbed;
 use tokio::sync::OnceCell;

@@ -4,6 +4,7 @@ use std::slice;
 use std::time::{Duration, SystemTime};
 
 use perennial::Certificate;
+use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 use super::request::CertRequest;
 use super::skew;
 use crate::error::Problem;
-use crate::http::{SecretText, private_key};
+use crate::http::{SecretText, default_provider, private_key};
 use crate::verdict::Operation;
 
 /// A certificate whose lifetime is a smaller share of the requested `ttl` is refused.
@@ -55,11 +56,13 @@ pub(crate) struct Expected<'a> {
 pub(crate) struct Accepted {
     /// Leaf first, in the order of the answer.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// The self-signed certificates of the chain.
+    /// The self-signed certificates in which the leaf's paths end.
     pub(crate) roots: Vec<CertificateDer<'static>>,
     /// The leaf as Vault sent it.
     pub(crate) pem: String,
     pub(crate) not_after: SystemTime,
+    /// The server's clock, where it differs from ours.
+    pub(crate) issuers_clock: Option<SystemTime>,
     /// Set where the clocks differ too much.
     pub(crate) warning: Option<&'static str>,
 }
@@ -83,17 +86,18 @@ impl IssueReply {
             None | Some([]) => slice::from_ref(&issued.issuing_ca),
             Some(texts) => texts,
         };
-        let mut above = Vec::new();
         for text in issuers {
-            above.extend(certificates(text, operation)?);
+            chain.extend(certificates(text, operation)?);
         }
-        let roots = self_issued(&above, operation)?;
-        chain.append(&mut above);
+        let roots = roots_of(&chain, operation)?;
         Ok(Accepted {
             chain,
             roots,
             pem: issued.certificate.clone(),
             not_after: leaf.not_after(),
+            issuers_clock: expected
+                .server_now
+                .filter(|theirs| skew::differs(expected.now, *theirs)),
             warning,
         })
     }
@@ -139,17 +143,25 @@ pub(crate) fn certificates(
         .map_err(|_error| unusable(operation, "a certificate in it is not PEM"))
 }
 
-/// Only certificates that name themselves as issuer: an intermediate never becomes a root.
-pub(crate) fn self_issued(
-    issuers: &[CertificateDer<'static>],
+/// The self-signed certificates in which the paths of the first one end.
+///
+/// A certificate that only names itself as its issuer, as a CA issues it when its key changes, never
+/// becomes a root. One that rustls cannot use as a root is left out.
+pub(crate) fn roots_of(
+    chain: &[CertificateDer<'static>],
     operation: Operation,
 ) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let mut roots = Vec::new();
-    for der in issuers {
-        if parsed(der, operation)?.is_self_issued() {
-            roots.push(der.clone());
+    let mut roots = perennial::roots_of_chain(chain, &default_provider())
+        .map_err(|_error| unusable(operation, "a certificate in it is malformed"))?;
+    roots.retain(|root| {
+        let added = RootCertStore::empty().add(root.clone());
+        if let Err(error) = &added {
+            let subject = Certificate::from_der(root).map(|root| root.subject().to_owned());
+            let subject = subject.unwrap_or_default();
+            tracing::warn!(subject, %error, "a root of the mount's issuers is left out");
         }
-    }
+        added.is_ok()
+    });
     Ok(roots)
 }
 
@@ -185,6 +197,8 @@ fn check_names(leaf: &Certificate, request: &CertRequest) -> Result<(), Problem>
 }
 
 /// Checks by the server's clock, independent of ours; the core checks by ours.
+///
+/// Only here are both known, so the error can name the clock that is wrong.
 fn check_lifetime(
     leaf: &Certificate,
     expected: &Expected<'_>,
@@ -199,6 +213,12 @@ fn check_lifetime(
             return Err(Problem::ShortLifetime { requested, got });
         }
         _ => {}
+    }
+    if let Some(theirs) = expected.server_now
+        && let Ok(ahead) = expected.now.duration_since(theirs)
+        && expected.now >= leaf.not_after()
+    {
+        return Err(Problem::ClockAhead(Duration::from_secs(ahead.as_secs())));
     }
     let warning = |theirs| skew::warning(expected.now, theirs, leaf.not_before(), leaf.not_after());
     Ok(expected.server_now.and_then(warning))

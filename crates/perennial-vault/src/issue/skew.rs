@@ -14,6 +14,12 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// Whether the clocks show different times: the server's then counts for a lifetime.
+pub(super) fn differs(ours: SystemTime, theirs: SystemTime) -> bool {
+    let apart = |later: SystemTime, earlier| later.duration_since(earlier).unwrap_or_default();
+    apart(ours, theirs).max(apart(theirs, ours)) > TOLERANCE
+}
+
 /// A warning if the clocks differ by more than the certificate tolerates.
 ///
 /// The limit is its backdating (to a clock behind, it is not yet valid) or a tenth of its lifetime,

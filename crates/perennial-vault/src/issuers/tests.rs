@@ -90,6 +90,30 @@ fn only_issuers_that_may_issue_lead_to_roots() {
     roots_of(&[mangled(other)]).expect_err("one unreadable issuer invalidates the whole reading");
 }
 
+/// Scenario: N01
+#[test]
+fn only_what_an_issuers_signatures_lead_to_becomes_a_root() {
+    // The root changed its key: the old one signed the certificate of the new one.
+    let (old, stranger, namesake) = (root("root"), root("stranger"), root("root"));
+    let rollover = intermediate("root", &old);
+    let of_new = intermediate("A", &rollover);
+    let read = Issuer {
+        ca_chain: Some(vec![
+            of_new.pem(),
+            rollover.pem(),
+            old.pem(),
+            stranger.pem(),
+            namesake.pem(),
+        ]),
+        ..issuer(&of_new, &old)
+    };
+    let roots = roots_of(&[read]).expect("it is read");
+    assert_eq!(roots, [old.der().clone()]);
+    // A root that issues leads to itself.
+    let roots = roots_of(&[issuer(&stranger, &stranger)]).expect("it is read");
+    assert_eq!(roots, [stranger.der().clone()]);
+}
+
 /// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn empty_or_unreadable_answers_replace_no_roots() {

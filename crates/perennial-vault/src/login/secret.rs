@@ -20,8 +20,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A secret: text, or a file that is read each time the secret is needed.
 ///
-/// A line end after the secret, as files have it, is not part of it. `into()` makes a secret of
-/// text, which is wiped from memory when dropped. `Debug` shows a file's path and never the text.
+/// A line end after the secret, as files have it, is not part of it, nor is a byte order mark
+/// before it. `into()` makes a secret of text, which is wiped from memory when dropped. `Debug`
+/// shows a file's path and never the text.
 #[derive(Clone)]
 pub struct Secret(Origin);
 
@@ -74,8 +75,8 @@ impl fmt::Debug for Secret {
         match &self.0 {
             Origin::Text(_) => f.debug_struct("Secret").finish_non_exhaustive(),
             Origin::File(file) => {
-                let mut shown = f.debug_struct("Secret");
-                shown.field("file", &file.path).finish()
+                let mut secret = f.debug_struct("Secret");
+                secret.field("file", &shown(&file.path)).finish()
             }
         }
     }
@@ -121,10 +122,13 @@ impl Part {
             Origin::Text(text) => return self.apply(text),
             Origin::File(file) => file,
         };
-        let unreadable = |error| Problem::SecretFile(self.field, file.path.clone(), error);
+        let unreadable = |error| Problem::SecretFile(self.field, shown(&file.path), error);
         let bytes = file.read().await.map_err(unreadable)?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => self.apply(text),
+            Err(_) if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
+                Err(self.unusable("the text is UTF-16; save it as UTF-8".to_owned()))
+            }
             Err(error) => Err(self.unusable(format!("not text at byte {}", error.valid_up_to()))),
         }
     }
@@ -134,8 +138,29 @@ impl Part {
     }
 
     fn apply(&self, text: &str) -> Result<Zeroizing<String>, Problem> {
+        // Editors of Windows begin a file with this mark; a server would take it for a letter.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         (self.rule)(text).map_err(|problem| self.unusable(problem))
     }
+}
+
+/// The path, unless it may be a secret that was given instead of its path.
+fn shown(path: &Path) -> PathBuf {
+    const LONGEST_NAME: usize = 20;
+    let text = path.as_os_str().as_encoded_bytes();
+    let has_only = |allowed: fn(&u8) -> bool| text.iter().all(allowed);
+    let is_name = !text.contains(&b'/') && !text.contains(&b'\\');
+    // Of base64's letters alone, among them the slash.
+    let is_key = text.len() > 2 * LONGEST_NAME
+        && !text.starts_with(b"/")
+        && has_only(|byte| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte));
+    if (is_name && text.len() > LONGEST_NAME)
+        || is_key
+        || !has_only(|byte| !byte.is_ascii_control())
+    {
+        return PathBuf::from("(not shown: it may be the secret instead of its path)");
+    }
+    path.to_owned()
 }
 
 /// A file, and the reading of it that has not ended.
@@ -253,4 +278,49 @@ pub(super) fn pem(text: &str) -> Result<Zeroizing<String>, String> {
         return Err("empty".to_owned());
     }
     Ok(Zeroizing::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: F13
+    #[tokio::test]
+    async fn secret_given_instead_of_its_path_is_never_shown() {
+        let secrets = [
+            "hvs.CAESIJzV9q3vGq2mZ0WmYV7uY5Xk",
+            "5d0c9a3e-6a52-4a86-9a55-0c9f0e7c1b2a",
+            "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49/wEHBG0wawIBAQQg",
+            "first line\nsecond",
+        ];
+        for secret in secrets {
+            let part = Part::new("secret_id", Secret::file(secret), line);
+            let error = part.read().await.unwrap_err();
+            let shown = format!("{error} {error:?} {part:?}");
+            assert!(!shown.contains(&secret[..8]), "{shown}");
+        }
+        for path in [
+            "/var/run/secrets/kubernetes.io/serviceaccount/token",
+            "secret_id.txt",
+        ] {
+            let part = Part::new("secret_id", Secret::file(path), line);
+            assert!(format!("{part:?}").contains(path));
+        }
+    }
+
+    /// Scenario: N16
+    #[tokio::test]
+    async fn byte_order_mark_before_a_secret_is_not_part_of_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let part = || Part::new("secret_id", Secret::file(file.path()), line);
+        std::fs::write(file.path(), "\u{feff}the-secret\r\n").unwrap();
+        assert_eq!(*part().read().await.unwrap(), "the-secret");
+        let utf16: Vec<_> = "\u{feff}the-secret"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        std::fs::write(file.path(), utf16).unwrap();
+        let error = part().read().await.unwrap_err().to_string();
+        assert!(error.contains("UTF-16; save it as UTF-8"), "{error}");
+    }
 }

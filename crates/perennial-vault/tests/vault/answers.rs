@@ -165,6 +165,46 @@ async fn clocks_that_differ_cause_a_warning() {
     }
 }
 
+/// Scenario: F24
+#[tokio::test]
+async fn clock_behind_vaults_starts_with_one_certificate_and_is_named() {
+    // Behind by more than the lifetime, and by more than that and the backdating.
+    let minute = Duration::from_secs(60);
+    for behind in [85, 600] {
+        let ca = Ca::new("root");
+        let server = Server::start(move |request| ca.sign_ahead(behind, request, minute)).await;
+        let source = pki_with_token(&server.url()).build().unwrap();
+        let live = LiveCert::start(source).await.unwrap();
+        let status = live.status();
+        let in_words = status.warnings.join("; ");
+        assert!(in_words.contains("clock is behind vault's"), "{in_words}");
+        // By our own clock it would be in use for minutes.
+        let renewed_in = status.next_fetch.unwrap().duration_since(live.now());
+        assert!(renewed_in.unwrap() < minute * 3 / 4, "{status:?}");
+        let signed = server
+            .requests()
+            .iter()
+            .filter(|r| r.path.contains("/sign/"))
+            .count();
+        assert_eq!(signed, 1);
+    }
+}
+
+/// Scenario: F24
+#[tokio::test]
+async fn clock_so_far_ahead_of_vaults_that_each_certificate_has_expired_is_named() {
+    let ca = Ca::new("root");
+    let hour = Duration::from_secs(3_600);
+    let server = Server::start(move |request| ca.sign_ahead(-7_200, request, hour)).await;
+    let error = fetch(&with_token(&server.url())).await.unwrap_err();
+    assert_eq!(error.kind(), SourceErrorKind::Invalid);
+    let text = full_text(&error);
+    assert!(
+        text.contains("clock is 7200s ahead of vault's") || text.contains("7201s"),
+        "{text}"
+    );
+}
+
 #[tokio::test]
 async fn certificate_for_another_key_is_never_published() {
     let ca = Ca::new("root");

@@ -95,15 +95,30 @@ impl Ca {
         self.sign_until(request, Duration::from_secs(3_600), change)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a CA has a clock of its own")]
     pub(crate) fn sign_until(
         &self,
         request: &Request,
         lifetime: Duration,
         change: impl FnOnce(&mut Value),
     ) -> Reply {
+        self.sign_at(now_ahead(0), request, lifetime, change)
+    }
+
+    /// Signs by a clock that is ahead by so many seconds, with its `Date`.
+    pub(crate) fn sign_ahead(&self, seconds: i64, request: &Request, lifetime: Duration) -> Reply {
+        let now = now_ahead(seconds);
+        self.sign_at(now, request, lifetime, |_| ())
+            .with("Date", httpdate::fmt_http_date(now))
+    }
+
+    fn sign_at(
+        &self,
+        now: SystemTime,
+        request: &Request,
+        lifetime: Duration,
+        change: impl FnOnce(&mut Value),
+    ) -> Reply {
         let asked: Value = serde_json::from_str(&request.body).unwrap();
-        let now = SystemTime::now();
         let valid = |params: &mut CertificateParams| {
             params.not_before = (now - Duration::from_secs(30)).into();
             params.not_after = (now + lifetime).into();
@@ -169,11 +184,15 @@ pub(crate) fn date() -> String {
 }
 
 /// The `Date` of a server whose clock is ahead by so many seconds.
-#[expect(clippy::disallowed_methods, reason = "a server has a clock of its own")]
 pub(crate) fn date_ahead(seconds: i64) -> String {
+    httpdate::fmt_http_date(now_ahead(seconds))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a server has a clock of its own")]
+fn now_ahead(seconds: i64) -> SystemTime {
     let by = Duration::from_secs(seconds.unsigned_abs());
     let now = SystemTime::now();
-    httpdate::fmt_http_date(if seconds < 0 { now - by } else { now + by })
+    if seconds < 0 { now - by } else { now + by }
 }
 
 pub(crate) fn login(token: &str, lease: u64) -> Reply {

@@ -236,7 +236,7 @@ fn positive(field: &'static str, got: Duration) -> Result<(), StartError> {
 }
 
 /// Waits for the first snapshot or the first permanent error, whichever comes first.
-async fn first_certificate(live: &LiveCert) -> Result<(), RenewError> {
+pub(super) async fn first_certificate(live: &LiveCert) -> Result<(), RenewError> {
     let mut published = live.shared.published.clone();
     let decided = published.wait_for(|published| {
         published.snapshot.is_some() || published.renewal.permanent_error().is_some()

@@ -1,62 +1,169 @@
-//! Encrypted PKCS#8 (RFC 5958, 3) with PBES2 (RFC 8018), as `openssl pkcs8 -topk8` writes it.
+//! Opens what a passphrase encrypts: keys in PKCS#8 (RFC 5958, 3) and the contents of PKCS#12.
 
-use pkcs8::pkcs5::pbes2::Kdf;
-use pkcs8::pkcs5::{self, EncryptionScheme};
-use pkcs8::{EncryptedPrivateKeyInfoRef, Error};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use pkcs8::der::asn1::{AnyRef, ObjectIdentifier};
+use pkcs8::der::{Decode, Reader, Tag, Tagged};
+use pkcs8::pkcs5;
+use pkcs8::pkcs5::pbes2::{self, Kdf};
+use pkcs8::spki::AlgorithmIdentifierRef;
+use rustls_pki_types::PrivateKeyDer;
+use zeroize::Zeroizing;
 
+use super::SecretKey;
+use super::closed::{Closed, check_rounds};
 use super::error::MaterialError;
-
-/// The most rounds of PBKDF2: RFC 8018, 4.2 recommends this number for the most critical keys.
-const MOST_ROUNDS: u32 = 10_000_000;
+use super::kind::element;
 
 /// The most bytes that scrypt may fill; OpenSSL's own keys take 16 MiB.
-const MOST_MEMORY: u64 = 256 << 20;
+const MOST_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 256 << 20 };
 
 /// Decrypts a key. Takes time for each round, so it must not run on an async worker.
-pub(super) fn decrypt(
-    der: &[u8],
-    passphrase: &[u8],
-) -> Result<PrivateKeyDer<'static>, MaterialError> {
-    let sealed = EncryptedPrivateKeyInfoRef::try_from(der)
-        // The parser's own error may quote bytes of the key.
-        .map_err(|_quotes_bytes| refused("expected PBES2 of PKCS#5"))?;
-    if is_too_costly(&sealed.encryption_algorithm) {
-        return Err(refused(
-            "deriving the encryption key would take too much time or memory",
-        ));
-    }
-    let opened = sealed.decrypt(passphrase).map_err(|error| {
-        refused(match error {
-            Error::EncryptedPrivateKey(pkcs5::Error::UnsupportedAlgorithm { .. }) => {
-                "unsupported cipher or hash; convert the key with `openssl pkcs8 -topk8 -v2 aes256`"
-            }
-            // With a wrong passphrase, one time in 256 the padding is right and the content noise.
-            _ => "wrong passphrase",
-        })
-    })?;
-    Ok(PrivatePkcs8KeyDer::from(opened.as_bytes())
-        .clone_key()
-        .into())
+pub(super) fn decrypt(der: &[u8], passphrase: &[u8]) -> Result<SecretKey, MaterialError> {
+    const CONVERT: &str = "`openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`";
+    let refused = |closed: Closed| MaterialError::Encrypted {
+        problem: closed.problem(CONVERT),
+    };
+    let opened = open_key(der, passphrase).map_err(refused)?;
+    // With a wrong passphrase, one time in 256 the padding is right and the content noise.
+    let key = PrivateKeyDer::try_from(opened.as_slice());
+    let key = key.map_err(|_noise| refused(Closed::WrongPassphrase))?;
+    Ok(Zeroizing::new(key.clone_key()))
 }
 
-fn is_too_costly(scheme: &EncryptionScheme) -> bool {
-    let Some(parameters) = scheme.pbes2() else {
-        return false;
+/// The DER of the key in an `EncryptedPrivateKeyInfo`.
+pub(super) fn open_key(der: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Closed> {
+    let parts = element(der).and_then(|(_, content, _)| {
+        let (_, _, rest) = element(content)?;
+        let (_, sealed, _) = element(rest)?;
+        Some((&content[..content.len() - rest.len()], sealed))
+    });
+    let (algorithm, sealed) = parts.ok_or(Closed::Malformed)?;
+    open(algorithm, sealed, passphrase)
+}
+
+/// Decrypts by an `AlgorithmIdentifier` in DER.
+pub(super) fn open(
+    algorithm: &[u8],
+    sealed: &[u8],
+    passphrase: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Closed> {
+    // The parser's own errors may quote bytes.
+    let malformed = |_quotes_bytes| Closed::Malformed;
+    let algorithm = AlgorithmIdentifierRef::from_der(algorithm).map_err(malformed)?;
+    let parameters = algorithm.parameters.ok_or(Closed::Malformed)?;
+    let mut buffer = Zeroizing::new(sealed.to_vec());
+    let length = if algorithm.oid == pbes2::PBES2_OID {
+        let parameters = pbes2::Parameters::try_from(parameters)
+            .map_err(|_quotes_bytes| first_unsupported(parameters))?;
+        check_cost(&parameters.kdf)?;
+        let opened = parameters.decrypt_in_place(passphrase, &mut buffer);
+        let opened = opened.map_err(|error| match error {
+            pkcs5::Error::UnsupportedAlgorithm { oid } => Closed::Unsupported(name(oid)),
+            _ => Closed::WrongPassphrase,
+        });
+        opened?.len()
+    } else {
+        #[cfg(feature = "pkcs12")]
+        let length = super::pbe::open(algorithm.oid, parameters, passphrase, &mut buffer)?;
+        #[cfg(not(feature = "pkcs12"))]
+        let length = None;
+        length.ok_or_else(|| Closed::Unsupported(name(algorithm.oid)))?
     };
-    match &parameters.kdf {
-        Kdf::Pbkdf2(pbkdf2) => pbkdf2.iteration_count > MOST_ROUNDS,
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+fn check_cost(kdf: &Kdf) -> Result<(), Closed> {
+    match kdf {
+        Kdf::Pbkdf2(pbkdf2) => check_rounds(pbkdf2.iteration_count),
         Kdf::Scrypt(scrypt) => {
             // RFC 7914, 2: 128 · r · N bytes, filled p times.
             let memory = u64::from(scrypt.block_size)
                 .saturating_mul(128)
-                .saturating_mul(scrypt.cost_parameter);
-            memory.saturating_mul(scrypt.parallelization.into()) > MOST_MEMORY
+                .saturating_mul(scrypt.cost_parameter)
+                .saturating_mul(scrypt.parallelization.into());
+            if memory > MOST_MEMORY {
+                return Err(Closed::TooCostly(format!("scrypt over {memory} bytes")));
+            }
+            Ok(())
         }
-        _ => false,
+        _ => Ok(()),
     }
 }
 
-fn refused(problem: &'static str) -> MaterialError {
-    MaterialError::Encrypted { problem }
+/// Names the algorithm by which the parser refused these parameters of PBES2.
+fn first_unsupported(parameters: AnyRef<'_>) -> Closed {
+    let mut oids = Vec::new();
+    collect_oids(parameters, &mut oids);
+    let oid = oids.into_iter().find(|oid| !SUPPORTED.contains(oid));
+    oid.map_or(Closed::Malformed, |oid| Closed::Unsupported(name(oid)))
+}
+
+fn collect_oids(any: AnyRef<'_>, oids: &mut Vec<ObjectIdentifier>) {
+    match any.tag() {
+        Tag::ObjectIdentifier => oids.extend(any.decode_as::<ObjectIdentifier>()),
+        Tag::Sequence => {
+            let _malformed = any.sequence(|reader| {
+                while !reader.is_finished() {
+                    collect_oids(AnyRef::decode(reader)?, oids);
+                }
+                Ok::<_, pkcs8::der::Error>(())
+            });
+        }
+        _ => {}
+    }
+}
+
+const fn oid(text: &str) -> ObjectIdentifier {
+    ObjectIdentifier::new_unwrap(text)
+}
+
+/// What PBES2 may be made of.
+const SUPPORTED: [ObjectIdentifier; 13] = [
+    pbes2::PBKDF2_OID,
+    pbes2::SCRYPT_OID,
+    pbes2::HMAC_WITH_SHA1_OID,
+    oid("1.2.840.113549.2.8"),
+    pbes2::HMAC_WITH_SHA256_OID,
+    oid("1.2.840.113549.2.10"),
+    oid("1.2.840.113549.2.11"),
+    pbes2::AES_128_CBC_OID,
+    pbes2::AES_192_CBC_OID,
+    pbes2::AES_256_CBC_OID,
+    pbes2::AES_128_GCM_OID,
+    pbes2::AES_256_GCM_OID,
+    pbes2::DES_EDE3_CBC_OID,
+];
+
+/// An algorithm by OpenSSL's name, if it is one that keys are found in, and its OID.
+pub(super) fn name(oid: ObjectIdentifier) -> String {
+    let text = oid.to_string();
+    let names = [
+        ("1.2.840.113549.1.5.1", "PBE-MD2-DES"),
+        ("1.2.840.113549.1.5.3", "PBE-MD5-DES"),
+        ("1.2.840.113549.1.5.4", "PBE-MD2-RC2-64"),
+        ("1.2.840.113549.1.5.6", "PBE-MD5-RC2-64"),
+        ("1.2.840.113549.1.5.10", "PBE-SHA1-DES"),
+        ("1.2.840.113549.1.5.11", "PBE-SHA1-RC2-64"),
+        ("1.2.840.113549.1.5.14", "PBMAC1"),
+        ("1.2.840.113549.1.12.1.1", "PBE-SHA1-RC4-128"),
+        ("1.2.840.113549.1.12.1.2", "PBE-SHA1-RC4-40"),
+        ("1.2.840.113549.1.12.1.3", "PBE-SHA1-3DES"),
+        ("1.2.840.113549.1.12.1.4", "PBE-SHA1-2DES"),
+        ("1.2.840.113549.1.12.1.5", "PBE-SHA1-RC2-128"),
+        ("1.2.840.113549.1.12.1.6", "PBE-SHA1-RC2-40"),
+        ("1.2.840.113549.3.2", "RC2-CBC"),
+        ("1.3.14.3.2.7", "DES-CBC"),
+        ("1.2.410.200046.1.1.2", "ARIA-128-CBC"),
+        ("1.2.410.200046.1.1.7", "ARIA-192-CBC"),
+        ("1.2.410.200046.1.1.12", "ARIA-256-CBC"),
+        ("1.2.392.200011.61.1.1.1.2", "CAMELLIA-128-CBC"),
+        ("1.2.392.200011.61.1.1.1.3", "CAMELLIA-192-CBC"),
+        ("1.2.392.200011.61.1.1.1.4", "CAMELLIA-256-CBC"),
+        ("1.2.410.200004.1.4", "SEED-CBC"),
+        ("1.2.156.10197.1.104.2", "SM4-CBC"),
+    ];
+    match names.iter().find(|(dotted, _)| *dotted == text) {
+        Some((_, name)) => format!("{name} ({text})"),
+        None => format!("the algorithm {text}"),
+    }
 }

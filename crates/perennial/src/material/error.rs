@@ -48,7 +48,7 @@ pub enum MaterialError {
         part: &'static str,
     },
     /// A part contains something else, as when two files were swapped.
-    #[error("the {part} is missing: line {line} begins {found} instead")]
+    #[error("the {part} is missing: line {line} begins {found}")]
     OtherKind {
         /// The part at fault.
         part: &'static str,
@@ -57,11 +57,33 @@ pub enum MaterialError {
         /// What that block is.
         found: &'static str,
     },
+    /// A part is something else as a whole, such as a container that must be converted.
+    #[error("the {part} is missing: found {found}")]
+    OtherContent {
+        /// The part at fault.
+        part: &'static str,
+        /// What it is, and what to do.
+        found: &'static str,
+    },
+    /// A part in DER ends too early, as when its writer has not finished.
+    #[error("the {part} is cut off: its DER is shorter than it declares")]
+    Truncated {
+        /// The part at fault.
+        part: &'static str,
+    },
     /// The private key is encrypted and could not be decrypted.
     #[error("the private key is encrypted: {problem}")]
     Encrypted {
         /// Why it could not be decrypted, and what to do.
-        problem: &'static str,
+        problem: String,
+    },
+    /// A part is PKCS#12, and what is needed of it cannot be read.
+    #[error("the {part} cannot be read from PKCS#12: {problem}")]
+    Pkcs12 {
+        /// The part at fault.
+        part: &'static str,
+        /// Why not, and what to do.
+        problem: String,
     },
     /// A certificate of a part cannot be parsed.
     #[error("certificate {index} of the {part} is malformed: {problem}")]
@@ -130,7 +152,7 @@ pub enum MaterialError {
         not_before: SystemTime,
     },
     /// The chain has expired by our clock.
-    #[error("{} expired at {not_after:?}", limited_by.as_deref().unwrap_or("the certificate"))]
+    #[error("{} expired at {not_after:?} by this machine's clock", limited_by.as_deref().unwrap_or("the certificate"))]
     Expired {
         /// The earliest `not_after` of the chain, wall clock.
         not_after: SystemTime,

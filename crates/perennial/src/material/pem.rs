@@ -7,18 +7,20 @@ use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
 use super::error::MaterialError;
+use super::kind::Kind;
 
-/// The kind of a block, by its BEGIN line.
+/// What a block claims to be, by its BEGIN line. What it is, its DER says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     Certificate,
-    Pkcs8,
-    Pkcs1,
-    Sec1,
-    EncryptedPkcs8,
+    /// A certificate, and after it what OpenSSL trusts it for (`openssl x509 -trustout`).
+    Trusted,
+    /// A key of any form, encrypted or not.
+    Key,
     /// Any key with a `Proc-Type: 4,ENCRYPTED` header: OpenSSL's legacy format.
     EncryptedByHeader,
-    /// Neither key nor certificate; described for an error.
+    Known(Kind),
+    /// Described for an error: the name may be anything, even a secret, so that none quotes it.
     Other(&'static str),
 }
 
@@ -26,21 +28,16 @@ impl Label {
     fn of(name: &[u8]) -> Self {
         match name {
             b"CERTIFICATE" | b"X509 CERTIFICATE" => Self::Certificate,
-            b"PRIVATE KEY" => Self::Pkcs8,
-            b"RSA PRIVATE KEY" => Self::Pkcs1,
-            b"EC PRIVATE KEY" => Self::Sec1,
-            b"ENCRYPTED PRIVATE KEY" => Self::EncryptedPkcs8,
-            b"TRUSTED CERTIFICATE" => Self::Other("an OpenSSL trusted certificate"),
-            b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => {
-                Self::Other("a certificate request")
-            }
-            b"OPENSSH PRIVATE KEY" => Self::Other("an OpenSSH private key"),
-            b"PUBLIC KEY" | b"RSA PUBLIC KEY" => Self::Other("a public key"),
+            b"TRUSTED CERTIFICATE" => Self::Trusted,
+            b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => Self::Known(Kind::Request),
+            b"OPENSSH PRIVATE KEY" => Self::Known(Kind::OpenSsh),
+            b"PUBLIC KEY" | b"RSA PUBLIC KEY" => Self::Known(Kind::PublicKey),
+            b"X509 CRL" => Self::Known(Kind::RevocationList),
+            b"PKCS7" | b"PKCS #7 SIGNED DATA" | b"CMS" => Self::Known(Kind::Pkcs7),
             b"EC PARAMETERS" => Self::Other("EC parameters"),
             b"DH PARAMETERS" => Self::Other("DH parameters"),
-            b"X509 CRL" => Self::Other("a revocation list"),
-            b"PKCS7" | b"CMS" => Self::Other("a PKCS#7 container"),
-            // The name may be anything, even a secret, so no error quotes it.
+            // Of PKCS#1, SEC1, PKCS#8, encrypted or not, and of tools with names of their own.
+            key if key.ends_with(b"PRIVATE KEY") => Self::Key,
             _ => Self::Other("a block of another kind"),
         }
     }
@@ -48,15 +45,16 @@ impl Label {
     /// A description for errors.
     pub(super) fn description(self) -> &'static str {
         match self {
-            Self::Certificate => "a certificate",
-            Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
-            Self::EncryptedPkcs8 | Self::EncryptedByHeader => "an encrypted private key",
+            Self::Certificate | Self::Trusted => Kind::Certificate.description(),
+            Self::Key => Kind::Key.description(),
+            Self::EncryptedByHeader => Kind::EncryptedKey.description(),
+            Self::Known(kind) => kind.description(),
             Self::Other(words) => words,
         }
     }
 
     pub(super) fn is_key(self) -> bool {
-        !matches!(self, Self::Certificate | Self::Other(_))
+        matches!(self, Self::Key | Self::EncryptedByHeader)
     }
 }
 
@@ -79,26 +77,100 @@ impl Block<'_> {
         for line in lines(self.body).filter(|line| !is_header(line)) {
             base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
         }
-        decode(&base64).ok_or(MaterialError::Pem {
+        decode(&base64).ok_or_else(|| self.malformed("the block that begins here is not base64"))
+    }
+
+    pub(super) fn malformed(&self, problem: &'static str) -> MaterialError {
+        MaterialError::Pem {
             part: self.part,
             line: self.line,
-            problem: "the block that begins here is not base64",
-        })
+            problem,
+        }
+    }
+
+    /// The error for a block that is not what was expected.
+    pub(super) fn is_of_kind(&self, kind: Kind) -> MaterialError {
+        MaterialError::OtherKind {
+            part: self.part,
+            line: self.line,
+            found: kind.description(),
+        }
     }
 }
 
 /// Whether a text contains a BEGIN line.
 pub(super) fn is_pem(text: &[u8]) -> bool {
-    text.windows(BEGIN.len()).any(|window| window == BEGIN)
+    contains(text, BEGIN)
 }
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
 
+/// A copy without what editors, variables and JSON put into a text.
+///
+/// Byte order marks, of which joined files have several, and zero-width spaces are left out.
+/// The characters `\n` become line ends, `\/` a slash.
+pub(super) fn readable(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut rest = text;
+    while let [first, ..] = rest {
+        let (byte, length) = match rest {
+            [0xef, 0xbb, 0xbf, ..] | [0xe2, 0x80, 0x8b, ..] => (None, 3),
+            // A space that does not break.
+            [0xc2, 0xa0, ..] => (Some(b' '), 2),
+            // Escaped twice or more.
+            [b'\\', b'\\' | b'/', ..] => (None, 1),
+            [b'\\', b'r', ..] => (None, 2),
+            [b'\\', b'n', ..] => (Some(b'\n'), 2),
+            _ => (Some(*first), 1),
+        };
+        out.extend(byte);
+        rest = &rest[length..];
+    }
+    out
+}
+
+/// A BEGIN or END line, or what is left of one in a text that lost its line ends.
+struct Armour<'a> {
+    is_begin: bool,
+    /// Whether nothing but white space and quotes precedes it in its line.
+    is_first: bool,
+    /// `None` without its closing dashes.
+    name: Option<&'a [u8]>,
+    /// Where it begins and ends in its line.
+    at: std::ops::Range<usize>,
+}
+
+impl<'a> Armour<'a> {
+    /// The first one in this line, or in what is left of it.
+    fn find(line: &'a [u8]) -> Option<Self> {
+        let (start, kind) = line
+            .windows(END.len())
+            .enumerate()
+            .find_map(|(at, window)| {
+                let kind = [BEGIN, END]
+                    .into_iter()
+                    .find(|kind| line[at..].starts_with(kind));
+                kind.filter(|_| window.starts_with(DASHES))
+                    .map(|kind| (at, kind))
+            })?;
+        let rest = &line[start + kind.len()..];
+        let closing = position(rest, DASHES);
+        let end = closing.map_or(line.len(), |at| start + kind.len() + at + DASHES.len());
+        Some(Self {
+            is_begin: kind == BEGIN,
+            is_first: line[..start].iter().all(is_around),
+            name: closing.map(|at| rest[..at].trim_ascii()),
+            at: start..end,
+        })
+    }
+}
+
 /// All blocks of a text in order; text around them is ignored.
 ///
-/// White space around a line is ignored too, so CRLF and indented texts are read.
+/// White space around a line is ignored too, so CRLF and indented texts are read, and so is a text
+/// whose line ends became spaces or were lost.
 pub(super) fn blocks<'a>(
     part: &'static str,
     text: &'a [u8],
@@ -111,35 +183,45 @@ pub(super) fn blocks<'a>(
             problem,
         })
     };
+    // Where lines begin blocks, one within a line is part of a comment.
+    let has_lines =
+        lines(text).any(|line| Armour::find(line).is_some_and(|armour| armour.is_first));
     let mut found = Vec::new();
     // A block whose END line has not been found yet: its body is all the text that follows.
     let mut open: Option<Block<'_>> = None;
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut offset = 0;
     for (index, raw) in lines(text).enumerate() {
-        let (line, number) = (raw.trim_ascii(), index + 1);
-        let after = (offset + raw.len() + 1).min(text.len());
-        let begin = armour(BEGIN, line);
-        let end = armour(END, line);
-        if let Some(None) = begin.or(end) {
-            // The writer may not have finished the last line.
-            if offset + raw.len() == text.len() {
-                return cut_off(open.map_or(number, |open| open.line));
+        let number = index + 1;
+        let line_end = offset + raw.len();
+        let mut at = offset;
+        let mut has_ended_here = false;
+        while let Some(armour) = Armour::find(&text[at..line_end]) {
+            let (start, end) = (at + armour.at.start, at + armour.at.end);
+            at = end;
+            let is_comment = !armour.is_first && !has_ended_here;
+            if is_comment && open.is_none() && (has_lines || !armour.is_begin) {
+                continue;
             }
-            return malformed(number, "a BEGIN or END line without its closing dashes");
-        }
-        if let Some(Some(name)) = begin {
-            let begun = open.replace(Block {
-                part,
-                name,
-                label: Label::of(name),
-                line: number,
-                body: &text[after..],
-            });
-            if let Some(unfinished) = begun {
-                return cut_off(unfinished.line);
+            let Some(name) = armour.name else {
+                // The writer may not have finished the last line.
+                if line_end == text.len() {
+                    return cut_off(open.map_or(number, |open| open.line));
+                }
+                return malformed(number, "a BEGIN or END line without its closing dashes");
+            };
+            if armour.is_begin {
+                let begun = open.replace(Block {
+                    part,
+                    name,
+                    label: Label::of(name),
+                    line: number,
+                    body: &text[end..],
+                });
+                if let Some(unfinished) = begun {
+                    return cut_off(unfinished.line);
+                }
+                continue;
             }
-        } else if let Some(Some(name)) = end {
             let Some(mut block) = open.take() else {
                 return malformed(number, "an END line without its BEGIN line");
             };
@@ -147,15 +229,14 @@ pub(super) fn blocks<'a>(
                 let problem = "the END line names another kind than the BEGIN line";
                 return malformed(number, problem);
             }
-            block.body = &block.body[..block.body.len() - (text.len() - offset)];
+            block.body = &block.body[..block.body.len() - (text.len() - start)];
+            if block.label == Label::Key && contains(block.body, b"Proc-Type:") {
+                block.label = Label::EncryptedByHeader;
+            }
             found.push(block);
-        } else if let Some(open) = &mut open
-            && line.starts_with(b"Proc-Type:")
-            && open.label.is_key()
-        {
-            open.label = Label::EncryptedByHeader;
+            has_ended_here = true;
         }
-        offset = after;
+        offset = line_end + 1;
     }
     match open {
         Some(unfinished) => cut_off(unfinished.line),
@@ -167,15 +248,22 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&byte| byte == b'\n')
 }
 
+fn contains(text: &[u8], words: &[u8]) -> bool {
+    position(text, words).is_some()
+}
+
+fn position(text: &[u8], words: &[u8]) -> Option<usize> {
+    text.windows(words.len()).position(|window| window == words)
+}
+
+/// White space, and the quotes that some tools leave around a value.
+pub(super) fn is_around(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'')
+}
+
 /// `Name: value` within a block (RFC 1421); a line of base64 has no colon.
 fn is_header(line: &[u8]) -> bool {
     line.contains(&b':')
-}
-
-/// The name in a BEGIN or END line, `Some(None)` if that is incomplete; `None` for another line.
-fn armour<'a>(kind: &[u8], line: &'a [u8]) -> Option<Option<&'a [u8]>> {
-    let rest = line.strip_prefix(kind)?;
-    Some(rest.strip_suffix(DASHES))
 }
 
 /// Base64 without white space, in constant time.
@@ -243,9 +331,33 @@ mod tests {
             format!("subject=/CN=app\nissuer: x\n\n{plain}\nthe end"),
         ];
         for text in table {
+            let text = String::from_utf8(readable(text.as_bytes()).to_vec()).unwrap();
             let found = blocks(text.as_bytes()).unwrap();
             assert_eq!(found.len(), 1, "{text}");
             assert_eq!(*found[0].decode().unwrap(), [7; 90]);
+        }
+    }
+
+    #[test]
+    fn armour_within_a_line_counts_only_where_line_ends_were_lost() {
+        let plain = block("CERTIFICATE", &[7; 90]);
+        let flat = plain.replace('\n', "");
+        let table = [
+            (
+                format!("from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----\n{plain}"),
+                1,
+            ),
+            (format!("{flat}{flat}"), 2),
+            (format!("{flat} issuer=/CN=ca {flat}"), 2),
+            (format!("subject=/CN=app {flat}"), 1),
+            (format!("{flat}\n{plain}{flat}"), 3),
+        ];
+        for (text, expected) in table {
+            let found = blocks(text.as_bytes()).unwrap();
+            assert_eq!(found.len(), expected, "{text}");
+            for block in found {
+                assert_eq!(*block.decode().unwrap(), [7; 90]);
+            }
         }
     }
 

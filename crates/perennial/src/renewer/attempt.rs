@@ -170,7 +170,9 @@ impl Renewer {
         now: Moment,
         reason: FetchReason,
     ) -> Option<Deadline> {
-        if now.wall >= candidate.not_before() {
+        // Other roots for the leaf in use change nothing about its validity.
+        let is_new_leaf = candidate.leaf_since() == candidate.generation();
+        if now.wall >= candidate.not_before() || !is_new_leaf {
             return None;
         }
         let begins = now.deadline(candidate.not_before());

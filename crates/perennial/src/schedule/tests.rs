@@ -87,7 +87,46 @@ fn requested_wait_is_honoured_up_to_half_of_the_remaining_lifetime() {
     assert_eq!(wait(3_600, 0), 60.0);
 }
 
+fn any_duration() -> impl Strategy<Value = Duration> {
+    let of_all_sizes =
+        (0..=64u32, any::<u64>(), 0..1_000_000_000u32).prop_map(|(bits, seconds, nanos)| {
+            Duration::new(seconds.checked_shr(bits).unwrap_or(0), nanos)
+        });
+    prop_oneof![Just(Duration::ZERO), Just(Duration::MAX), of_all_sizes]
+}
+
 proptest! {
+    /// Scenario: F17
+    #[test]
+    fn outage_lifetime_and_wait_of_any_length_overflow_nowhere(
+        outage in any_duration(), length in any_duration(), requested in any_duration(),
+        in_a_row in any::<u32>(), draw in 0.0..1.0f64, sha in any::<[u8; 32]>(),
+    ) {
+        let from = SystemTime::UNIX_EPOCH;
+        let until = crate::clock::wall_after(from, length);
+        let lifetime = UsableLifetime::new(from, from, until);
+        match RenewalSchedule::new().survive_outage(outage).renewal_point(&lifetime, &sha) {
+            Ok(point) => prop_assert!(from < point && point < until),
+            Err(RenewError::LifetimeTooShort { usable, needed, .. }) => {
+                prop_assert!(usable < needed, "{usable:?} {needed:?}");
+            }
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+        prop_assert!(lifetime.earliest_renewal() <= lifetime.latest_renewal());
+        prop_assert!(lifetime.latest_renewal() <= lifetime.warn_at().max(until));
+        let failure = Failure {
+            in_a_row,
+            transient: draw < 0.5,
+            requested_wait: Some(requested),
+            remaining: length,
+        };
+        let now = crate::clock::Moment::from(from);
+        for lifetime in [None, Some(&lifetime)] {
+            let next = now.after(Backoff::of(lifetime).wait(&failure, draw));
+            prop_assert!(!next.has_passed(now));
+        }
+    }
+
     /// Scenario: T1
     #[test]
     fn renewal_point_lies_in_the_band(seconds in 5..10 * YEAR, sha in any::<[u8; 32]>()) {
@@ -143,6 +182,23 @@ proptest! {
             at += backoff.wait(&failure(tries), draws[tries as usize % draws.len()]);
         }
         prop_assert!(f64::from(tries) <= bound.ceil(), "{tries} tries, bound {bound}");
+    }
+}
+
+/// Scenario: F28
+#[test]
+fn lifetime_in_which_no_failure_can_be_made_good_is_refused_and_the_needed_one_is_named() {
+    for outage in [0, 1] {
+        let schedule = RenewalSchedule::new().survive_outage(Duration::from_secs(outage));
+        for seconds in 0..4 {
+            let refused = schedule.renewal_point(&lifetime(seconds), &[0; 32]);
+            let text = refused.unwrap_err().to_string();
+            assert!(
+                text.ends_with(": it needs 4s, so request more than that"),
+                "{text}"
+            );
+        }
+        assert!(schedule.renewal_point(&lifetime(4), &[0; 32]).is_ok());
     }
 }
 

@@ -9,7 +9,8 @@ use crate::error::SourceError;
 
 /// Reads chain, key and roots from files, and notices when they change.
 ///
-/// Each file may be PEM, DER, or DER as base64; the key PKCS#1, SEC1 or PKCS#8. Any change of the
+/// Each file may be PEM or DER, or either as base64; the key PKCS#1, SEC1 or PKCS#8; chain and key
+/// one PKCS#12 file (feature `pkcs12`). Any change of the
 /// content is noticed, of one file alone or through any links; the same content written again is
 /// not a change. A pair that does not match, or is half written, is refused while the last good
 /// certificate stays in use, and read again when the files change again. Files larger than 4 MiB,
@@ -42,18 +43,28 @@ impl FileSource {
     ) -> Self {
         let (chain, key) = (chain.into(), key.into());
         let key = (key != chain).then_some(key);
-        Self::of(chain, key, roots.into())
+        Self::of(chain, key, Some(roots.into()))
     }
 
     /// Names one file with both chain and key, and the file of the trust roots.
     ///
-    /// The pair's file is PEM; key and certificates may be in any order in it.
+    /// The pair's file is PEM, with key and certificates in any order, or PKCS#12.
     pub fn combined(pair: impl Into<PathBuf>, roots: impl Into<PathBuf>) -> Self {
-        Self::of(pair.into(), None, roots.into())
+        Self::of(pair.into(), None, Some(roots.into()))
     }
 
-    fn of(chain: PathBuf, key: Option<PathBuf>, roots: PathBuf) -> Self {
-        let roots = vec![Input::file(roots)];
+    /// Names the files of chain and key alone, for roots that come from elsewhere.
+    ///
+    /// A client verifies servers by the roots of its [`TlsSettings`](crate::TlsSettings) then. The
+    /// same path twice is one file with both.
+    pub fn without_roots(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let (chain, key) = (chain.into(), key.into());
+        let key = (key != chain).then_some(key);
+        Self::of(chain, key, None)
+    }
+
+    fn of(chain: PathBuf, key: Option<PathBuf>, roots: Option<PathBuf>) -> Self {
+        let roots = roots.into_iter().map(Input::file).collect();
         Self {
             inputs: Inputs::new(Input::file(chain), key.map(Input::file), roots),
             reader: Reader::default(),

@@ -7,10 +7,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::shown::shown;
+use crate::clock::Clock;
 use crate::digest::digest;
 use crate::error::{BoxError, SourceError};
 use crate::material::{CertMaterial, Certificate, MaterialError, formats, part};
@@ -22,8 +25,8 @@ pub(super) const LARGEST_FILE: u64 = 4 << 20;
 /// How often files are read again that change while they are being read.
 const MOST_READS: usize = 4;
 
-/// The longest path that an error shows: Linux opens no longer one (PATH_MAX).
-const LONGEST_SHOWN: usize = 4_096;
+/// How long after its last change a file that is cut off may still be being written.
+const MAY_BE_WRITTEN_FOR: Duration = Duration::from_secs(10);
 
 /// One thing to read. Displayed as errors name it, never with its content.
 #[derive(Clone)]
@@ -48,14 +51,7 @@ impl Input {
     }
 
     pub(super) fn file(path: PathBuf) -> Self {
-        // A key that was given instead of its path must not appear in a log.
-        let is_odd =
-            path.as_os_str().len() > LONGEST_SHOWN || path.to_string_lossy().contains("-----BEGIN");
-        let name = if is_odd {
-            "a path that is too long or contains PEM".to_owned()
-        } else {
-            path.display().to_string()
-        };
+        let name = shown(&path);
         Self::new(name, Place::File(path))
     }
 
@@ -81,6 +77,30 @@ impl Input {
             let kind = cause.kind();
             kind(Reading::of(self, cause))
         })
+    }
+
+    /// The error for content that cannot be used.
+    ///
+    /// Waiting cures it only where a writer may be at work: a mistake must fail at once.
+    fn refuse(&self, cause: MaterialError) -> SourceError {
+        use MaterialError::{CutOff, Missing, Truncated};
+        let is_unfinished = matches!(cause, CutOff { .. } | Truncated { .. } | Missing { .. });
+        let reading = Reading::of(self, cause);
+        if is_unfinished && self.may_be_being_written() {
+            SourceError::unavailable(reading)
+        } else {
+            SourceError::invalid(reading)
+        }
+    }
+
+    fn may_be_being_written(&self) -> bool {
+        let Place::File(path) = &self.place else {
+            return false;
+        };
+        let changed = fs::metadata(path).and_then(|found| found.modified());
+        let age = changed.map(|at| Clock::default().now().duration_since(at));
+        // A change in the future is one by a clock that is ahead of ours.
+        !matches!(age, Ok(Ok(age)) if age > MAY_BE_WRITTEN_FOR)
     }
 }
 
@@ -121,9 +141,16 @@ enum Unreadable {
 impl Unreadable {
     /// A missing or empty file may be about to be written: waiting can cure it.
     fn kind(&self) -> fn(Reading) -> SourceError {
+        use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, PermissionDenied};
         match self {
-            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Io(error) if error.kind() == PermissionDenied => {
                 |cause| SourceError::denied(cause)
+            }
+            // No file can be there.
+            Self::Io(error)
+                if matches!(error.kind(), InvalidFilename | InvalidInput | NotADirectory) =>
+            {
+                |cause| SourceError::invalid(cause)
             }
             Self::Io(_) | Self::Empty => |cause| SourceError::unavailable(cause),
             _ => |cause| SourceError::invalid(cause),
@@ -145,7 +172,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     if found.len() > LARGEST_FILE {
         return Err(Unreadable::TooLarge);
     }
-    let bytes = read_at_most(File::open(path)?, found.len(), LARGEST_FILE + 1)?;
+    let bytes = read_at_most(&File::open(path)?, found.len(), LARGEST_FILE + 1)?;
     match bytes.len() as u64 {
         0 => Err(Unreadable::Empty),
         length if length > LARGEST_FILE => Err(Unreadable::TooLarge),
@@ -154,7 +181,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
 }
 
 /// Reads a file of about `length` bytes that may hold a key.
-pub(super) fn read_at_most(file: File, length: u64, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read_at_most(file: &File, length: u64, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     // One byte more than the length: a buffer that grows leaves copies of the key in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
     file.take(most).read_to_end(&mut bytes)?;
@@ -217,21 +244,22 @@ impl Inputs {
         let mut next = || contents.next().map_or(&[][..], |bytes| bytes.as_slice());
 
         let chain_bytes = next();
-        let chain = certificates(part::CHAIN, &self.chain, chain_bytes)?;
         let (key_input, key_bytes) = match &self.key {
             Some(key) => (key, next()),
             None => (&self.chain, chain_bytes),
         };
-        let mut roots = Vec::new();
-        for input in &self.roots {
-            roots.extend(certificates(part::ROOTS, input, next())?);
-        }
+        let roots_bytes: Vec<_> = self.roots.iter().map(|_| next()).collect();
         let passphrase = self.passphrase.as_ref().map(|input| match input.place {
             Place::File(_) => without_line_end(next()),
             _ => next(),
         });
+        let chain = certificates(part::CHAIN, &self.chain, chain_bytes, passphrase)?;
+        let mut roots = Vec::new();
+        for (input, bytes) in self.roots.iter().zip(roots_bytes) {
+            roots.extend(certificates(part::ROOTS, input, bytes, passphrase)?);
+        }
         let key = formats::private_key(key_bytes, passphrase);
-        let key = key.map_err(|cause| at(key_input, cause))?;
+        let key = key.map_err(|cause| key_input.refuse(cause))?;
 
         // Without a default provider, the core finds a key of another certificate.
         if let Some(provider) = default_provider() {
@@ -241,7 +269,7 @@ impl Inputs {
                 None => at(&self.chain, cause),
             })?;
         }
-        Ok(CertMaterial::from_der(chain, key, roots)?)
+        Ok(CertMaterial::with_key(chain, key, roots)?.read_from(&self.chain))
     }
 }
 
@@ -257,8 +285,10 @@ fn certificates(
     part: &'static str,
     input: &Input,
     bytes: &[u8],
+    passphrase: Option<&[u8]>,
 ) -> Result<Vec<CertificateDer<'static>>, SourceError> {
-    let found = formats::certificates(part, bytes).map_err(|cause| at(input, cause))?;
+    let found =
+        formats::certificates(part, bytes, passphrase).map_err(|cause| input.refuse(cause))?;
     for (index, der) in found.iter().enumerate() {
         Certificate::in_part(part, index, der).map_err(|cause| at(input, cause))?;
     }
@@ -266,18 +296,13 @@ fn certificates(
 }
 
 fn at(place: &impl fmt::Display, cause: MaterialError) -> SourceError {
-    // A writer that has not finished will do so without help.
-    let unfinished = matches!(cause, MaterialError::CutOff { .. });
-    let reading = Reading::of(place, cause);
-    if unfinished {
-        SourceError::unavailable(reading)
-    } else {
-        SourceError::invalid(reading)
-    }
+    SourceError::invalid(Reading::of(place, cause))
 }
 
-/// Editors and `echo` end a passphrase's file with a line end that does not belong to it.
+/// Editors and `echo` end a passphrase's file with a line end that does not belong to it, and
+/// editors of Windows begin it with a byte order mark.
 fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }

@@ -21,7 +21,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// The setters of every source that reads files; the source has a field `reader`.
 macro_rules! reading_setters {
     () => {
-        /// Decrypts the key with this passphrase, if it is encrypted PKCS#8.
+        /// Decrypts the key with this passphrase, if it is encrypted PKCS#8 or in PKCS#12.
         ///
         /// Wiped from memory when the source is dropped. The last passphrase setter counts.
         #[cfg(feature = "encrypted-keys")]

@@ -13,13 +13,17 @@ use crate::snapshot::Snapshot;
 use crate::tls::{TlsPolicy, default_provider};
 
 mod disk;
-use disk::SavedFile;
+use super::trusted::Lock;
+use disk::{LOCK_POLL, SavedFile};
 mod format;
 pub(crate) use format::SavedCert;
 use format::SavedCertError;
 
 /// The longest time that a start waits for the file.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a start waits for another process that starts with the same file.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// How long dropping the source waits for a write under way.
 const DROP_LIMIT: Duration = Duration::from_secs(2);
@@ -74,7 +78,7 @@ impl<S: CertSource> Saved<S> {
             Ok(found) => found?,
             Err(unfit) => {
                 let reason = &unfit as &dyn std::error::Error;
-                tracing::info!(path = %self.file.path.display(), reason, "saved certificate not used");
+                tracing::info!(path = self.file.shown, reason, "saved certificate not used");
                 return None;
             }
         };
@@ -82,7 +86,7 @@ impl<S: CertSource> Saved<S> {
             *lock(&self.spare) = Some(saved);
             return None;
         }
-        tracing::info!(path = %self.file.path.display(), "using the saved certificate");
+        tracing::info!(path = self.file.shown, "using the saved certificate");
         self.used(saved)
     }
 
@@ -92,7 +96,7 @@ impl<S: CertSource> Saved<S> {
         // It may have expired since it was read.
         is_before_renewal(&saved, self.clock.now()).ok()?;
         tracing::warn!(
-            path = %self.file.path.display(),
+            path = self.file.shown,
             "the source is unavailable; using the saved certificate past its renewal point"
         );
         self.used(saved)
@@ -104,19 +108,45 @@ impl<S: CertSource> Saved<S> {
         Arc::into_inner(saved)
     }
 
+    /// Waits a little while another process holds the lock of the file; `None` without it.
+    async fn lock(&self) -> Option<Lock> {
+        let held = async {
+            loop {
+                let file = Arc::clone(&self.file);
+                match off_worker(move || file.try_lock()).await {
+                    Ok(Ok(None)) => tokio::time::sleep(LOCK_POLL).await,
+                    Ok(Ok(held)) => return held,
+                    // Without locks, each process issues its own.
+                    Ok(Err(_)) | Err(_) => return None,
+                }
+            }
+        };
+        tokio::time::timeout(LOCK_WAIT, held).await.ok().flatten()
+    }
+
     fn save(&self, snapshot: &Snapshot) {
+        if !self.is_written(snapshot) {
+            self.file.keep_until_written(None);
+        }
+    }
+
+    /// Whether the file is going to be written.
+    fn is_written(&self, snapshot: &Snapshot) -> bool {
         let Some(key) = self.source.cache_key() else {
-            return self.file.warn("the source has no cache key", None);
+            self.file.warn("the source has no cache key", None);
+            return false;
         };
         let material = snapshot.material();
         let digest = material.digest();
         if lock(&self.kept).replace(digest) == Some(digest) {
-            return;
+            return false;
         }
-        match format::render(material, key, snapshot.obtained_at()) {
-            Some(text) => self.file.write(text),
-            None => self.file.warn("the key stays in its device", None),
-        }
+        let Some(text) = format::render(material, key, snapshot.obtained_at()) else {
+            self.file.warn("the key stays in its device", None);
+            return false;
+        };
+        self.file.write(text);
+        true
     }
 }
 
@@ -165,18 +195,26 @@ fn is_before_renewal(saved: &Arc<CertMaterial>, now: SystemTime) -> Result<bool,
 
 impl<S: CertSource> CertSource for Saved<S> {
     async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        self.file.keep_until_written(None);
+        let mut held = None;
         if context.reason == FetchReason::Start
             && let Some(key) = self.source.cache_key()
             && !self.was_read.swap(true, Ordering::Relaxed)
-            && let Some(material) = self.saved(key).await
         {
-            return Ok(material.into());
+            held = self.lock().await;
+            if let Some(material) = self.saved(key).await {
+                return Ok(material.into());
+            }
         }
         match self.source.fetch(context).await {
             Err(error) if error.is_transient() && context.current.is_none() => {
                 self.spare().map(Fetched::from).ok_or(error)
             }
-            answer => answer,
+            Ok(fetched) => {
+                self.file.keep_until_written(held);
+                Ok(fetched)
+            }
+            error => error,
         }
     }
 

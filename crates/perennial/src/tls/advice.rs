@@ -333,3 +333,6 @@ impl ServerCertVerifier for Explaining {
         self.verifier.root_hint_subjects()
     }
 }
+
+#[cfg(test)]
+mod tests;

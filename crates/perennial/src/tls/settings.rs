@@ -277,7 +277,10 @@ impl TlsSettings {
 
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsSettings")
+        let mut fields = f.debug_struct("TlsSettings");
+        #[cfg(feature = "system-roots")]
+        fields.field("system_roots", &self.system_roots);
+        fields
             .field("allow_tls12", &self.allow_tls12)
             .field("server_roots", &self.server_roots.is_some())
             .field("server_verifier", &self.server_verifier.is_some())

@@ -40,12 +40,24 @@ impl Ca {
         name: &str,
         roots: impl IntoIterator<Item = &'a Self>,
     ) -> CertMaterial {
+        self.client_with(name, [], roots)
+    }
+
+    /// Like [`client`](Self::client), with the certificates of these CAs in its chain.
+    pub(crate) fn client_with<'a, 'b>(
+        &self,
+        name: &str,
+        chain: impl IntoIterator<Item = &'b Self>,
+        roots: impl IntoIterator<Item = &'a Self>,
+    ) -> CertMaterial {
         let mut params = leaf(ExtendedKeyUsagePurpose::ClientAuth);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let roots = roots.into_iter().map(Self::der).collect();
-        CertMaterial::from_der(vec![leaf.der().clone()], key.into(), roots).unwrap()
+        let mut delivered = vec![leaf.der().clone()];
+        delivered.extend(chain.into_iter().map(Self::der));
+        CertMaterial::from_der(delivered, key.into(), roots).unwrap()
     }
 
     /// A server's certificate with this serial number.

@@ -93,3 +93,85 @@ async fn invalid_settings_are_refused_before_the_source_is_used() {
     let refused = LiveCert::builder().tls(tls).start(never).await;
     assert!(matches!(refused, Err(StartError::Setting { .. })));
 }
+
+#[cfg(feature = "system-roots")]
+mod system {
+    use std::path::Path;
+    use std::process::Command;
+
+    use perennial::pki_types::PrivatePkcs8KeyDer;
+
+    use super::*;
+    use crate::pki::Identity;
+    use crate::server::{HOST, Server};
+
+    /// Names a folder for the child: this same program, started again with the root in that folder
+    /// as the system's only one.
+    const CHILD: &str = "PERENNIAL_TEST_CHILD";
+    const CLAIM: &str =
+        "settings::system::roots_of_the_system_verify_servers_in_place_of_the_delivered_ones";
+
+    #[test]
+    fn system_roots_exclude_every_other_way_to_verify_servers() {
+        let system = || TlsSettings::new().system_roots();
+        let own = |_, _: &_| Err(Error::General("not called".to_owned()));
+        for (tls, other) in [
+            (system().verify_ca(), "verify_ca"),
+            (system().server_roots([Ca::new("ca").der()]), "server_roots"),
+            (system().server_verifier(own), "server_verifier"),
+            (
+                system().roots_overlap(Duration::from_secs(9)),
+                "roots_overlap",
+            ),
+        ] {
+            let expected = format!("invalid system_roots: expected no {other} together with it");
+            assert_eq!(refusal(tls), expected);
+        }
+    }
+
+    #[test]
+    fn roots_of_the_system_verify_servers_in_place_of_the_delivered_ones() {
+        let Some(folder) = std::env::var_os(CHILD) else {
+            return start_child();
+        };
+        let file = |name: &str| std::fs::read(Path::new(&folder).join(name)).unwrap();
+        let clients = Ca::new("clients");
+        let identity = Identity {
+            chain: vec![CertificateDer::from(file("server.crt"))],
+            key: PrivatePkcs8KeyDer::from(file("server.key")).into(),
+        };
+        let server = Server::new(identity, &clients);
+        let delivered = Server::new(clients.server(HOST, 7), &clients);
+        // With roots of its own, and without.
+        for roots in [vec![&clients], vec![]] {
+            let builder = LiveCert::builder().tls(TlsSettings::new().system_roots());
+            let live = builder.fixed(clients.client("app", roots)).unwrap();
+            let config = || live.current().unwrap().client_config();
+            server.login(config(), HOST).unwrap();
+            assert!(server.login(config(), "other.test").is_err());
+            assert!(delivered.login(config(), HOST).is_err());
+        }
+    }
+
+    fn start_child() {
+        let system = Ca::new("system");
+        let server = system.server(HOST, 7);
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        file("server.crt", &server.chain[0]);
+        file("server.key", server.key.secret_der());
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", CLAIM])
+            .env(CHILD, folder.path())
+            .env("SSL_CERT_FILE", file("roots.pem", system.pem().as_bytes()))
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && out.contains("1 passed"), "{out}");
+    }
+}

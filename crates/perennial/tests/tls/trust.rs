@@ -154,6 +154,25 @@ async fn roots_of_the_settings_issue_no_client() {
     assert!(tls().fixed(own).is_ok());
 }
 
+/// Scenario: N01, N02
+#[tokio::test(start_paused = true)]
+async fn stranger_in_a_delivered_chain_never_becomes_a_root_for_servers() {
+    // One has a name of its own, and one has the name of our root.
+    let (ca, own) = (Ca::new("ca"), Ca::new("stranger"));
+    let namesake = Ca::new("ca");
+    let server = Server::new(ca.server(HOST, 7), &ca);
+    let impostors = [&own, &namesake].map(|by| Server::new(by.server(HOST, 8), &ca));
+    let material = || ca.client_with("app", [&ca, &own, &namesake], [&ca]);
+    let rotating = Rotating::start(TlsSettings::new(), material()).await;
+    for _generation in 1..=2 {
+        server.login(rotating.config(), HOST).unwrap();
+        for impostor in &impostors {
+            assert!(impostor.login(rotating.config(), HOST).is_err());
+        }
+        rotating.rotate(material()).await;
+    }
+}
+
 #[test]
 fn server_is_verified_as_the_name_that_was_set() {
     let ca = Ca::new("ca");

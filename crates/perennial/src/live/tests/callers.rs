@@ -167,7 +167,7 @@ async fn refusal_that_renewal_does_not_cure_makes_no_storm() {
     );
 }
 
-/// Scenario: C8
+/// Scenario: C8, F3
 #[tokio::test(start_paused = true)]
 async fn refusal_of_each_new_certificate_makes_no_storm() {
     // The same server, and a CA that issues whenever it is asked.
@@ -185,6 +185,7 @@ async fn refusal_of_each_new_certificate_makes_no_storm() {
     assert_eq!(source.fetches().len(), 4);
 }
 
+/// Scenario: F8
 #[tokio::test(start_paused = true)]
 async fn other_roots_for_the_same_leaf_cure_no_refusal() {
     // The CA has changed meanwhile; the certificate is the one that the server refused.
@@ -235,6 +236,7 @@ async fn other_roots_for_the_same_leaf_cure_no_refusal() {
 }
 
 /// Two pools on one certificate: the database of one refuses it, that of the other accepts it.
+/// Scenario: F3
 #[tokio::test(start_paused = true)]
 async fn pool_that_is_refused_backs_off_while_another_pool_is_accepted() {
     let wall = TestClock::starting_at(noon());
@@ -268,6 +270,7 @@ async fn refusal_after_a_success_is_renewed_at_once_again() {
     }
 }
 
+/// Scenario: F3
 #[tokio::test(start_paused = true)]
 async fn fifty_refused_pools_share_one_forced_renewal() {
     let wall = TestClock::starting_at(noon());
@@ -306,6 +309,7 @@ impl CertSource for RootsFirst {
     }
 }
 
+/// Scenario: F8
 #[tokio::test(start_paused = true)]
 async fn renewal_during_a_change_of_roots_still_brings_another_leaf() {
     // A leaked key must not stay in use because only the roots changed.
@@ -349,5 +353,26 @@ async fn roots_alone_are_a_new_generation_with_the_same_leaf_and_key() {
     assert_eq!(second.leaf_sha256(), first.leaf_sha256());
     assert_eq!(second.material().roots(), roots);
     assert_eq!(live.status().next_fetch, due, "the renewal point stays");
+    assert_eq!(source.fetches().len(), 1, "nothing was issued");
+}
+
+/// Scenario: F24
+#[tokio::test(start_paused = true)]
+async fn clock_behind_the_cas_holds_back_no_change_of_roots() {
+    let right = TestClock::starting_at(noon());
+    let wall = TestClock::starting_at(noon() - 60 * MINUTE);
+    let source = ScriptedSource::new(&right, []);
+    let roots = vec![TestCa::new().root_der()];
+    let roots_first = RootsFirst {
+        source: source.clone(),
+        roots: roots.clone(),
+    };
+    let live = builder(&wall).start(roots_first).await.unwrap();
+    source.set_changed(1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let second = live.current().unwrap();
+    assert_eq!(second.generation(), 2);
+    assert_eq!(second.material().roots(), roots);
+    assert_eq!(live.status().state, CertState::Fresh);
     assert_eq!(source.fetches().len(), 1, "nothing was issued");
 }

@@ -172,6 +172,45 @@ async fn first_certificate_that_cannot_survive_the_outage_is_refused() {
     assert!(MINUTE.abs_diff(early) < Duration::from_secs(1), "{early:?}");
 }
 
+/// Scenario: F17
+#[tokio::test(start_paused = true)]
+async fn outage_of_any_length_is_an_error_of_start_and_no_panic() {
+    let wall = TestClock::starting_at(noon());
+    for outage in [Duration::MAX, Duration::MAX / 2, 1_000_000 * MINUTE] {
+        let source = ScriptedSource::new(&wall, []);
+        let schedule = crate::RenewalSchedule::new().survive_outage(outage);
+        let began = tokio::time::Instant::now();
+        let error = builder(&wall).renewal(schedule).start(source).await;
+        let error = error.unwrap_err();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let StartError::Failed(RenewError::LifetimeTooShort { needed, .. }) = error else {
+            panic!("{error:?}");
+        };
+        assert!(needed >= outage);
+    }
+}
+
+/// Scenario: F28
+#[tokio::test(start_paused = true)]
+async fn first_certificate_of_a_second_is_refused_and_a_later_one_is_used() {
+    let wall = TestClock::starting_at(noon());
+    let second = || Step::Issue(Duration::from_secs(1));
+    let source = ScriptedSource::new(&wall, [second()]);
+    let error = builder(&wall).start(source).await.unwrap_err();
+    let text = crate::with_causes(&error).to_string();
+    assert!(text.contains("it needs 4s"), "{text}");
+
+    let steps = [Step::Issue(MINUTE), second(), Step::Issue(MINUTE)];
+    let source = ScriptedSource::new(&wall, steps);
+    let live = started(&wall, &source).await;
+    let mut rotations = live.subscribe();
+    for generation in 1..=3 {
+        assert_eq!(rotations.next().await.unwrap().generation(), generation);
+    }
+    let fetches = source.fetches();
+    assert_eq!(fetches[2].0 - fetches[1].0, Duration::from_secs(1));
+}
+
 /// Fetches correctly, and panics in `changed`.
 struct PanicsOnChanged(ScriptedSource);
 

@@ -26,8 +26,9 @@ async fn refused(source: EnvSource) -> SourceError {
     source.fetch(ask(FetchReason::Start)).await.unwrap_err()
 }
 
+/// Scenario: N11
 #[tokio::test]
-async fn each_variable_may_hold_the_thing_or_its_path() {
+async fn each_variable_may_hold_the_content_in_any_form_or_its_path() {
     let set = pem(&TestCa::new());
     let files = Files::of(&set);
     let path = |name: &str| files.path(name).to_str().unwrap().to_owned();
@@ -35,15 +36,24 @@ async fn each_variable_may_hold_the_thing_or_its_path() {
     let one_line = |text: &str| text.replace('\n', "\\n");
     let windows = set.1.replace('\n', "\\r\\n");
     let base64 = Base64::encode_string(&der(&set.1));
-    let table = [
-        [&set.0, &set.1, &set.2],
-        [&crt, &key, &ca],
-        [&set.0, &key, &set.2],
-        [&one_line(&set.0), &windows, &one_line(&set.2)],
-        [&crt, &base64, &set.2],
+    let values = [&set.0, &set.1, &set.2].map(|text| text.as_str());
+    let forms: [fn(&str) -> String; 5] = [
+        |pem| pem.replace('\n', " "),
+        |pem| pem.replace('\n', ""),
+        |pem| Base64::encode_string(pem.as_bytes()),
+        |pem| format!("\u{feff}{}", pem.replace('\n', "\r\n")),
+        |pem| format!("'{pem}'"),
     ];
+    let mut table = vec![
+        values.map(str::to_owned),
+        [crt.clone(), key.clone(), ca],
+        [set.0.clone(), key, set.2.clone()],
+        [one_line(&set.0), windows, one_line(&set.2)],
+        [crt, base64, set.2.clone()],
+    ];
+    table.extend(forms.map(|form| values.map(form)));
     for values in table {
-        let material = source(values.map(String::as_str))
+        let material = source(values.each_ref().map(String::as_str))
             .fetch(ask(FetchReason::Start))
             .await;
         assert_eq!(
@@ -51,6 +61,18 @@ async fn each_variable_may_hold_the_thing_or_its_path() {
             2,
             "{values:?}"
         );
+    }
+}
+
+/// Scenario: N11
+#[tokio::test]
+async fn value_that_is_cut_off_fails_at_once() {
+    let (chain, key, roots) = &pem(&TestCa::new());
+    let base64 = Base64::encode_string(key.as_bytes());
+    for half in [&key[..key.len() / 2], &base64[..base64.len() - 7]] {
+        let error = refused(source([chain, half, roots])).await;
+        assert_eq!(error.kind(), SourceErrorKind::Invalid, "{}", shown(&error));
+        assert!(shown(&error).contains("cut off"), "{}", shown(&error));
     }
 }
 
@@ -81,10 +103,7 @@ async fn errors_name_the_variable_and_never_its_value() {
     let other = pem(&TestCa::new()).1;
     let table = [
         ([chain, half, roots], "the variable APP_KEY: "),
-        (
-            [chain, bare_half, roots],
-            "the file that the variable APP_KEY names: ",
-        ),
+        ([chain, bare_half, roots], "the variable APP_KEY is neither"),
         ([chain, chain, roots], "the variable APP_KEY: "),
         ([key, chain, roots], "the variable APP_CHAIN: "),
         (

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::Path;
 
+use base64ct::{Base64, Encoding};
 use tokio::task::JoinSet;
 
-use super::super::testing::{Files, assert_no_key_in, der, pem, shown, until};
+use super::super::testing::{Files, ask, assert_no_key_in, der, now, pem, shown, until};
 use super::*;
-use crate::testing::TestCa;
-use crate::{LiveCert, RenewError};
+use crate::testing::{MINUTE, TestCa};
+use crate::{FetchReason, LiveCert, RenewError, SourceErrorKind};
 
 /// Breaks good files; gets the key that was in them.
 type Break = fn(&Files, &str);
@@ -116,12 +117,12 @@ const ROWS: &[Row] = &[
             let chain = fs::read_to_string(files.path("tls.crt")).unwrap();
             files.write("tls.key", der(&chain));
         },
-        expected: &["tls.key", "the DER is not a private key"],
+        expected: &["tls.key", "private key is missing: found a certificate"],
     },
     Row {
         what: "the key's DER in the certificate's file",
         harm: |files, key| files.write("tls.crt", der(key)),
-        expected: &["tls.crt", "certificate 0", "malformed"],
+        expected: &["tls.crt", "chain is missing: found a private key"],
     },
     Row {
         what: "a certificate that is cut off",
@@ -136,7 +137,57 @@ const ROWS: &[Row] = &[
     Row {
         what: "DER that is cut off",
         harm: |files, key| files.write("tls.key", &der(key)[..80]),
-        expected: &["tls.key", "neither PEM nor DER"],
+        expected: &["tls.key", "cut off: its DER is shorter"],
+    },
+    Row {
+        what: "a Java key store",
+        harm: |files, _| files.write("tls.key", b"\xfe\xed\xfe\xed\0\0\0\x02\0\0\0\0"),
+        expected: &["tls.key", "a Java key store", "keytool -importkeystore"],
+    },
+    Row {
+        what: "an OpenSSH key",
+        harm: |files, key| {
+            let key = key
+                .replace("BEGIN ", "BEGIN OPENSSH ")
+                .replace("END ", "END OPENSSH ");
+            files.write("tls.key", key);
+        },
+        expected: &["tls.key", "line 1 begins an OpenSSH key", "ssh-keygen -p"],
+    },
+    Row {
+        what: "PKCS#7 in DER",
+        harm: |files, _| files.write("tls.crt", PKCS7),
+        expected: &["tls.crt", "found PKCS#7", "openssl pkcs7 -print_certs"],
+    },
+    Row {
+        what: "PKCS#7 in PEM next to a certificate",
+        harm: |files, _| {
+            let base64 = Base64::encode_string(PKCS7);
+            let mut chain = fs::read_to_string(files.path("tls.crt")).unwrap();
+            chain += &format!("-----BEGIN PKCS7-----\n{base64}\n-----END PKCS7-----\n");
+            files.write("tls.crt", chain);
+        },
+        expected: &["tls.crt", "begins PKCS#7", "openssl pkcs7 -print_certs"],
+    },
+    Row {
+        what: "a certificate request in DER",
+        harm: |files, _| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let request = rcgen::CertificateParams::default().serialize_request(&key);
+            files.write("tls.crt", request.unwrap().der());
+        },
+        expected: &["tls.crt", "found a certificate request"],
+    },
+    Row {
+        what: "a text in UTF-16 without a byte order mark",
+        harm: |files, key| {
+            let units = key.encode_utf16();
+            files.write(
+                "tls.key",
+                units.flat_map(u16::to_be_bytes).collect::<Vec<_>>(),
+            );
+        },
+        expected: &["tls.key", "UTF-16", "save it as UTF-8"],
     },
     Row {
         what: "a key that is not base64",
@@ -184,6 +235,9 @@ const ROWS: &[Row] = &[
         expected: &["ca.crt", "certificate 0", "trust roots"],
     },
 ];
+
+/// Signed data with nothing in it: `SEQUENCE { OID signedData, [0] … }`.
+const PKCS7: &[u8] = b"\x30\x0f\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x02\x30\x00";
 
 fn cut(path: &Path, to_one_in: usize) {
     let text = fs::read(path).unwrap();
@@ -254,6 +308,60 @@ async fn key_given_instead_of_its_path_is_never_shown() {
     assert_no_key_in(&format!("{source:?}"), &key);
 }
 
+/// Scenario: F13
+#[tokio::test]
+async fn key_in_base64_given_instead_of_its_path_is_never_shown() {
+    let (chain, key, roots) = pem(&TestCa::new());
+    let base64 = Base64::encode_string(&der(&key));
+    for key_as_path in [&base64[..], &base64[..base64.len() - 5]] {
+        let source = FileSource::new(&chain, key_as_path, &roots);
+        #[cfg(feature = "encrypted-keys")]
+        let source = source.passphrase_file(key_as_path);
+        let mut shown_text = format!("{source:?}");
+        let folder = Files::empty();
+        let saved =
+            FileSource::new(folder.path("a"), key_as_path, folder.path("b")).saved_at(key_as_path);
+        for error in [
+            source.fetch(ask(FetchReason::Start)).await.unwrap_err(),
+            saved.fetch(ask(FetchReason::Start)).await.unwrap_err(),
+        ] {
+            shown_text += &format!("{} {error:?}", shown(&error));
+        }
+        assert!(!shown_text.contains(&base64[..16]), "{shown_text}");
+        assert_no_key_in(&shown_text, &key);
+    }
+}
+
+/// Scenario: N11
+#[tokio::test]
+async fn file_that_is_cut_off_is_awaited_only_while_a_writer_may_be_at_work() {
+    let set = pem(&TestCa::new());
+    let files = Files::of(&set);
+    let whole = files.source();
+    for half in [&set.1.as_bytes()[..80], &der(&set.1)[..80]] {
+        files.write("tls.key", half);
+        let error = whole.fetch(ask(FetchReason::Start)).await.unwrap_err();
+        assert!(error.is_transient(), "{}", shown(&error));
+        let key = fs::File::options().append(true).open(files.path("tls.key"));
+        key.unwrap().set_modified(now() - 2 * MINUTE).unwrap();
+        let error = whole.fetch(ask(FetchReason::Start)).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid, "{}", shown(&error));
+        assert!(shown(&error).contains("cut off"), "{}", shown(&error));
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn path_at_which_no_file_can_be_fails_at_once() {
+    let files = Files::of(&pem(&TestCa::new()));
+    let (crt, ca) = (files.path("tls.crt"), files.path("ca.crt"));
+    for key in [crt.join("tls.key"), files.path(&"k".repeat(300))] {
+        let source = FileSource::new(&crt, key, &ca);
+        let error = source.fetch(ask(FetchReason::Start)).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid, "{}", shown(&error));
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn unreadable_file_is_denied() {
@@ -264,8 +372,8 @@ async fn unreadable_file_is_denied() {
     if fs::read(&key).is_ok() {
         return; // Nothing is unreadable to root.
     }
-    let context = super::super::testing::ask(crate::FetchReason::Start);
+    let context = ask(FetchReason::Start);
     let error = files.source().fetch(context).await.unwrap_err();
-    assert_eq!(error.kind(), crate::SourceErrorKind::Denied);
+    assert_eq!(error.kind(), SourceErrorKind::Denied);
     assert!(shown(&error).contains("tls.key"), "{error:?}");
 }

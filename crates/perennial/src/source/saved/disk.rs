@@ -12,19 +12,22 @@ use zeroize::Zeroizing;
 use super::lock;
 use crate::error::BoxError;
 use crate::source::input::{LARGEST_FILE, read_at_most};
+use crate::source::shown::shown;
+use crate::source::trusted::{self, Lock, beside, folder_of};
+
+/// How often a held lock is tried again.
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// How long a write waits for other processes that write the same file.
+const WRITE_WAIT: Duration = Duration::from_secs(30);
 
 /// Replaces the file with `content`, or leaves it as it is.
 ///
 /// A link is replaced, never followed. The content is on disk when this returns.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file")
-    })?;
-    let mut draft_name = std::ffi::OsString::from(".");
-    draft_name.push(name);
-    draft_name.push(format!(".{:016x}", rand::random::<u64>()));
-    let draft = path.with_file_name(draft_name);
-
+    let draft = beside(path, "draft")?;
+    // A process that was killed may have left one, with a key in it.
+    remove(&draft)?;
     let mut options = OpenOptions::new();
     // `create_new` never opens an existing file or link.
     options.write(true).create_new(true);
@@ -36,19 +39,20 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
-        let _ = fs::remove_file(&draft);
+        let _ = remove(&draft);
         return written;
     }
     // So that the new name survives a power cut; not every file system supports it.
     #[cfg(unix)]
-    {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or_else(|| Path::new("."));
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    }
+    let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+fn remove(draft: &Path) -> io::Result<()> {
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// One file, which is written on a thread of its own.
@@ -57,7 +61,12 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// that come meanwhile only the newest.
 #[derive(Default)]
 pub(super) struct SavedFile {
-    pub(super) path: PathBuf,
+    path: PathBuf,
+    /// The path for logs.
+    pub(super) shown: String,
+    /// From a start that found nothing to use until its certificate is written: other processes
+    /// that start meanwhile wait for it instead of issuing their own.
+    start: Mutex<Option<Lock>>,
     state: Mutex<State>,
     idle: Condvar,
     has_warned: AtomicBool,
@@ -75,53 +84,41 @@ struct State {
 impl SavedFile {
     pub(super) fn new(path: PathBuf) -> Arc<Self> {
         Arc::new(Self {
+            shown: shown(&path),
             path,
             ..Self::default()
         })
     }
 
     /// Reads the file; `None` if it does not exist. Blocks.
-    ///
-    /// A file that others may read gets the mode 600 first, with a warning. That also proves that
-    /// the file is ours: only its owner may change its mode.
     pub(super) fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, BoxError> {
         #[cfg(test)]
         drop(self.hang.lock());
-        let found = match fs::symlink_metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            found => found?,
+        let Some(found) = trusted::open(&self.path)? else {
+            return Ok(None);
         };
-        if found.is_symlink() {
-            return Err("it is a link".into());
-        }
-        if !found.is_file() {
-            return Err("it is not a regular file".into());
-        }
-        let file = File::open(&self.path)?;
-        let opened = file.metadata()?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::{MetadataExt, PermissionsExt};
-            if (found.dev(), found.ino()) != (opened.dev(), opened.ino()) {
-                return Err("it was replaced while it was opened".into());
-            }
-            let mode = opened.mode() & 0o777;
-            if mode & 0o022 != 0 {
-                return Err("users other than its owner may write it".into());
-            }
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            if mode & 0o077 != 0 {
-                tracing::warn!(
-                    path = %self.path.display(),
-                    mode = format_args!("{mode:o}"),
-                    "other users could read the saved certificate and its key; set its mode to 600"
-                );
-            }
-        }
-        if opened.len() > LARGEST_FILE {
+        if found.length > LARGEST_FILE {
             return Err(format!("it is larger than {LARGEST_FILE} bytes").into());
         }
-        Ok(Some(read_at_most(file, opened.len(), LARGEST_FILE)?))
+        let text = read_at_most(&found.file, found.length, LARGEST_FILE)?;
+        found.close_to_others(&self.shown);
+        Ok(Some(text))
+    }
+
+    /// The lock of this file, also against other processes. Blocks for a moment.
+    ///
+    /// With it, what a killed process left of its writing is removed.
+    pub(super) fn try_lock(&self) -> io::Result<Option<Lock>> {
+        let lock = trusted::try_lock(&self.path)?;
+        if lock.is_some() {
+            let _ = beside(&self.path, "draft").and_then(|draft| remove(&draft));
+        }
+        Ok(lock)
+    }
+
+    /// Keeps the lock until the next write has ended; drops the one that it kept before.
+    pub(super) fn keep_until_written(&self, start: Option<Lock>) {
+        *lock(&self.start) = start;
     }
 
     /// Never blocks: the file is written later.
@@ -150,10 +147,32 @@ impl SavedFile {
             drop(state);
             #[cfg(test)]
             drop(self.hang.lock());
-            if let Err(error) = write(&self.path, &text) {
+            if let Err(error) = self.write_locked(&text) {
                 self.warn("failed to write the file", Some(&error));
             }
         }
+    }
+
+    /// One process at a time: all write the same draft.
+    fn write_locked(&self, text: &[u8]) -> io::Result<()> {
+        let mut held = lock(&self.start).take();
+        let mut waited = Duration::ZERO;
+        while held.is_none() {
+            match self.try_lock() {
+                Ok(None) if waited < WRITE_WAIT => {
+                    std::thread::sleep(LOCK_POLL);
+                    waited += LOCK_POLL;
+                }
+                Ok(None) => {
+                    let problem = "another process holds the lock";
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, problem));
+                }
+                Ok(lock) => held = lock,
+                // Not every file system has locks.
+                Err(_) => break,
+            }
+        }
+        write(&self.path, text)
     }
 
     pub(super) fn is_idle_within(&self, limit: Duration) -> bool {
@@ -168,7 +187,7 @@ impl SavedFile {
     pub(super) fn warn(&self, problem: &str, error: Option<&io::Error>) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             let error = error.map(tracing::field::display);
-            tracing::warn!(path = %self.path.display(), problem, error, "certificate not saved");
+            tracing::warn!(path = self.shown, problem, error, "certificate not saved");
         }
     }
 }

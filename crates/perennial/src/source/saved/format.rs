@@ -47,7 +47,7 @@ impl SavedCert {
         let mut chain = formats::pem_certificates(part::CHAIN, rest)?;
         let roots = chain.split_off(chain_length.min(chain.len()));
         let key = formats::pem_private_key(rest, None)?;
-        let mut material = CertMaterial::from_der(chain, key, roots)?.obtained_at(obtained_at);
+        let mut material = CertMaterial::with_key(chain, key, roots)?.obtained_at(obtained_at);
         if roots_issue_leaf {
             material = material.roots_issue_leaf();
         }
@@ -173,7 +173,7 @@ mod tests {
         let root = text[root..].lines().nth(1).unwrap();
         let key = "-----BEGIN PRIVATE KEY-----";
         let second = format!("{key}\n-----END PRIVATE KEY-----\n{key}");
-        let table: [(&str, &str, &str); 14] = [
+        let table: [(&str, &str, &str); 15] = [
             ("format 1", "format 2", "unknown format"),
             (HEAD, "", "unknown format"),
             (HEAD, &format!("{HEAD}{HEAD}"), "second line"),
@@ -186,6 +186,7 @@ mod tests {
             (" 2 true ", " 1 true ", "not as it was written"),
             (" true ", " false ", "not as it was written"),
             (" 2 true ", " 3 true ", "not as it was written"),
+            (" 2 true ", " 0 true ", "cannot be read"),
             (root, &root[4..], "not as it was written"),
             (key, &second, "cannot be read"),
         ];
