@@ -212,7 +212,7 @@ async fn stock_bb8_postgres_uses_the_current_certificate_for_each_connect() {
 async fn dropping_the_pool_leaves_no_connection_and_no_task() {
     // The replacer ends with the pool, the renewer with the last handle.
     let stage = Stage::set().await;
-    let live = stage.live(Duration::from_secs(4)).await;
+    let live = stage.live(Duration::from_secs(10)).await;
     let pool = stage.full_pool(&live, 3).await;
     stage.all_on(&live.current().unwrap(), 3).await;
     let mut rotations = live.subscribe();

@@ -3,6 +3,7 @@
 //! `docs/src/benchmarks.md` contains the results and the command for each benchmark.
 
 pub mod bars;
+pub mod chaos;
 pub mod fleet;
 pub mod memory_ca;
 pub mod plot;

@@ -390,6 +390,9 @@ impl VaultPkiBuilder {
     }
 
     /// The certificate's lifetime in whole seconds; the role may shorten it.
+    ///
+    /// Less than 5 s is too short to be renewed in time: see
+    /// [`RenewalSchedule`](perennial::RenewalSchedule).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.request.ttl = Some(ttl);
         self

@@ -145,7 +145,8 @@ pub enum RenewError {
     Refused(#[source] SharedError),
     /// The first certificate's lifetime is too short for what the renewal schedule promises.
     #[error(
-        "a usable lifetime of {usable:?} is too short to {}: request at least {needed:?}",
+        "a usable lifetime of {usable:?} is too short to {}: it needs {needed:?}, so request more \
+         than that",
         match *outage {
             Duration::ZERO => "be renewed in time".to_owned(),
             outage => format!("survive an outage of {outage:?}"),

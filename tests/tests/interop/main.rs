@@ -29,6 +29,8 @@ const BEGIN: &str = "<!-- written by .ci/run interop-update: ";
 const END: &str = "<!-- end -->";
 /// Set to write the page instead of comparing it.
 const WRITE: &str = "PERENNIAL_WRITE_ACCEPTED";
+/// The cell of what has no fault.
+const LOGS_IN: &str = "logs in";
 /// Long enough for a busy machine: only what waits for a file that never comes uses it up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,7 +48,8 @@ struct Failure {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs psql and openssl"]
 async fn where_psql_logs_in_perennial_does_or_names_the_certificate_and_its_fault() {
-    let shapes = shapes::all();
+    let mut shapes = shapes::all();
+    shapes.sort_by_key(|shape| shape.id);
     let stage = Stage::set().await;
     let postgres = &stage.testbed.postgres;
     let mut certificate = stage.testbed.bao.server_certificate().await.unwrap();
@@ -207,8 +210,8 @@ fn fault(shape: &Shape, mode: &str, by_psql: &Outcome, by_us: &Outcome) -> Optio
 /// An outcome as a cell of the table.
 fn cell(outcome: &Outcome) -> String {
     match outcome {
-        Ok(warnings) if warnings.is_empty() => "logs in".to_owned(),
-        Ok(warnings) => format!("logs in; warns: {}", escaped(warnings)),
+        Ok(warnings) if warnings.is_empty() => LOGS_IN.to_owned(),
+        Ok(warnings) => format!("{LOGS_IN}; warns: {}", escaped(warnings)),
         Err(Failure { part, .. }) => escaped(part),
     }
 }

@@ -273,37 +273,38 @@ fn keys(maker: &mut Maker) {
     openssl.issue("rsa", "/CN=app", "root", CLIENT, "rsa.crt");
     let mislabelled = String::from_utf8(openssl.read("rsa.key")).unwrap();
     let mislabelled = mislabelled.replace("PRIVATE KEY", "RSA PRIVATE KEY");
-    let encrypted = [
-        ("encrypted by PBES2 with 3DES", "pkcs8 -topk8 -v2 des3"),
+    type Fault = &'static [&'static str];
+    let ways: [(_, _, Fault); 5] = [
+        ("encrypted by PBES2 with 3DES", "pkcs8 -topk8 -v2 des3", &[]),
         (
             "encrypted by PBES2 with AES-256",
             "pkcs8 -topk8 -v2 aes-256-cbc",
+            &[],
         ),
         (
             "encrypted by PBES2 with ARIA",
             "pkcs8 -topk8 -v2 aria-256-cbc",
+            &["client.key", "ARIA", "openssl pkcs8"],
         ),
-        ("encrypted by PBES1", "pkcs8 -topk8 -v1 PBE-SHA1-3DES"),
-        ("encrypted in the Proc-Type form", "ec -aes256"),
-    ]
-    .map(|(what, line)| {
+        ("encrypted by PBES1", "pkcs8 -topk8 -v1 PBE-SHA1-3DES", &[]),
         (
-            what,
-            openssl.run(&format!("{line} -in app.key -passout pass:y"), &[]),
-        )
+            "encrypted in the Proc-Type form",
+            "ec -aes256",
+            &["client.key", "Proc-Type", "openssl pkcs8"],
+        ),
+    ];
+    let encrypted = ways.map(|(what, line, says)| {
+        let line = format!("{line} -in app.key -passout pass:y");
+        (what, openssl.run(&line, &[]), says)
     });
 
-    maker
-        .client(
-            "N10",
-            "PKCS#8 under the label RSA PRIVATE KEY",
-            &["rsa.crt"],
-        )
-        .key = mislabelled.into_bytes();
-    for (what, key) in encrypted {
+    let what = "PKCS#8 under the label RSA PRIVATE KEY";
+    maker.client("N10", what, &["rsa.crt"]).key = mislabelled.into_bytes();
+    for (what, key, says) in encrypted {
         let shape = maker.client("N18", what, &["app.crt", "int.crt"]);
         shape.key = key;
         shape.password = Some("y");
+        shape.says = says;
     }
 }
 
@@ -313,7 +314,7 @@ fn files(maker: &mut Maker) {
     let trusted = openssl.run("x509 -in app.crt -trustout -addtrust clientAuth", &[]);
     let trusted_root = openssl.run("x509 -in root.crt -trustout -addtrust serverAuth", &[]);
     let container = openssl.run(
-        "pkcs12 -export -inkey app.key -in app.crt -certfile int.crt -passout pass:",
+        "pkcs12 -export -inkey app.key -in app.crt -certfile int.crt -passout pass:y",
         &[],
     );
     let list = openssl.run(
@@ -337,8 +338,12 @@ fn files(maker: &mut Maker) {
         .roots = [trusted_root, plain].concat();
     let shape = maker.client("N17", "PKCS#12 as certificate and key", &pair);
     (shape.chain, shape.key) = (container.clone(), container);
-    maker.client("N17", "PKCS#7 in DER", &pair).chain = list;
-    maker.client("N17", "PKCS#7 in PEM", &pair).chain = list_pem;
+    shape.password = Some("y");
+    for (what, list) in [("PKCS#7 in DER", list), ("PKCS#7 in PEM", list_pem)] {
+        let shape = maker.client("N17", what, &pair);
+        shape.chain = list;
+        shape.says = &["client.crt", "PKCS#7", "openssl pkcs7"];
+    }
     maker.client("N17", "the leaf alone, in DER", &pair).chain = der;
 
     let changes: [(_, _, fn(Vec<u8>) -> Vec<u8>); 5] = [
@@ -346,7 +351,7 @@ fn files(maker: &mut Maker) {
             replaced(pem, "\n", " ")
         }),
         ("N11", "line ends were lost", |pem| replaced(pem, "\n", "")),
-        ("N11", "line ends became \\n in two letters", |pem| {
+        ("N11", "line ends became `\\n`, two letters", |pem| {
             replaced(pem, "\n", "\\n")
         }),
         ("N11", "base64 of the PEM", |pem| base64(&pem)),

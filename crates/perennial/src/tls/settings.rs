@@ -277,10 +277,12 @@ impl TlsSettings {
 
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsSettings")
+        let mut fields = f.debug_struct("TlsSettings");
+        #[cfg(feature = "system-roots")]
+        fields.field("system_roots", &self.system_roots);
+        fields
             .field("allow_tls12", &self.allow_tls12)
             .field("server_roots", &self.server_roots.is_some())
-            .field("system_roots", &self.system_roots)
             .field("server_verifier", &self.server_verifier.is_some())
             .field("verify_ca", &self.verify_ca)
             .field("server_name", &self.server_name)

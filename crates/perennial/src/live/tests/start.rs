@@ -198,7 +198,7 @@ async fn first_certificate_of_a_second_is_refused_and_a_later_one_is_used() {
     let source = ScriptedSource::new(&wall, [second()]);
     let error = builder(&wall).start(source).await.unwrap_err();
     let text = crate::with_causes(&error).to_string();
-    assert!(text.contains("request at least 4s"), "{text}");
+    assert!(text.contains("it needs 4s"), "{text}");
 
     let steps = [Step::Issue(MINUTE), second(), Step::Issue(MINUTE)];
     let source = ScriptedSource::new(&wall, steps);
