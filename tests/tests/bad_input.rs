@@ -12,6 +12,10 @@ use perennial_postgres::{
 };
 use perennial_testbed::{Fault, Postgres};
 use perennial_tests::{HOUR, Stage, eventually, renew, serials_seen_by};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName,
+    DnType, DnValue, IsCa, KeyPair,
+};
 use tokio_postgres::Config;
 
 /// Longer than any answer takes, and short enough to wait for.
@@ -336,4 +340,100 @@ async fn server_that_does_not_ask_for_the_certificate_shows_in_the_status() {
     postgres.set("ssl_ca_file", "clients.crt").await.unwrap();
     drop(manager.dedicated_connection().await.unwrap());
     assert!(!manager.status().certificate_not_requested);
+}
+
+/// A server's certificate and the root that it is verified by, both in PEM.
+struct Odd {
+    chain: String,
+    key: String,
+    root: String,
+}
+
+/// Names of this kind, for a certificate that is valid for 127.0.0.1 unless `names` is empty.
+fn params(common_name: impl Into<DnValue>, names: &[&str]) -> CertificateParams {
+    let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params
+}
+
+fn ca(common_name: impl Into<DnValue>, key: KeyPair) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = params(common_name, &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, key).unwrap()
+}
+
+/// A server's certificate by this CA, which the client trusts as `root`.
+fn issued(params: &CertificateParams, ca: &CertifiedIssuer<'_, KeyPair>, root: &str) -> Odd {
+    let key = KeyPair::generate().unwrap();
+    Odd {
+        chain: params.signed_by(&key, ca).unwrap().pem(),
+        key: key.serialize_pem(),
+        root: root.to_owned(),
+    }
+}
+
+/// Scenario: N06, N07, N09
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_that_no_server_should_have_is_named_with_its_remedy() {
+    let stage = Stage::set().await;
+    let postgres = &stage.testbed.postgres;
+    let host = ["127.0.0.1"];
+    let root = ca("root", KeyPair::generate().unwrap());
+    let pem = root.pem();
+
+    let self_signed = ca("127.0.0.1", KeyPair::generate().unwrap());
+    let as_server = Odd {
+        chain: self_signed.pem(),
+        key: self_signed.key().serialize_pem(),
+        root: self_signed.pem(),
+    };
+    let mut critical = params("server", &host);
+    let policies = vec![0x30, 0x07, 0x30, 0x05, 0x06, 0x03, 0x2a, 0x03, 0x04];
+    let mut policies = CustomExtension::from_oid_content(&[2, 5, 29, 32], policies);
+    policies.set_criticality(true);
+    critical.custom_extensions.push(policies);
+    // The same name and key as the root's, in another encoding.
+    let printable = DnValue::PrintableString("root".try_into().unwrap());
+    let same_key = KeyPair::from_pem(&root.key().serialize_pem()).unwrap();
+    let other_encoding = ca(printable, same_key);
+    let remedy = "subjectAltName=IP:127.0.0.1";
+    let table: [(Odd, &[&str]); 4] = [
+        (
+            issued(&params("127.0.0.1", &[]), &root, &pem),
+            &["no subjectAltName", remedy],
+        ),
+        (as_server, &["CA:TRUE", "CA:FALSE", remedy]),
+        (
+            issued(&critical, &root, &pem),
+            &["critical extension", "without that extension"],
+        ),
+        (
+            issued(&params("server", &host), &other_encoding, &pem),
+            &["another encoding", "string_mask"],
+        ),
+    ];
+    for (odd, words) in table {
+        let mut certificate = stage.testbed.bao.server_certificate().await.unwrap();
+        (certificate.chain, certificate.key) = (odd.chain, odd.key);
+        postgres.present(&certificate).await.unwrap();
+        let tls = TlsSettings::new().server_roots_pem(odd.root);
+        let source = stage.pki().ttl(HOUR).build().unwrap();
+        let live = LiveCert::builder().tls(tls).start(source).await.unwrap();
+        let manager = stage.manager(&live);
+        let error = manager.dedicated_connection().await.unwrap_err();
+        let words = [
+            &["not trusted", "the form of the certificate", "127.0.0.1:"],
+            words,
+        ]
+        .concat();
+        assert_one_line(&error, &words);
+        assert_eq!(error.class(), FailureClass::ServerNotTrusted);
+        // No advice that would send the operator the wrong way.
+        let said = with_causes(&error).to_string();
+        assert!(!said.contains("among the source's roots"), "{said}");
+    }
 }

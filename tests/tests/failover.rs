@@ -11,7 +11,7 @@ use perennial_tests::{HOUR, Stage, eventually, serials_seen_by};
 /// Refused by a standby.
 const WRITES: &str = "select pg_current_xact_id()::text";
 
-/// Scenario: N21
+/// Scenario: C16, C20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_write_pool_moves_to_the_promoted_standby() {
     let stage = Stage::set().await;

@@ -103,8 +103,11 @@ async fn sessions_of_a_demoted_server_are_replaced_without_a_rotation() {
     }
     // A dedicated connection moves when its owner wants it.
     dedicated.simple_query("select 1").await.unwrap();
-    dedicated.refresh().await.unwrap();
-    assert_eq!(serials_seen_by(&admin_of_second).await.len(), 7);
+    eventually("it is at the second server too", async || {
+        dedicated.refresh().await.unwrap();
+        serials_seen_by(&admin_of_second).await.len() == 7
+    })
+    .await;
 }
 
 /// Scenario: N21

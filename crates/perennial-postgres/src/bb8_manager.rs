@@ -34,6 +34,7 @@ impl CertConnectionManager {
             RunError::User(error) => error,
             RunError::TimedOut => ConnectError::NoneFree {
                 in_use: self.state().in_use(),
+                connecting: self.status().connecting,
                 last: self.status().last_error.map(Arc::new),
             },
         }

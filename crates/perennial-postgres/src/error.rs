@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use perennial::rustls::{self, AlertDescription, PeerIncompatible};
-use perennial::{RenewError, Unavailable, find_cause};
+use perennial::{RenewError, Unavailable, find_cause, server_certificate_advice};
 use tokio_postgres::error::SqlState;
 
 /// Why there is no connection, or why a connection must not be used.
@@ -62,10 +62,12 @@ pub enum ConnectError {
         last: Option<RenewError>,
     },
     /// No connection of the pool became free in time.
-    #[error("no connection became free in time ({in_use} in use)")]
+    #[error("no connection became free in time ({in_use} in use, {connecting} connecting)")]
     NoneFree {
         /// Connections in use, dedicated ones included.
         in_use: usize,
+        /// Connects in flight.
+        connecting: usize,
         /// Why the last connect failed, unless one has succeeded since: the cause.
         #[source]
         last: Option<Arc<Self>>,
@@ -188,6 +190,10 @@ fn advice(class: FailureClass, cause: &tokio_postgres::Error) -> &'static str {
     match find_cause(cause) {
         Some(error) if is_no_signature(error) => {
             "postgres accepts no signature of the certificate's key; use another kind of key, or allow its signature algorithms in the OpenSSL configuration there"
+        }
+        // The cause says what is wrong with it, and the remedy.
+        Some(error) if server_certificate_advice(error).is_some() => {
+            "the server's certificate is not trusted"
         }
         _ => class.advice(),
     }

@@ -27,8 +27,9 @@
 //! Every [`ConnectError`] has a [`FailureClass`] and names what to check; it is in the pool's status,
 //! events and log, and is the cause of the error that [`CertPool::get`] returns. When the server
 //! refuses a certificate, the pool forces one renewal and tries once more; while the newest is
-//! refused, the newest that was accepted stays in use. While the server is away, connects retry
-//! within a second.
+//! refused, the newest that was accepted stays in use. Of several hosts and addresses, a refusal by
+//! one counts more than another that is down. While the server is away, connects retry within a
+//! second.
 //!
 //! # Features
 //! - `bb8` (default): [`CertPool`], and the manager for bb8.

@@ -8,7 +8,7 @@
 //! [`OpenBaoCluster`] is one OpenBao of three nodes, for tests in which a node fails.
 //!
 //! [`Testbed::another_postgres`], [`Postgres::standby`] and [`Testbed::pgbouncer`] add servers of the same PKI. The certificate, the trusted
-//! CAs and the settings of a running server can be changed, and so can the root of the PKI.
+//! CAs and the settings of a running server can be changed, and so can the root of the PKI; [`FakeClock`] steps its clock.
 //!
 //! Dropping the [`Testbed`] ends all servers and removes their folders. If the process ends in any other way, SIGKILL
 //! included, this happens within a second or two. The logs are kept if a test that owns a testbed panics, and always

@@ -35,6 +35,8 @@ pub(crate) struct Issuers {
 struct State {
     /// The result of the last reading; empty before the first.
     roots: Vec<CertificateDer<'static>>,
+    /// Issuers without a key here, by id: most often roots. They do not change.
+    keyless: BTreeMap<String, Issuer>,
     in_use: Option<CertRoots>,
     due: Option<Instant>,
     tried: Option<Instant>,
@@ -101,10 +103,22 @@ impl Issuers {
                 return pending().await;
             };
             tokio::time::sleep_until(next).await;
-            self.state().tried = Some(Instant::now());
-            let reading = read(vault, mount).await;
-            self.state().note(reading, mount);
+            self.read_now(vault, mount).await;
         }
+    }
+
+    /// Reads the issuers; a failure is logged.
+    ///
+    /// # Cancel safety
+    /// A cancelled reading changes nothing.
+    pub(crate) async fn read_now(&self, vault: &Vault, mount: &str) {
+        let known = {
+            let mut state = self.state();
+            state.tried = Some(Instant::now());
+            state.keyless.clone()
+        };
+        let reading = read(vault, mount, known).await;
+        self.state().note(reading, mount);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,9 +145,14 @@ impl State {
     }
 
     /// A reading that failed or led to no root replaces nothing.
-    fn note(&mut self, reading: Result<Vec<Issuer>, Failure>, mount: &str) {
+    fn note(&mut self, reading: Result<BTreeMap<String, Issuer>, Failure>, mount: &str) {
         self.due = Some(Instant::now() + POLL_INTERVAL);
-        let roots = reading.and_then(|issuers| roots_of(&issuers).map_err(Failure::unusable));
+        let roots = reading.and_then(|mut issuers| {
+            let all: Vec<Issuer> = issuers.values().cloned().collect();
+            issuers.retain(|_, issuer| issuer.key_id.is_empty());
+            self.keyless = issuers;
+            roots_of(&all).map_err(Failure::unusable)
+        });
         let problem = match roots {
             Ok(roots) if !roots.is_empty() => {
                 self.roots = roots;
@@ -178,20 +197,32 @@ impl Issuer {
 }
 
 /// The roots that the issuers lead to which may issue.
+///
+/// Every issuer of the mount may be a part of a path: a `manual_chain` need not name the root.
 fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let operation = Operation::ReadIssuers;
+    let mut mount = Vec::new();
+    for issuer in issuers.iter().filter(|issuer| !issuer.revoked) {
+        mount.extend(certificates(&issuer.certificate, operation)?);
+    }
     let mut roots = Vec::new();
     for issuer in issuers.iter().filter(|issuer| issuer.may_issue()) {
         let mut chain = certificates(&issuer.certificate, operation)?;
         for text in issuer.ca_chain.iter().flatten() {
             chain.extend(certificates(text, operation)?);
         }
+        chain.extend(mount.iter().cloned());
         roots = union(&roots, &issue::roots_of(&chain, operation)?);
     }
     Ok(roots)
 }
 
-async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
+/// All issuers of the mount, by id; those that are `known` are not read again.
+async fn read(
+    vault: &Vault,
+    mount: &str,
+    mut known: BTreeMap<String, Issuer>,
+) -> Result<BTreeMap<String, Issuer>, Failure> {
     #[derive(Deserialize)]
     struct List {
         key_info: BTreeMap<String, Info>,
@@ -210,10 +241,11 @@ async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
     };
     let list = Request::typed(operation, &list)?;
     let list: List = round.send(&list, token).await?.data(operation)?;
-    let mut issuers = Vec::new();
+    let mut issuers = BTreeMap::new();
     for (id, info) in list.key_info {
-        // It has no key here: most often a root that was imported with its intermediate.
-        if info.key_id.is_some_and(|key| key.is_empty()) {
+        let is_keyless = info.key_id.is_some_and(|key| key.is_empty());
+        if let Some(issuer) = known.remove(&id).filter(|_| is_keyless) {
+            issuers.insert(id, issuer);
             continue;
         }
         // It becomes a part of a path.
@@ -224,7 +256,8 @@ async fn read(vault: &Vault, mount: &str) -> Result<Vec<Issuer>, Failure> {
         }
         // vaultrs' own request reads an issuer without its usage.
         let issuer = Request::get(operation, format!("{mount}/issuer/{id}"));
-        issuers.push(round.send(&issuer, token).await?.data(operation)?);
+        let read = round.send(&issuer, token).await?.data(operation)?;
+        issuers.insert(id, read);
     }
     Ok(issuers)
 }

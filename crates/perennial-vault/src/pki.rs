@@ -130,16 +130,38 @@ impl VaultPki {
         round: &mut Round<'_>,
         key: Option<&NewKey>,
     ) -> Result<CertMaterial, Failure> {
+        let (reply, ttl, warning) = self.reply(round, key, token).await?;
+        let outcome = self.material(key, &reply, ttl, warning.clone());
+        match (&self.server_roots, &outcome) {
+            // An issuer's `manual_chain` need not name a root, but the mount may have it. Without
+            // it, this certificate would be thrown away.
+            (ServerRoots::Followed(issuers), Err(failure))
+                if matches!(*failure.problem, Problem::NoRoots) =>
+            {
+                issuers.read_now(&self.vault, &self.request.mount).await;
+                self.material(key, &reply, ttl, warning)
+            }
+            _ => outcome,
+        }
+    }
+
+    /// The answer, with the `ttl` that was requested and a warning about it.
+    async fn reply(
+        &self,
+        round: &mut Round<'_>,
+        key: Option<&NewKey>,
+        token: &Token,
+    ) -> Result<(Reply, Option<Duration>, Option<String>), Failure> {
         let ttl = self.request.ttl;
         let failure = match self.send(round, key, ttl, token).await {
-            Ok(reply) => return self.material(key, &reply, ttl, None),
+            Ok(reply) => return Ok((reply, ttl, None)),
             Err(failure) => failure,
         };
         match failure.verdict {
             Verdict::BeyondCa { expires, remaining } if remaining > CA_MARGIN => {
                 let ttl = Some(remaining - CA_MARGIN);
                 let reply = self.send(round, key, ttl, token).await?;
-                self.material(key, &reply, ttl, Some(shortened(expires)))
+                Ok((reply, ttl, Some(shortened(expires))))
             }
             _ => Err(failure),
         }

@@ -356,3 +356,53 @@ async fn first_certificate_logs_in_and_then_the_live_one() {
     assert_eq!(serials, [bootstrap, first]);
     assert!(asked(bao, "auth/token/renew-self").is_empty());
 }
+
+/// Scenario: S13
+#[tokio::test]
+async fn approle_without_secret_id_and_fields_of_a_closure_log_in() {
+    let bao = &OpenBao::alone().await.unwrap();
+    let open = json!({
+        "bind_secret_id": false, "token_bound_cidrs": "127.0.0.0/8", "token_policies": [POLICY],
+    });
+    post(bao, "auth/approle/role/open", open).await;
+    let path = "auth/approle/role/open/role-id";
+    let mut reply = bao.api("GET", path, Value::Null).await.unwrap();
+    let role_id = reply["data"]["role_id"].take();
+    let role_id = role_id.as_str().unwrap();
+    assert_eq!(
+        logins(bao, Auth::approle_without_secret_id(role_id)).await,
+        1
+    );
+
+    let fields = |secret_id: &str| {
+        let role_id = bao.approle().role_id.clone();
+        let secret_id = secret_id.to_owned();
+        move || {
+            let fields = [
+                ("role_id", role_id.clone()),
+                ("secret_id", secret_id.clone()),
+            ];
+            let fields = fields.map(|(name, value)| (name.to_owned(), value));
+            async { Ok::<_, std::io::Error>(fields.to_vec()) }
+        }
+    };
+    let good = fields(&bao.approle().secret_id);
+    assert_eq!(logins(bao, Auth::login_with("approle", good)).await, 1);
+    // What Vault refused is not made again for five minutes.
+    let wrong = Arc::new(source(
+        bao,
+        Auth::login_with("approle", fields("wrong-wrong-wrong")),
+    ));
+    let before = asked(bao, "auth/approle/login").len();
+    for _ in 0..3 {
+        let error = fetch(&wrong).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(!full_text(&error).contains("wrong-wrong"));
+    }
+    assert_eq!(asked(bao, "auth/approle/login").len(), before + 1);
+    let failing = || async { Err::<Vec<_>, _>(std::io::Error::other("no metadata server")) };
+    let error = fetch(&Arc::new(source(bao, Auth::login_with("aws", failing)))).await;
+    let error = error.unwrap_err();
+    assert!(error.is_transient());
+    assert!(full_text(&error).contains("no metadata server"));
+}

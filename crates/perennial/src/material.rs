@@ -12,10 +12,14 @@ use crate::digest::digest;
 mod certificate;
 pub(crate) mod chain;
 #[cfg(feature = "encrypted-keys")]
+mod closed;
+#[cfg(feature = "encrypted-keys")]
 mod encrypted;
 mod error;
 pub(crate) mod formats;
 mod kind;
+#[cfg(feature = "pkcs12")]
+mod pbe;
 pub(crate) mod pem;
 #[cfg(feature = "pkcs12")]
 mod pkcs12;
@@ -25,8 +29,10 @@ pub use certificate::{Certificate, Names, Serial};
 pub(crate) use certificate::{Form, PublicKey, folded_der};
 pub use error::MaterialError;
 pub(crate) use error::part;
-use formats::SecretKey;
 pub use usage::Usage;
+
+/// A private key that is wiped when dropped, on every path.
+pub(crate) type SecretKey = Zeroizing<PrivateKeyDer<'static>>;
 
 /// Chain, key and trust roots as one fetch delivered them.
 ///

@@ -2,7 +2,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
@@ -58,7 +57,7 @@ impl Snapshot {
         let key = tls.signing_key(material.key())?;
         let Presented {
             leaf,
-            chain,
+            chains,
             not_before,
             not_after,
             limited_by,
@@ -72,7 +71,7 @@ impl Snapshot {
             provider: tls.provider(),
         }
         .presented()?;
-        let leaf_sha256 = Sha256::digest(&chain[0]).into();
+        let leaf_sha256 = Sha256::digest(&chains.first[0]).into();
 
         let (roots, store) = usable_roots(material.roots(), &mut warnings)?;
         let store = Arc::new(store);
@@ -80,7 +79,7 @@ impl Snapshot {
             return Err(MaterialError::NoRoots);
         }
         if material.roots_must_issue_leaf() {
-            tls.verify_chain(&chain, &leaf, &store, unix_time(now.max(not_before)))?;
+            tls.verify_chain(&chains.first, &leaf, &store, unix_time(now.max(not_before)))?;
         }
         let trusted_roots = TrustedRoots::after(
             previous.map(|previous| &previous.trusted_roots),
@@ -88,8 +87,7 @@ impl Snapshot {
             now,
             tls.roots_overlap(),
         );
-        let certified = CertifiedKey::new(chain, key);
-        let client_config = tls.client_config(store, &trusted_roots, certified)?;
+        let client_config = tls.client_config(store, &trusted_roots, chains, key)?;
 
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);

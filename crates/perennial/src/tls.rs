@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::StartError;
-use crate::material::chain::check_key;
+use crate::material::chain::{Chains, check_key};
 use crate::material::{Certificate, Key, MaterialError, PublicKey, Usage, part};
 
 mod advice;
@@ -21,6 +21,8 @@ mod identity;
 use identity::ClientIdentity;
 mod provider;
 pub(crate) use provider::default_provider;
+mod resolver;
+use resolver::PathToServersCa;
 mod roots;
 pub(crate) use roots::TrustedRoots;
 mod settings;
@@ -153,16 +155,26 @@ impl TlsPolicy {
         &self,
         delivered: Arc<RootCertStore>,
         trusted: &TrustedRoots,
-        certified: CertifiedKey,
+        chains: Chains,
+        key: Arc<dyn SigningKey>,
     ) -> Result<ClientConfig, MaterialError> {
         let verifier = ServerVerifier::new(&self.trust, delivered, trusted, &self.provider)
             .map_err(MaterialError::ServerVerifier)?;
+        let identity = |chain| ClientIdentity::from(CertifiedKey::new(chain, Arc::clone(&key)));
+        let others = chains.others.into_iter();
+        let resolver = PathToServersCa {
+            first: identity(chains.first),
+            issuers: chains.issuers,
+            others: others
+                .map(|(issuer, chain)| (issuer, identity(chain)))
+                .collect(),
+        };
         let mut config = self
             .versions
             .clone()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(ClientIdentity::from(certified)));
+            .with_client_cert_resolver(Arc::new(resolver));
         config.resumption = self.resumption.clone();
         Ok(config)
     }

@@ -225,6 +225,16 @@ fn summary(
         account.off,
         account.unseen,
     )];
+    if account.unseen > 0 {
+        let unseen = account.unseen_in.iter();
+        let unseen: Vec<_> = unseen
+            .map(|(fault, times)| format!("{} {times}", fault.name()))
+            .collect();
+        lines.push(format!(
+            "Replaced before a session needed them, by fault: {}.",
+            unseen.join(", ")
+        ));
+    }
     if let Report::Done {
         answered,
         connects,

@@ -97,6 +97,8 @@ pub struct Account {
     pub off: usize,
     /// New certificates that Postgres never saw: they were replaced before a session needed one.
     pub unseen: usize,
+    /// The faults that were under way when these were published, and how many of them.
+    pub unseen_in: BTreeMap<Fault, usize>,
     /// Failed queries that a fault at Postgres explains.
     pub explained: usize,
     /// Failed queries that none explains.
@@ -124,13 +126,16 @@ impl Record {
             account.rows.entry(window.fault).or_default().hits += 1;
         }
         for rotation in &self.rotations {
+            let faults = self.under_way(|window| (window.from..=window.to).contains(&rotation.at));
             if !self.seen.contains(&rotation.serial) {
                 account.unseen += 1;
+                for fault in faults {
+                    *account.unseen_in.entry(fault).or_default() += 1;
+                }
                 continue;
             }
             account.rotations += 1;
             account.off += usize::from(rotation.off);
-            let faults = self.under_way(|window| (window.from..=window.to).contains(&rotation.at));
             account.inside += usize::from(!faults.is_empty());
             for fault in faults {
                 account.rows.entry(fault).or_default().rotations += 1;

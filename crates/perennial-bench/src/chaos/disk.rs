@@ -9,21 +9,21 @@ use anyhow::{Context, ensure};
 /// Larger than all saved certificates together.
 const SIZE: u64 = 8 << 20;
 
-/// An ext4 in a loop-mounted file. It is thawed and unmounted when this process ends in any way.
+/// An ext4 in a loop-mounted file. It is thawed, unmounted and removed when this process ends in any way.
 #[derive(Debug)]
 pub(super) struct Disk {
     mounted: PathBuf,
     guard: Child,
 }
 
-/// Thaws and unmounts once its standard input is closed.
+/// Thaws, unmounts and removes the folder once its standard input is closed.
 const GUARD: &str = r#"trap '' HUP INT TERM
 read -r _
 fsfreeze -u "$1" || true
-umount -l "$1""#;
+umount -l "$1" && rm -rf -- "$2""#;
 
 impl Disk {
-    /// Mounts it in this folder; needs root and a loop device.
+    /// Mounts it in this folder, which is removed with it; needs root and a loop device.
     ///
     /// # Errors
     /// Either is missing, or one of the programs.
@@ -41,7 +41,7 @@ impl Disk {
         ensure!(mount.status.success(), "mount: {}", errors.trim());
         let guard = Command::new("/bin/sh")
             .args(["-c", GUARD, "sh"])
-            .arg(&mounted)
+            .args([&mounted, folder])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -19,7 +19,8 @@ use crate::pool::{checkout, maintain, retire, rotate};
 ///
 /// # How many connections the server sees
 /// At most the pool's size, plus two spares (eight when time is short), plus old connections that
-/// still finish what runs on them, plus dedicated ones. Plan `max_connections` for that; with a
+/// still finish what runs on them, plus dedicated ones; for a moment, also connects that were given
+/// up, whose hook is being cancelled. Plan `max_connections` for that; with a
 /// [`ConnectProbe`](crate::ConnectProbe), for one more.
 ///
 /// Clones share everything. When the last one is dropped, for example with its pool, the background

@@ -290,7 +290,8 @@ where
                 }
             }
             Some(Ok(AsyncMessage::Notice(notice))) => {
-                tracing::debug!(severity = notice.severity(), "{}", notice.message());
+                // On one line: a notice may quote what a caller has sent.
+                tracing::debug!(notice = %with_causes(&notice), "postgres sent a notice");
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => {

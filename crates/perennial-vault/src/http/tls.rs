@@ -1,7 +1,9 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use perennial::find_cause;
+use perennial::{explaining_verifier, find_cause, server_certificate_advice};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
@@ -13,13 +15,23 @@ pub(crate) fn client_config(
 ) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
-    let builder = match roots {
-        Some(roots) => builder.with_root_certificates(roots),
-        None => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(provider)?)),
+    let (verifier, roots): (Arc<dyn ServerCertVerifier>, _) = match roots.map(Arc::new) {
+        Some(roots) => {
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider);
+            let verifier = verifier.build();
+            let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
+            (verifier, roots)
+        }
+        None => (
+            Arc::new(Verifier::new(provider)?),
+            Arc::new(RootCertStore::empty()),
+        ),
     };
-    Ok(builder.with_no_client_auth())
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(explaining_verifier(verifier, roots))
+        .with_no_client_auth())
 }
 
 /// The provider of the enabled feature; aws-lc-rs where both are.
@@ -49,6 +61,10 @@ pub(super) fn remedy(error: &rustls::Error) -> &'static str {
         ) => "its certificate is for other hosts: correct the address or the certificate",
         rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
             "its certificate has expired: renew it, or correct this machine's clock"
+        }
+        // The cause says which, and how to make a right one.
+        error if server_certificate_advice(error).is_some() => {
+            "the form of its certificate is at fault"
         }
         rustls::Error::InvalidMessage(_) => "this port does not speak TLS: correct the address",
         _ => "see the log of vault",

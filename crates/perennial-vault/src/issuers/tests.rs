@@ -32,6 +32,11 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
     }
 }
 
+fn by_id(issuers: Vec<Issuer>) -> BTreeMap<String, Issuer> {
+    let with_id = |(id, issuer): (usize, Issuer)| (id.to_string(), issuer);
+    issuers.into_iter().enumerate().map(with_id).collect()
+}
+
 fn with_root(root: &Ca) -> CertRoots {
     let roots = vec![root.der().clone()];
     CertRoots {
@@ -114,6 +119,35 @@ fn only_what_an_issuers_signatures_lead_to_becomes_a_root() {
     assert_eq!(roots, [stranger.der().clone()]);
 }
 
+/// Scenario: N01
+#[test]
+fn root_that_no_chain_names_is_found_among_the_issuers_of_the_mount() {
+    let (a, b) = (root("root A"), root("root B"));
+    let of_a = intermediate("A", &a);
+    let by_b = {
+        let key = KeyPair::from_pem(&of_a.key().serialize_pem()).expect("its key");
+        CertifiedIssuer::signed_by(params("A"), key, &b).expect("an intermediate")
+    };
+    // What a `manual_chain` of both certificates of one issuer leaves.
+    let crossed = Issuer {
+        ca_chain: Some(vec![of_a.pem(), by_b.pem()]),
+        ..issuer(&of_a, &a)
+    };
+    let keyless = |ca: &Ca| Issuer {
+        ca_chain: Some(vec![ca.pem()]),
+        key_id: String::new(),
+        ..issuer(ca, ca)
+    };
+    let found = roots_of(&[keyless(&a), crossed.clone(), keyless(&b)]).expect("they are read");
+    assert_eq!(found, [a.der().clone(), b.der().clone()]);
+    let revoked = Issuer {
+        revoked: true,
+        ..keyless(&b)
+    };
+    let found = roots_of(&[keyless(&a), crossed, revoked]).expect("they are read");
+    assert_eq!(found, [a.der().clone()]);
+}
+
 /// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn empty_or_unreadable_answers_replace_no_roots() {
@@ -121,7 +155,9 @@ async fn empty_or_unreadable_answers_replace_no_roots() {
     let (of_a, of_b) = (intermediate("A", &a), intermediate("B", &b));
     let issuers = Issuers::default();
     issuers.published(Some(with_root(&a)));
-    let note = |reading| issuers.state().note(reading, "pki");
+    let note = |reading: Result<Vec<Issuer>, Failure>| {
+        issuers.state().note(reading.map(by_id), "pki");
+    };
     let other_roots = || issuers.state().other_roots();
     let refused = || Failure::unusable(Problem::Unusable(Operation::ReadIssuers, "it is mangled"));
     let unreadable = || {
@@ -160,7 +196,7 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
     let read = || {
         let mut state = issuers.state();
         state.tried = Some(Instant::now());
-        state.note(Ok(vec![issuer(&of_a, &a)]), "pki");
+        state.note(Ok(by_id(vec![issuer(&of_a, &a)])), "pki");
     };
     let in_seconds = || {
         let next = issuers.state().next_reading()?;

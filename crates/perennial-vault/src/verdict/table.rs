@@ -86,6 +86,11 @@ const LOCKED: Verdict = CredentialRefused {
     back_off: LOCKED_BACK_OFF,
 };
 
+/// A secret_id or a token that is bound to networks.
+const NETWORK: &str = "the role is bound to other networks: log in from one of them, or correct secret_id_bound_cidrs and token_bound_cidrs";
+
+const BAD_TOKEN: &str = "the token has expired, was revoked or is used up: provide a new one, or log in by AppRole; a new one is bound to other networks (token_bound_cidrs)";
+
 static OTHERWISE: Row = (
     Any,
     (0, u16::MAX),
@@ -99,18 +104,22 @@ static OTHERWISE: Row = (
 static TABLE: &[Row] = &[
     // Go's own HTTP server answers a plain request to a TLS port with 400 and no JSON.
     (Any, only(400), Foreign, Unusable, "if the port speaks TLS, use an https address"),
+    (Login, only(400), Says("CIDR"), WRONG_CREDENTIAL, NETWORK),
+    (Login, only(500), Says("CIDR"), WRONG_CREDENTIAL, NETWORK),
     (Login, only(400), Whatever, WRONG_CREDENTIAL, "the credential is wrong, used up or expired: provide a new one"),
     (Any, only(400), Says("wrapping token"), Refused, "have another secret_id wrapped"),
     (Any, only(400), Says("unknown role"), Refused, "this mount has no such role: correct role or mount"),
     (Any, only(400), Says(BEYOND_CA), Refused, "the CA is about to expire: renew it"),
     (Any, only(400), Says("role requires keys of type"), Refused, "set key_type to a type that the role allows"),
     (Any, only(400), Says("common_name field is required"), Refused, "set common_name, or require_cn=false on the role, with use_csr_common_name on"),
+    (Any, only(400), Says("not allowed for issuing certificates without"), Refused, "with issue, set key_type on the role to one type: any leaves it to the request"),
+    (Using, only(400), Says("missing client token"), TokenRefused, "the request came without a token: an agent must add its own (use_auto_auth_token)"),
     (Any, only(400), Says("not allowed"), Refused, "allow it on the role, or ask for another name"),
     (Any, only(400), Whatever, Refused, "correct the request or the role"),
     // A bad token is refused in bare words, a policy's refusal is a list of errors. OpenBao answers
     // `permission denied` alone, Vault since 1.17 adds `invalid token`.
-    (Using, only(403), Says("invalid token"), TokenRefused, "the token has expired, was revoked or is used up: provide a new one, or log in by AppRole"),
-    (Using, only(403), Body::Is("permission denied"), TokenRefused, "the token has expired, was revoked or is used up: provide a new one, or log in by AppRole"),
+    (Using, only(403), Says("invalid token"), TokenRefused, BAD_TOKEN),
+    (Using, only(403), Body::Is("permission denied"), TokenRefused, BAD_TOKEN),
     (Using, only(403), Foreign, Refused, "the answer is not vault's: a proxy in between refused the request"),
     (Issuing, only(403), Whatever, PolicyRefused, "the token's policy does not allow update on this path: allow it, or correct mount and role"),
     (Login, only(403), Whatever, LOCKED, "the role is locked after refused logins (sys/locked-users), or no auth method is mounted at this path"),

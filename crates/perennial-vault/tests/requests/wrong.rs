@@ -8,12 +8,13 @@ use crate::ca::Ca;
 use crate::server::{Reply, Server};
 use crate::{bao, fails_in_one_line, role, source_at, source_of, source_with, token, vault};
 
-/// Scenario: S16
+/// Scenario: F28, S16
 #[tokio::test]
 async fn wrong_request_fails_with_one_line_and_its_remedy() {
     let bao = bao().await;
     role(bao, "narrow", json!({ "allow_any_name": false })).await;
     role(bao, "wide", json!({})).await;
+    role(bao, "any-key", json!({ "key_type": "any" })).await;
     let narrow = || source_with(bao, "narrow");
     let nameless = vault(bao).await.build().unwrap();
     let nameless = nameless.pki(bao.mount()).role("wide");
@@ -44,6 +45,10 @@ async fn wrong_request_fails_with_one_line_and_its_remedy() {
         (
             source_with(bao, "wide").await.key_type(KeyType::Ed25519),
             ["keys of type ec", "set key_type"],
+        ),
+        (
+            source_with(bao, "any-key").await.issue(),
+            ["role key type \"any\"", "set key_type on the role"],
         ),
         (
             nameless,
@@ -149,4 +154,31 @@ async fn issuer_that_cannot_issue_fails_with_one_line_and_its_remedy() {
         "add issuing-certificates to the issuer's usage",
     ];
     fails_in_one_line(source_at(bao, "reading", "app").await, &words).await;
+}
+
+/// Scenario: N16
+#[tokio::test]
+async fn login_from_another_network_names_the_binding() {
+    let bao = bao().await;
+    role(bao, "bound", json!({})).await;
+    bao.api("POST", "sys/auth/bound", json!({ "type": "approle" }))
+        .await
+        .unwrap();
+    for name in ["secret_id_bound_cidrs", "token_bound_cidrs"] {
+        let path = format!("auth/bound/role/{name}");
+        let bound = json!({ name: "10.9.0.0/16", "token_policies": "default" });
+        bao.api("POST", &path, bound).await.unwrap();
+        let id = format!("{path}/role-id");
+        let id = bao.api("GET", &id, serde_json::Value::Null).await.unwrap();
+        let secret = format!("{path}/secret-id");
+        let secret = bao.api("POST", &secret, json!({})).await.unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let auth = Auth::approle(
+            text(&id["data"]["role_id"]),
+            text(&secret["data"]["secret_id"]),
+        );
+        let vault = vault(bao).await.auth(auth.login_mount("bound"));
+        let words = ["is bound to other networks", name];
+        fails_in_one_line(source_of(vault, bao.mount(), "bound"), &words).await;
+    }
 }

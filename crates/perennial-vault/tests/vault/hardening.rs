@@ -1,9 +1,13 @@
 //! The HTTP client: redirects, limits, trust.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use perennial::SourceErrorKind;
 use perennial_vault::{Auth, VaultError};
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyPair, SigningKey};
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -214,4 +218,102 @@ async fn concurrent_fetches_each_try_all_addresses() {
         6,
         "later requests stay with the address that answered"
     );
+}
+
+/// Splits off the first DER value: its tag, its content, all of it, and the rest.
+fn first(der: &[u8]) -> (u8, &[u8], &[u8], &[u8]) {
+    let (head, length) = match der[1] {
+        0x81 => (3, usize::from(der[2])),
+        0x82 => (4, usize::from(der[2]) << 8 | usize::from(der[3])),
+        short => (2, usize::from(short)),
+    };
+    let (whole, rest) = der.split_at(head + length);
+    (whole[0], &whole[head..], whole, rest)
+}
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let length = match length {
+        [0, short @ ..=0x7f] => vec![short],
+        [0, short] => vec![0x81, short],
+        [high, low] => vec![0x82, high, low],
+    };
+    [&[tag], length.as_slice(), content].concat()
+}
+
+/// The same self-signed certificate in version 1: without a version and without extensions.
+fn version_1(certificate: &CertificateDer<'_>, key: &KeyPair) -> CertificateDer<'static> {
+    let (_, content, ..) = first(certificate);
+    let (_, mut fields, _, rest) = first(content);
+    let (_, _, algorithm, _) = first(rest);
+    let mut kept = Vec::new();
+    while !fields.is_empty() {
+        let (tag, _, whole, rest) = first(fields);
+        if !matches!(tag, 0xa0 | 0xa3) {
+            kept.extend_from_slice(whole);
+        }
+        fields = rest;
+    }
+    let signed = der(0x30, &kept);
+    let signature = [&[0], key.sign(&signed).unwrap().as_slice()].concat();
+    let whole = [signed.as_slice(), algorithm, &der(0x03, &signature)].concat();
+    CertificateDer::from(der(0x30, &whole))
+}
+
+fn serving(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let certified = rustls::sign::CertifiedKey::new(
+        vec![certificate],
+        provider.key_provider.load_private_key(key).unwrap(),
+    );
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
+}
+
+/// Scenario: N20
+#[tokio::test]
+async fn form_of_vaults_own_certificate_is_named() {
+    let key = KeyPair::generate().unwrap();
+    let params = || CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let mut ca = params();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let mut policies = params();
+    // anyPolicy (RFC 5280, 4.2.1.4).
+    let any = vec![0x30, 0x08, 0x30, 0x06, 0x06, 0x04, 0x55, 0x1d, 0x20, 0x00];
+    let mut critical = CustomExtension::from_oid_content(&[2, 5, 29, 32], any);
+    critical.set_criticality(true);
+    policies.custom_extensions.push(critical);
+    let made = |params: CertificateParams| params.self_signed(&key).unwrap().der().clone();
+    let rows = [
+        (made(ca), "CA:TRUE"),
+        (version_1(&made(params()), &key), "version 1"),
+        (made(policies), "critical"),
+    ];
+    for (certificate, words) in rows {
+        let pem = pem_of(&certificate);
+        let server = Server::start_tls(serving(certificate, &key), |_| Reply::json(200, "{}"));
+        let server = server.await;
+        let error = fetch(&built(vault(&server.url()).ca_pem(pem)))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid);
+        let text = perennial::with_causes(&error).to_string();
+        for words in [TLS, "the form of its certificate is at fault", words] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(
+            !text.contains("see the log of vault") && !text.contains('\n'),
+            "{text}"
+        );
+    }
+}
+
+fn pem_of(certificate: &CertificateDer<'_>) -> String {
+    use base64ct::Encoding;
+    let text = base64ct::Base64::encode_string(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }

@@ -136,6 +136,7 @@ async fn final_revocation_logs_in_again_where_the_token_was_revoked() {
     );
 }
 
+/// Scenario: F7
 #[tokio::test]
 async fn certificate_that_was_never_published_is_not_revoked() {
     let server = server_that_keeps_one().await;

@@ -674,3 +674,34 @@ async fn every_login_has_its_path_and_fields() {
         expected.map(|(path, body)| (path.to_owned(), body.to_owned()))
     );
 }
+
+/// Scenario: S13
+/// The agent's part is scripted: it adds its token where the real one does, and refuses as a Vault
+/// does that receives none.
+#[tokio::test]
+async fn agent_adds_its_own_token_and_its_absence_is_transient() {
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let server = server({
+        let is_ready = Arc::clone(&is_ready);
+        move |_| match is_ready.load(Ordering::SeqCst) {
+            true => None,
+            false => Some(Reply::errors(403, &["permission denied"])),
+        }
+    })
+    .await;
+    let source = with(&server.url(), Auth::agent());
+    let error = fetch(&source).await.unwrap_err();
+    assert!(error.is_transient());
+    assert!(full_text(&error).contains("the agent has no valid token"));
+    is_ready.store(true, Ordering::SeqCst);
+    fetch(&source).await.unwrap();
+    let maintenance = between_fetches(&source);
+    pass(TWO_THIRDS).await;
+    fetch(&source).await.unwrap();
+    maintenance.abort();
+    assert_eq!(server.steps(), ["sign"; 3]);
+    for request in server.requests() {
+        assert_eq!(request.header("x-vault-token"), None);
+        assert_eq!(request.header("x-vault-request"), Some("true"));
+    }
+}

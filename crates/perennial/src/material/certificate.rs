@@ -192,6 +192,11 @@ impl Certificate {
         self.subject.is(&self.issuer)
     }
 
+    /// The issuer's name in the form that is compared.
+    pub(crate) fn folded_issuer(&self) -> &[u8] {
+        self.issuer.folded()
+    }
+
     /// Whether this certificate's issuer has the subject name of `issuer`.
     pub(crate) fn names_issuer(&self, issuer: &Self) -> bool {
         self.issuer.is(&issuer.subject)

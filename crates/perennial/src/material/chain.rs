@@ -4,6 +4,7 @@
 //! not. Nothing here makes a certificate a root but [`roots_of_chain`].
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
@@ -38,13 +39,23 @@ pub(crate) struct Delivered<'a> {
 #[derive(Debug)]
 pub(crate) struct Presented {
     pub(crate) leaf: Certificate,
-    /// The leaf, its path, then the others in the order of delivery.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) chains: Chains,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     /// The issuer that expires with or before the leaf, where no other path is left.
     pub(crate) limited_by: Option<String>,
     pub(crate) warnings: Vec<String>,
+}
+
+/// The same certificates with one path or another first.
+#[derive(Debug)]
+pub(crate) struct Chains {
+    /// The leaf, its path, then the others in the order of delivery.
+    pub(crate) first: Vec<CertificateDer<'static>>,
+    /// The issuers' names in that path, in the form that is compared.
+    pub(crate) issuers: Vec<Vec<u8>>,
+    /// With another path first, by the name of the issuer to which it leads.
+    pub(crate) others: Vec<(Vec<u8>, Vec<CertificateDer<'static>>)>,
 }
 
 impl Delivered<'_> {
@@ -76,7 +87,7 @@ impl Delivered<'_> {
             });
         }
         warnings.extend(graph.warnings(&path));
-        let (chain, left_out) = graph.presented(&path);
+        let (chains, left_out) = graph.chains(&path);
         if left_out > 0 {
             warnings.push(format!(
                 "{left_out} certificates of the chain are not presented: at most {MOST_PRESENTED} are, of {MOST_BYTES} bytes"
@@ -84,7 +95,7 @@ impl Delivered<'_> {
         }
         Ok(Presented {
             leaf: leaf.certificate.clone(),
-            chain,
+            chains,
             not_before,
             not_after,
             limited_by,
@@ -346,6 +357,40 @@ impl<'a> Graph<'a> {
     }
 
     /// What is presented, and how many certificates are not for their number and size.
+    fn chains(&self, path: &[usize]) -> (Chains, usize) {
+        let issuer = |at: usize| self.set[at].certificate.folded_issuer();
+        let issuers: Vec<Vec<u8>> = path.iter().map(|&at| issuer(at).to_vec()).collect();
+        let mut others: Vec<(Vec<u8>, Vec<CertificateDer<'static>>)> = Vec::new();
+        // The shortest path to each certificate, in the order of their lengths.
+        let mut reached = vec![0];
+        let mut paths = VecDeque::from([vec![0]]);
+        while let Some(other) = paths.pop_front() {
+            let Some(&last) = other.last() else {
+                continue;
+            };
+            let name = issuer(last);
+            let is_known = issuers.iter().any(|known| known == name)
+                || others.iter().any(|(known, _)| known == name);
+            if !is_known {
+                others.push((name.to_vec(), self.presented(&other).0));
+            }
+            for (next, _) in &self.issuers[last].presented {
+                if !reached.contains(next) {
+                    reached.push(*next);
+                    paths.push_back(other.iter().copied().chain([*next]).collect());
+                }
+            }
+        }
+        let (first, left_out) = self.presented(path);
+        let chains = Chains {
+            first,
+            issuers,
+            others,
+        };
+        (chains, left_out)
+    }
+
+    /// With this path first.
     fn presented(&self, path: &[usize]) -> (Vec<CertificateDer<'static>>, usize) {
         let others = (0..self.set.len()).filter(|at| !path.contains(at) && !self.self_signed[*at]);
         let mut presented: Vec<CertificateDer<'static>> = Vec::new();
@@ -437,10 +482,20 @@ impl<'a> Graph<'a> {
     /// The self-signed certificates that end paths whose signatures are all verified.
     fn own_roots(&self) -> Vec<CertificateDer<'static>> {
         let mut verified = vec![0];
+        let first = &self.set[0];
+        // A CA may have several certificates for its name and key, each by another root.
+        verified.extend((1..self.set.len()).filter(|&at| {
+            let (other, first) = (&self.set[at], &first);
+            first.form.is_ca && !self.self_signed[at] && other.form.is_same_subject(&first.form)
+        }));
         let mut next = 0;
         while let Some(&at) = verified.get(next) {
             next += 1;
-            for (issuer, link) in &self.issuers[at].presented {
+            let issuers = match self.issuers[at].is_reached {
+                true => &self.issuers[at],
+                false => &self.issuers_of(at),
+            };
+            for (issuer, link) in &issuers.presented {
                 if *link == Link::Verified && !verified.contains(issuer) {
                     verified.push(*issuer);
                 }
@@ -453,7 +508,6 @@ impl<'a> Graph<'a> {
                     && self.link(&below.form, &root.form) == Link::Verified
             })
         };
-        let first = &self.set[0];
         // A CA whose root issues: its own certificate is the end.
         let is_root = first.form.is_ca && self.is_self_signed(first);
         let roots = self.set.iter().zip(&self.self_signed);

@@ -8,41 +8,13 @@ use pkcs8::spki::AlgorithmIdentifierRef;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
+use super::SecretKey;
+use super::closed::{Closed, check_rounds};
 use super::error::MaterialError;
-use super::formats::SecretKey;
 use super::kind::element;
-
-/// The most rounds of key derivation: about a second. OWASP recommends 600,000 of SHA-256.
-/// A fuzzer must not find slow inputs alone.
-const MOST_ROUNDS: u32 = if cfg!(fuzzing) { 10_000 } else { 2_000_000 };
 
 /// The most bytes that scrypt may fill; OpenSSL's own keys take 16 MiB.
 const MOST_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 256 << 20 };
-
-/// Why something stays closed. Never holds a byte of what was found.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Closed {
-    Malformed,
-    WrongPassphrase,
-    Unsupported(String),
-    TooCostly(String),
-}
-
-impl Closed {
-    /// The problem, and the remedy if converting is one.
-    pub(super) fn problem(self, convert: &str) -> String {
-        match self {
-            Self::Malformed => format!("malformed; convert it with {convert}"),
-            Self::WrongPassphrase => "wrong passphrase".to_owned(),
-            Self::Unsupported(what) => {
-                format!("{what} is not supported; convert it with {convert}")
-            }
-            Self::TooCostly(what) => {
-                format!("{what} would take too long; convert it with {convert}")
-            }
-        }
-    }
-}
 
 /// Decrypts a key. Takes time for each round, so it must not run on an async worker.
 pub(super) fn decrypt(der: &[u8], passphrase: &[u8]) -> Result<SecretKey, MaterialError> {
@@ -91,7 +63,7 @@ pub(super) fn open(
         opened?.len()
     } else {
         #[cfg(feature = "pkcs12")]
-        let length = super::pkcs12::open(algorithm.oid, parameters, passphrase, &mut buffer)?;
+        let length = super::pbe::open(algorithm.oid, parameters, passphrase, &mut buffer)?;
         #[cfg(not(feature = "pkcs12"))]
         let length = None;
         length.ok_or_else(|| Closed::Unsupported(name(algorithm.oid)))?
@@ -116,14 +88,6 @@ fn check_cost(kdf: &Kdf) -> Result<(), Closed> {
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn check_rounds(rounds: u32) -> Result<(), Closed> {
-    if rounds > MOST_ROUNDS {
-        let problem = format!("a key derivation of {rounds} rounds (more than {MOST_ROUNDS})");
-        return Err(Closed::TooCostly(problem));
-    }
-    Ok(())
 }
 
 /// Names the algorithm by which the parser refused these parameters of PBES2.

@@ -3,12 +3,10 @@
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use super::SecretKey;
 use super::error::{MaterialError, part};
 use super::kind::{Kind, element, is_cut_off_der, is_der};
 use super::pem::{self, Block, Label};
-
-/// A private key that is wiped when dropped, on every path.
-pub(crate) type SecretKey = Zeroizing<PrivateKeyDer<'static>>;
 
 /// One or more certificates in PEM, in their order, one in DER, or those of PKCS#12.
 pub(crate) fn certificates(

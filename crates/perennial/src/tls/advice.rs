@@ -148,7 +148,7 @@ impl Presented<'_> {
                 server(Kind::UnknownAlgorithm)
             }
             CertificateError::Other(_) | CertificateError::BadEncoding => {
-                let own = unreadable(&form).or(form.is_ca.then_some(Kind::CaAsServer));
+                let own = unreadable(&form).or_else(|| form.is_ca.then_some(Kind::CaAsServer));
                 own.map_or_else(|| self.intermediate(&certificate), server)
             }
             _ => None,
@@ -157,39 +157,28 @@ impl Presented<'_> {
 
     /// A certificate whose issuer is presented or trusted under another encoding of its name.
     fn other_encoding(&self) -> Option<Fault> {
-        let (subjects, issuers) = self.names();
-        let trusted = self.roots.subjects();
-        let trusted: Vec<&[u8]> = trusted.iter().map(AsRef::as_ref).collect();
-        let subjects: Vec<&[u8]> = subjects.iter().map(Vec::as_slice).chain(trusted).collect();
-        issuers.into_iter().find_map(|(subject, issuer)| {
-            let folded = folded_der(&issuer)?;
-            let same = |name: &&[u8]| folded_der(name).is_some_and(|name| name == folded);
-            let is_exact = subjects.contains(&issuer.as_slice());
-            (!is_exact && subjects.iter().any(same)).then_some(Fault {
-                subject,
-                kind: Kind::IssuerEncoding,
-            })
-        })
-    }
-
-    /// The subjects of the intermediates, and each certificate's subject for people and its issuer.
-    fn names(&self) -> (Vec<Vec<u8>>, Vec<(String, Vec<u8>)>) {
-        let mut subjects = Vec::new();
-        let mut issuers = Vec::new();
-        for (place, der) in [self.end_entity]
+        let chain = [self.end_entity].into_iter().chain(self.intermediates);
+        let chain = chain.filter_map(|der| Certificate::with_form(der).ok());
+        let chain: Vec<_> = chain.collect();
+        let subjects: Vec<Vec<u8>> = chain.iter().map(|(_, form)| form.subject.clone()).collect();
+        let trusted: Vec<Vec<u8>> = self.roots.subjects().iter().map(in_bytes).collect();
+        chain
             .into_iter()
-            .chain(self.intermediates)
-            .enumerate()
-        {
-            let Ok((certificate, form)) = Certificate::with_form(der) else {
-                continue;
-            };
-            if place > 0 {
-                subjects.push(form.subject.clone());
-            }
-            issuers.push((certificate.shown(), form.issuer));
-        }
-        (subjects, issuers)
+            .find_map(|(certificate, Form { issuer, .. })| {
+                let folded = folded_der(&issuer)?;
+                let is_other = |names: &Vec<Vec<u8>>| {
+                    !names.contains(&issuer)
+                        && names
+                            .iter()
+                            .any(|name| folded_der(name).as_ref() == Some(&folded))
+                };
+                // A server may present its own root, under the name that its certificate has.
+                let is_at_fault = is_other(&trusted) || is_other(&subjects);
+                (is_at_fault && !trusted.contains(&issuer)).then(|| Fault {
+                    subject: certificate.shown(),
+                    kind: Kind::IssuerEncoding,
+                })
+            })
     }
 
     /// An intermediate that cannot be one.
@@ -204,6 +193,10 @@ impl Presented<'_> {
             })
         })
     }
+}
+
+fn in_bytes(name: &DistinguishedName) -> Vec<u8> {
+    name.as_ref().to_vec()
 }
 
 /// Why rustls does not read a certificate that others read.

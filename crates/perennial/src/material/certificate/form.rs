@@ -99,6 +99,11 @@ impl Form {
         self.key.is(key)
     }
 
+    /// Whether both certificates are for one name and key.
+    pub(crate) fn is_same_subject(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.key.is(&other.key)
+    }
+
     /// Whether this certificate's key is the one of a trust anchor: the content of a
     /// `SubjectPublicKeyInfo`.
     pub(crate) fn is_key(&self, info: &[u8]) -> bool {

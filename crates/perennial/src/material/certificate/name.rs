@@ -19,6 +19,11 @@ impl DistinguishedName {
         }
     }
 
+    /// Equal for equal names.
+    pub(super) fn folded(&self) -> &[u8] {
+        &self.folded
+    }
+
     /// Whether both are one name: the encodings of their strings, case and white space may differ.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.folded == other.folded

@@ -108,13 +108,13 @@ fn present(chain: &[Der], roots: &[Der], key: &PublicKey) -> Result<Presented, M
 fn quietly(chain: &[Der], key: &KeyPair) -> Vec<Der> {
     let presented = present(chain, &[], &public(key)).unwrap();
     assert!(presented.warnings.is_empty(), "{:?}", presented.warnings);
-    presented.chain
+    presented.chains.first
 }
 
 /// The only warning of a chain that is presented as it was delivered.
 fn warning(chain: &[Der], key: &PublicKey) -> String {
     let presented = present(chain, &[], key).unwrap();
-    assert_eq!(presented.chain, chain);
+    assert_eq!(presented.chains.first, chain);
     let [warning] = presented.warnings.as_slice() else {
         panic!("{:?}", presented.warnings);
     };
@@ -176,6 +176,23 @@ fn path_is_presented_first_whatever_the_order_of_delivery_and_no_root_is() {
     assert_eq!(quietly(&with_roots, &key), [leaf, below, by_root, crossed]);
 }
 
+/// Scenario: N01
+#[test]
+fn each_path_can_be_presented_first_for_a_server_that_trusts_its_root_alone() {
+    let (a, b, int, sub) = (Ca::new("a"), Ca::new("b"), Ca::new("int"), Ca::new("sub"));
+    let key = key();
+    let chain = [sub.leaf(&key), sub.by(&int), int.by(&a), int.by(&b)];
+    let chains = present(&chain, &[], &public(&key)).unwrap().chains;
+    assert_eq!(chains.first, chain);
+    let [(issuer, other)] = chains.others.as_slice() else {
+        panic!("{:?}", chains.others);
+    };
+    let [leaf, sub, by_a, by_b] = &chain;
+    assert_eq!(*other, [leaf, sub, by_b, by_a].map(Clone::clone));
+    let root = Certificate::from_der(&b.root()).unwrap();
+    assert_eq!(issuer, root.folded_issuer());
+}
+
 #[test]
 fn leaf_is_the_certificate_of_our_key_and_of_several_the_first_that_is_valid_now() {
     let int = Ca::new("int");
@@ -198,7 +215,7 @@ fn leaf_is_the_certificate_of_our_key_and_of_several_the_first_that_is_valid_now
     let foreign = int.leaf(&KeyPair::generate().unwrap());
     let first = |chain: &[&Der]| {
         let chain: Vec<Der> = chain.iter().map(|der| (*der).clone()).collect();
-        present(&chain, &[], &public(&key)).map(|presented| presented.chain[0].clone())
+        present(&chain, &[], &public(&key)).map(|presented| presented.chains.first[0].clone())
     };
     let found = first(&[&foreign, &expired, &early, &server, &valid, &another]);
     assert_eq!(found.unwrap(), valid);
@@ -223,7 +240,7 @@ fn leaf_is_the_certificate_of_our_key_and_of_several_the_first_that_is_valid_now
         now: noon(),
         provider: &default_provider().unwrap(),
     };
-    assert_eq!(delivered.presented().unwrap().chain, [valid]);
+    assert_eq!(delivered.presented().unwrap().chains.first, [valid]);
 }
 
 /// Scenario: N06
@@ -304,7 +321,7 @@ fn validity_that_begins_before_1970_is_accepted() {
     let leaf = int.sign(&params, &key);
     let presented = present(std::slice::from_ref(&leaf), &[], &public(&key)).unwrap();
     assert!(presented.not_before < SystemTime::UNIX_EPOCH);
-    assert_eq!(quietly(&[leaf.clone()], &key), [leaf]);
+    assert_eq!(quietly(std::slice::from_ref(&leaf), &key), [leaf]);
 }
 
 /// Certificates that rcgen does not make; OpenSSL made them, for the key in `app.key`.
@@ -346,7 +363,7 @@ fn intermediate_whose_kind_of_key_the_provider_does_not_know_is_a_warning() {
 fn root_whose_own_signature_cannot_be_verified_is_not_presented_and_never_trusted() {
     let (chain, key) = odd("ed448-root.pem");
     let presented = present(&chain, &[], &key).unwrap();
-    assert_eq!(presented.chain, chain[..2]);
+    assert_eq!(presented.chains.first, chain[..2]);
     let provider = default_provider().unwrap();
     assert_eq!(roots_of_chain(&chain, &provider).unwrap(), [] as [Der; 0]);
 }
@@ -389,9 +406,23 @@ fn roots_of_a_chain_are_those_in_which_its_own_paths_end() {
         stranger.root(),
     ];
     assert_eq!(roots(&forged), [] as [Der; 0]);
+    // A CA's other certificates for its name and key count, a leaf's do not.
+    assert_eq!(
+        roots(&[int.by(&a), a.root(), int.by(&b), b.root()]),
+        [a.root(), b.root()]
+    );
+    let own = key();
+    let leaves = [int.leaf(&own), stranger.leaf(&own)];
+    let chain = [
+        &leaves[0],
+        &leaves[1],
+        &int.by(&a),
+        &a.root(),
+        &stranger.root(),
+    ];
+    assert_eq!(roots(&chain.map(Clone::clone)), [a.root()]);
     // A CA's own certificate is the end of its path, a self-signed leaf is not.
     assert_eq!(roots(&[a.root()]), [a.root()]);
-    let own = key();
     let leaf = client().self_signed(&own).unwrap();
     assert_eq!(roots(&[leaf.der().clone(), a.root()]), [] as [Der; 0]);
 }
@@ -474,9 +505,17 @@ fn no_more_than_64_certificates_and_64_kib_are_presented_and_the_path_is_among_t
         let mut chain: Vec<Der> = others(length).map(|other| other.by(&root)).collect();
         chain.extend([int.by(&root), leaf.clone()]);
         let presented = present(&chain, &[], &public(&key)).unwrap();
-        assert_eq!(presented.chain[..2], [leaf.clone(), chain[80].clone()]);
-        let size: usize = presented.chain.iter().map(|der| der.len() + FRAME).sum();
-        let count = presented.chain.len();
+        assert_eq!(
+            presented.chains.first[..2],
+            [leaf.clone(), chain[80].clone()]
+        );
+        let size: usize = presented
+            .chains
+            .first
+            .iter()
+            .map(|der| der.len() + FRAME)
+            .sum();
+        let count = presented.chains.first.len();
         assert!(
             size <= MOST_BYTES && count <= expected && count > 20,
             "{count}"
@@ -566,16 +605,16 @@ proptest! {
         let set: Vec<Der> = set.into_iter().map(|(_, der)| der).collect();
 
         let presented = present(&set, &[], &public(&key)).unwrap();
-        prop_assert_eq!(&presented.chain[0], &leaf);
-        prop_assert_eq!(presented.chain.len(), wanted.len());
-        prop_assert!(wanted.iter().all(|der| presented.chain.contains(der)));
+        prop_assert_eq!(&presented.chains.first[0], &leaf);
+        prop_assert_eq!(presented.chains.first.len(), wanted.len());
+        prop_assert!(wanted.iter().all(|der| presented.chains.first.contains(der)));
         prop_assert_eq!(presented.not_after, noon() + 24 * HOUR);
         let mut store = RootCertStore::empty();
         store.add(root.root()).unwrap();
         let provider = default_provider().unwrap();
         let verifier = WebPkiClientVerifier::builder_with_provider(store.into(), Arc::clone(&provider));
         let now = UnixTime::since_unix_epoch(noon().duration_since(SystemTime::UNIX_EPOCH).unwrap());
-        let verified = verifier.build().unwrap().verify_client_cert(&leaf, &presented.chain[1..], now);
+        let verified = verifier.build().unwrap().verify_client_cert(&leaf, &presented.chains.first[1..], now);
         prop_assert!(verified.is_ok(), "{:?}", verified);
         if recipe.has_root && !recipe.crossed.is_empty() {
             let roots = roots_of_chain(&presented_with(&leaf, &set), &provider).unwrap();

@@ -170,9 +170,18 @@ fn rows() -> Vec<Row> {
             ..of(vec![odd("server-v1.pem")], version_words, version_words)
         },
         Row {
-            root: printable,
+            root: printable.clone(),
             ..of(
                 vec![issue(&utf8, &for_localhost())],
+                encoding_words,
+                encoding_words,
+            )
+        },
+        // OpenSSL presents a root that it knows, too.
+        Row {
+            root: printable,
+            ..of(
+                vec![issue(&utf8, &for_localhost()), utf8.der().clone()],
                 encoding_words,
                 encoding_words,
             )
