@@ -1,7 +1,5 @@
 //! The primary fails, and its streaming standby is promoted.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use perennial_postgres::CertPool;
 use perennial_testbed::Postgres;
 use perennial_testbed::tokio_postgres::Config;
