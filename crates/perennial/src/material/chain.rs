@@ -68,7 +68,7 @@ impl Delivered<'_> {
         let graph = Graph::new(set, self.roots, self.provider);
         let leaf = &graph.set[0];
         let mut warnings = Vec::new();
-        warnings.extend(self.usage.check(&leaf.certificate, &leaf.form)?);
+        warnings.extend(self.check_usage(leaf)?);
 
         let path = graph.path(self.now);
         let certificates = || path.iter().map(|&at| &graph.set[at].certificate);
@@ -103,6 +103,41 @@ impl Delivered<'_> {
         })
     }
 
+    /// Whether the leaf allows any of what it is used for.
+    fn is_allowed_by(&self, leaf: &Certificate) -> bool {
+        match self.usage {
+            Usage::Client => leaf.allows_clients(),
+            Usage::Server => leaf.allows_servers(),
+            Usage::Both => leaf.allows_clients() || leaf.allows_servers(),
+        }
+    }
+
+    /// A warning, if the leaf allows a part of what it is used for.
+    fn check_usage(&self, leaf: &Node<'_>) -> Result<Option<String>, MaterialError> {
+        let Node {
+            certificate, form, ..
+        } = leaf;
+        let usage = self.usage;
+        let allows = match form.purposes.as_deref() {
+            None => return Ok(None),
+            Some("") => "nothing",
+            Some(purposes) => purposes,
+        };
+        let subject = certificate.shown();
+        if !self.is_allowed_by(certificate) {
+            return Err(MaterialError::WrongUsage {
+                subject,
+                allows: allows.to_owned(),
+                used_as: usage,
+            });
+        }
+        let allows_both = certificate.allows_clients() && certificate.allows_servers();
+        let is_partial = usage == Usage::Both && !allows_both;
+        Ok(is_partial.then(|| {
+            format!("the extended key usage of {subject} allows {allows} alone, but it is used as {usage}")
+        }))
+    }
+
     /// The certificate whose key is ours; of several, the first that is valid and fits the usage.
     fn leaf(&self, set: &[Node<'_>]) -> Result<usize, MaterialError> {
         let Some(key) = self.key else {
@@ -116,7 +151,7 @@ impl Delivered<'_> {
             } else {
                 2
             };
-            (validity, !self.usage.is_allowed_by(certificate))
+            (validity, !self.is_allowed_by(certificate))
         };
         let ours = set.iter().enumerate();
         let ours = ours.filter(|(_, node)| node.form.has_key(key));

@@ -1,8 +1,5 @@
 use std::fmt;
 
-use super::certificate::{Certificate, Form};
-use super::error::MaterialError;
-
 /// What a certificate is used for.
 ///
 /// A leaf whose extended key usage allows none of it is refused.
@@ -22,40 +19,6 @@ impl Usage {
     /// Whether servers are verified with the certificate's roots.
     pub(crate) fn verifies_servers(self) -> bool {
         self != Self::Server
-    }
-
-    /// Whether the leaf allows any of it.
-    pub(super) fn is_allowed_by(self, leaf: &Certificate) -> bool {
-        match self {
-            Self::Client => leaf.allows_clients(),
-            Self::Server => leaf.allows_servers(),
-            Self::Both => leaf.allows_clients() || leaf.allows_servers(),
-        }
-    }
-
-    /// A warning, if the leaf allows a part of it.
-    pub(super) fn check(
-        self,
-        leaf: &Certificate,
-        form: &Form,
-    ) -> Result<Option<String>, MaterialError> {
-        let allows = match form.purposes.as_deref() {
-            None => return Ok(None),
-            Some("") => "nothing",
-            Some(purposes) => purposes,
-        };
-        if !self.is_allowed_by(leaf) {
-            return Err(MaterialError::WrongUsage {
-                subject: leaf.shown(),
-                allows: allows.to_owned(),
-                used_as: self,
-            });
-        }
-        let is_partial = self == Self::Both && !(leaf.allows_clients() && leaf.allows_servers());
-        Ok(is_partial.then(|| {
-            let subject = leaf.shown();
-            format!("the extended key usage of {subject} allows {allows} alone, but it is used as {self}")
-        }))
     }
 }
 
