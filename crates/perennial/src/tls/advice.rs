@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::material::{Certificate, Form, folded_der};
 
 /// A server's certificate as it was presented, and what it was verified with.
-pub(super) struct Presented<'a> {
+pub(super) struct ServerChain<'a> {
     pub(super) end_entity: &'a CertificateDer<'a>,
     pub(super) intermediates: &'a [CertificateDer<'a>],
     pub(super) name: &'a ServerName<'a>,
@@ -85,7 +85,7 @@ pub fn explaining_verifier(
 }
 
 /// The error, with the fault in the certificate's form if there is one.
-pub(super) fn explained(error: Error, presented: &Presented<'_>, way_past: WayPast) -> Error {
+pub(super) fn explained(error: Error, presented: &ServerChain<'_>, way_past: WayPast) -> Error {
     let Error::InvalidCertificate(reason) = &error else {
         return error;
     };
@@ -118,7 +118,7 @@ enum Kind {
     AddressAsDnsName,
 }
 
-impl Presented<'_> {
+impl ServerChain<'_> {
     fn fault(&self, reason: &CertificateError) -> Option<Fault> {
         let (certificate, form) = Certificate::with_form(self.end_entity).ok()?;
         let server = |kind| {
@@ -286,7 +286,7 @@ impl ServerCertVerifier for Explaining {
         self.verifier
             .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
             .map_err(|error| {
-                let presented = Presented {
+                let presented = ServerChain {
                     end_entity,
                     intermediates,
                     name,

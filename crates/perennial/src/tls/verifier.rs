@@ -11,7 +11,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::advice::{Presented, WayPast, explained};
+use super::advice::{ServerChain, WayPast, explained};
 use super::roots::{OldRoot, TrustedRoots, in_overlap};
 use super::settings::{ServerTrust, Verification};
 use crate::material::Certificate;
@@ -110,7 +110,7 @@ impl ServerTrust {
 
 /// As rustls' own verifier does; without a name, as libpq's `verify-ca` does.
 fn verify(
-    presented: &Presented<'_>,
+    presented: &ServerChain<'_>,
     name: Option<&ServerName<'_>>,
     now: UnixTime,
     provider: &CryptoProvider,
@@ -163,7 +163,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let Stage { roots, other } = self.at(now)?;
         let name = self.trust.name.as_ref().unwrap_or(dialled);
-        let presented = Presented {
+        let presented = ServerChain {
             end_entity,
             intermediates,
             name,
