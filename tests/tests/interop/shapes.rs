@@ -346,7 +346,7 @@ fn files(maker: &mut Maker) {
     }
     maker.client("N17", "the leaf alone, in DER", &pair).chain = der;
 
-    let changes: [(_, _, fn(Vec<u8>) -> Vec<u8>); 5] = [
+    let changes: [(_, _, Change); 5] = [
         ("N11", "line ends became spaces", |pem| {
             replaced(pem, "\n", " ")
         }),
@@ -371,6 +371,9 @@ fn files(maker: &mut Maker) {
         }
     }
 }
+
+/// What happened to the content of a file.
+type Change = fn(Vec<u8>) -> Vec<u8>;
 
 fn replaced(text: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
     let text = String::from_utf8(text).unwrap();
