@@ -383,7 +383,7 @@ async fn approle_without_secret_id_and_fields_of_a_closure_log_in() {
                 ("secret_id", secret_id.clone()),
             ];
             let fields = fields.map(|(name, value)| (name.to_owned(), value));
-            async { Ok::<_, std::io::Error>(fields.to_vec()) }
+            async move { Ok::<_, std::io::Error>(fields.to_vec()) }
         }
     };
     let good = fields(&bao.approle().secret_id);
