@@ -31,10 +31,16 @@ pub(super) enum WayPast {
 }
 
 /// What [`server_certificate_advice`] returns; inside the [`Error`] that it explains.
-#[derive(Debug)]
 struct FormFault {
     text: String,
     cause: Error,
+}
+
+/// The text alone: rustls prints a cause of another crate by its `Debug`.
+impl fmt::Debug for FormFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl fmt::Display for FormFault {
