@@ -183,6 +183,8 @@ pub(crate) enum Problem {
     RedirectedElsewhere(Operation, String),
     #[error("vault redirects the {0} more than {1} times (has the cluster a leader?)")]
     RedirectedTooOften(Operation, usize),
+    #[error("reading the mount's issuers took longer than {0:?}")]
+    IssuersTimedOut(Duration),
     #[error("vault's answer to the {0} is longer than {1} bytes")]
     TooLarge(Operation, usize),
     #[error("vault's answer to the {0} is unusable: {1}")]

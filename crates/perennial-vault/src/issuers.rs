@@ -19,8 +19,17 @@ use crate::issue::{self, certificates, union};
 use crate::login::Token;
 use crate::verdict::Operation;
 
-/// The longest time between two readings; the issuers are also read after each renewal.
+/// The longest time between two readings of every issuer.
+///
+/// After each renewal they are listed, and read only if the list has changed: an issuer's usage and
+/// chain can change without that, its certificate cannot.
 const POLL_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The most issuers that are read.
+const MOST_ISSUERS: usize = 64;
+
+/// The longest time for all requests of one reading.
+const READING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The shortest time between two readings.
 const SPACING: Duration = Duration::from_secs(1);
@@ -40,7 +49,44 @@ struct State {
     in_use: Option<CertRoots>,
     due: Option<Instant>,
     tried: Option<Instant>,
+    /// The list of the last reading of every issuer, and when that was.
+    last: Option<(IssuerList, Instant)>,
     is_failure_logged: bool,
+}
+
+/// The issuers that have their key in the mount, as Vault lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct IssuerList {
+    /// The default one first; at most [`MOST_ISSUERS`].
+    read: Vec<(String, ListedIssuer)>,
+    left_out: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct ListedIssuer {
+    /// Vault does not always send it.
+    key_id: Option<String>,
+    #[serde(default)]
+    is_default: bool,
+    serial_number: Option<String>,
+}
+
+impl IssuerList {
+    fn of(all: BTreeMap<String, ListedIssuer>) -> Self {
+        // Without a key: most often a root that was imported with its intermediate.
+        let has_key = |(_, issuer): &(String, ListedIssuer)| issuer.key_id.as_deref() != Some("");
+        let mut read: Vec<_> = all.into_iter().filter(has_key).collect();
+        read.sort_by_key(|(_, issuer)| !issuer.is_default);
+        let left_out = read.len().saturating_sub(MOST_ISSUERS);
+        read.truncate(MOST_ISSUERS);
+        Self { read, left_out }
+    }
+}
+
+/// The result of a reading.
+enum Reading {
+    Unchanged,
+    Read(IssuerList, Vec<Issuer>),
 }
 
 /// The roots of a certificate.
@@ -103,6 +149,7 @@ impl Issuers {
                 return pending().await;
             };
             tokio::time::sleep_until(next).await;
+<<<<<<< HEAD
             self.read_now(vault, mount).await;
         }
     }
@@ -119,6 +166,30 @@ impl Issuers {
         };
         let reading = read(vault, mount, known).await;
         self.state().note(reading, mount);
+=======
+            self.state().tried = Some(Instant::now());
+            let known = self.state().known();
+            let reading = read(vault, mount, known);
+            let reading = tokio::time::timeout(READING_TIMEOUT, reading).await;
+            let slow = |_| {
+                Err(Failure::transient(Problem::IssuersTimedOut(
+                    READING_TIMEOUT,
+                )))
+            };
+            self.state().take(reading.unwrap_or_else(slow), mount);
+        }
+    }
+
+    /// What an operator should know about the mount.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let state = self.state();
+        let (list, _) = state.last.as_ref().filter(|(list, _)| list.left_out > 0)?;
+        Some(format!(
+            "the mount has {} issuers with a key, of which {MOST_ISSUERS} are read for the trust \
+             roots of servers: remove old ones, or set server_roots_pem",
+            list.left_out + MOST_ISSUERS
+        ))
+>>>>>>> w-D
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,6 +213,35 @@ impl State {
         self.in_use.as_ref()?;
         let due = self.due?;
         Some(self.tried.map_or(due, |tried| due.max(tried + SPACING)))
+    }
+
+    /// The list for which the issuers need not be read again yet.
+    fn known(&self) -> Option<IssuerList> {
+        let (list, at) = self.last.as_ref()?;
+        (at.elapsed() < POLL_INTERVAL).then(|| list.clone())
+    }
+
+    fn take(&mut self, reading: Result<Reading, Failure>, mount: &str) {
+        match reading {
+            Ok(Reading::Unchanged) => {
+                self.due = self.last.as_ref().map(|(_, at)| *at + POLL_INTERVAL);
+            }
+            Ok(Reading::Read(list, issuers)) => {
+                let more = list.left_out;
+                let had = self.last.take().map_or(0, |(list, _)| list.left_out);
+                if more > 0 && had == 0 {
+                    tracing::warn!(
+                        mount,
+                        more,
+                        "the mount has more issuers than are read for the trust roots of servers"
+                    );
+                }
+                self.note(Ok(issuers), mount);
+                // What led to no roots is read again after the next renewal.
+                self.last = (!self.is_failure_logged).then(|| (list, Instant::now()));
+            }
+            Err(failure) => self.note(Err(failure), mount),
+        }
     }
 
     /// A reading that failed or led to no root replaces nothing.
@@ -217,20 +317,19 @@ fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, Problem>
     Ok(roots)
 }
 
+<<<<<<< HEAD
 /// All issuers of the mount, by id; those that are `known` are not read again.
 async fn read(
     vault: &Vault,
     mount: &str,
     mut known: BTreeMap<String, Issuer>,
 ) -> Result<BTreeMap<String, Issuer>, Failure> {
+=======
+async fn read(vault: &Vault, mount: &str, known: Option<IssuerList>) -> Result<Reading, Failure> {
+>>>>>>> w-D
     #[derive(Deserialize)]
     struct List {
-        key_info: BTreeMap<String, Info>,
-    }
-    #[derive(Deserialize)]
-    struct Info {
-        /// Vault does not always send it.
-        key_id: Option<String>,
+        key_info: BTreeMap<String, ListedIssuer>,
     }
     let operation = Operation::ReadIssuers;
     let round = &mut vault.transport.round();
@@ -241,6 +340,7 @@ async fn read(
     };
     let list = Request::typed(operation, &list)?;
     let list: List = round.send(&list, token).await?.data(operation)?;
+<<<<<<< HEAD
     let mut issuers = BTreeMap::new();
     for (id, info) in list.key_info {
         let is_keyless = info.key_id.is_some_and(|key| key.is_empty());
@@ -248,6 +348,14 @@ async fn read(
             issuers.insert(id, issuer);
             continue;
         }
+=======
+    let list = IssuerList::of(list.key_info);
+    if known.is_some_and(|known| known == list) {
+        return Ok(Reading::Unchanged);
+    }
+    let mut issuers = Vec::new();
+    for (id, _) in &list.read {
+>>>>>>> w-D
         // It becomes a part of a path.
         let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !id.chars().all(is_id) {
@@ -259,7 +367,7 @@ async fn read(
         let read = round.send(&issuer, token).await?.data(operation)?;
         issuers.insert(id, read);
     }
-    Ok(issuers)
+    Ok(Reading::Read(list, issuers))
 }
 
 /// Reads one issuer in a reply, with the roots that it leads to; for the fuzz target and its test.

@@ -251,6 +251,9 @@ impl VaultPki {
         drop(deliveries);
         let mut warnings = reply.presentable(&answer.warnings.unwrap_or_default());
         warnings.extend(ca_warning);
+        if let ServerRoots::Followed(issuers) = &self.server_roots {
+            warnings.extend(issuers.warning());
+        }
         warnings.extend(accepted.warning.map(str::to_owned));
         self.warnings.report(&warnings);
         Ok(material.with_warnings(warnings))
@@ -426,8 +429,9 @@ impl VaultPkiBuilder {
     /// root.
     ///
     /// # Defaults
-    /// The self-signed certificates that the mount's issuers lead to which may issue. They are read
-    /// after each renewal and every 10 minutes, for which the token must be allowed to read
+    /// The self-signed certificates that the mount's issuers lead to which may issue: of at most 64
+    /// issuers that have their key there, the default one among them. They are listed after each
+    /// renewal, and read if the list has changed, and every 10 minutes, for which the token must be allowed to read
     /// `MOUNT/issuer/+`. Otherwise they are those of the answer's `ca_chain`.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.server_roots_pem = Some(pem.as_ref().to_vec());

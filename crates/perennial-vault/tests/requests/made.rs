@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{CertMaterial, LiveCert};
+use perennial::{CertMaterial, LiveCert, Renewed};
 use perennial_vault::KeyType;
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -152,4 +152,54 @@ async fn ca_that_is_about_to_expire_issues_a_shorter_certificate_with_a_warning(
             .unwrap();
         assert!(lifetime > Duration::from_secs(500), "{lifetime:?}");
     }
+}
+
+/// Scenario: F19
+#[tokio::test]
+async fn mount_with_many_issuers_costs_a_bounded_number_of_requests() {
+    // Its audit log counts this test alone.
+    let bao = &perennial_testbed::OpenBao::alone().await.unwrap();
+    let mount = json!({ "type": "pki" });
+    bao.api("POST", "sys/mounts/many", mount).await.unwrap();
+    for n in 0..70 {
+        let root = json!({ "common_name": format!("root {n}"), "ttl": "9000h", "key_type": "ec" });
+        let path = "many/root/generate/internal";
+        bao.api("POST", path, root).await.unwrap();
+    }
+    let role = json!({ "key_type": "ec", "allow_any_name": true, "ttl": "1h" });
+    bao.api("POST", "many/roles/app", role).await.unwrap();
+    let readings = || {
+        let log = std::fs::read_to_string(bao.folder().join("audit.log")).unwrap();
+        let of_one = |line: &&str| {
+            line.contains(r#""type":"response""#) && line.contains(r#""path":"many/issuer/"#)
+        };
+        let listed = |line: &&str| {
+            line.contains(r#""type":"response""#) && line.contains(r#""path":"many/issuers"#)
+        };
+        (
+            log.lines().filter(of_one).count(),
+            log.lines().filter(listed).count(),
+        )
+    };
+    let builder = source_at(bao, "many", "app").await;
+    let live = LiveCert::start(builder.build().unwrap()).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut renewals = 0;
+    // Each renewal lists them once; the first list is followed by the only reading.
+    while renewals < 4 || readings().1 < 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", readings());
+        if let Ok(Renewed::Newer(_)) = live.renew().await {
+            renewals += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // A `manual_chain` or a new issuer would be read; nothing has changed since.
+    assert_eq!(readings().0, 64);
+    let warnings = live.status().warnings;
+    assert!(
+        warnings
+            .iter()
+            .any(|text| text.contains("70 issuers with a key, of which 64")),
+        "{warnings:?}"
+    );
 }
