@@ -44,8 +44,6 @@ pub(crate) struct Issuers {
 struct State {
     /// The result of the last reading; empty before the first.
     roots: Vec<CertificateDer<'static>>,
-    /// Issuers without a key here, by id: most often roots. They do not change.
-    keyless: BTreeMap<String, Issuer>,
     in_use: Option<CertRoots>,
     due: Option<Instant>,
     tried: Option<Instant>,
@@ -54,10 +52,10 @@ struct State {
     is_failure_logged: bool,
 }
 
-/// The issuers that have their key in the mount, as Vault lists them.
+/// The issuers of the mount, as Vault lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct IssuerList {
-    /// The default one first; at most [`MOST_ISSUERS`].
+    /// The default one first, those without a key last; at most [`MOST_ISSUERS`].
     read: Vec<(String, ListedIssuer)>,
     left_out: usize,
 }
@@ -73,10 +71,9 @@ struct ListedIssuer {
 
 impl IssuerList {
     fn of(all: BTreeMap<String, ListedIssuer>) -> Self {
+        let mut read: Vec<_> = all.into_iter().collect();
         // Without a key: most often a root that was imported with its intermediate.
-        let has_key = |(_, issuer): &(String, ListedIssuer)| issuer.key_id.as_deref() != Some("");
-        let mut read: Vec<_> = all.into_iter().filter(has_key).collect();
-        read.sort_by_key(|(_, issuer)| !issuer.is_default);
+        read.sort_by_key(|(_, issuer)| (!issuer.is_default, issuer.key_id.as_deref() == Some("")));
         let left_out = read.len().saturating_sub(MOST_ISSUERS);
         read.truncate(MOST_ISSUERS);
         Self { read, left_out }
@@ -149,35 +146,28 @@ impl Issuers {
                 return pending().await;
             };
             tokio::time::sleep_until(next).await;
-<<<<<<< HEAD
-            self.read_now(vault, mount).await;
+            let known = self.state().known();
+            self.read_unless(known, vault, mount).await;
         }
     }
 
-    /// Reads the issuers; a failure is logged.
+    /// Reads every issuer; a failure is logged.
     ///
     /// # Cancel safety
     /// A cancelled reading changes nothing.
     pub(crate) async fn read_now(&self, vault: &Vault, mount: &str) {
-        let known = {
-            let mut state = self.state();
-            state.tried = Some(Instant::now());
-            state.keyless.clone()
-        };
-        let reading = read(vault, mount, known).await;
-        self.state().note(reading, mount);
-=======
-            self.state().tried = Some(Instant::now());
-            let known = self.state().known();
-            let reading = read(vault, mount, known);
-            let reading = tokio::time::timeout(READING_TIMEOUT, reading).await;
-            let slow = |_| {
-                Err(Failure::transient(Problem::IssuersTimedOut(
-                    READING_TIMEOUT,
-                )))
-            };
-            self.state().take(reading.unwrap_or_else(slow), mount);
-        }
+        self.read_unless(None, vault, mount).await;
+    }
+
+    /// Reads the issuers unless their list is the `known` one; a failure is logged.
+    async fn read_unless(&self, known: Option<IssuerList>, vault: &Vault, mount: &str) {
+        self.state().tried = Some(Instant::now());
+        let reading = tokio::time::timeout(READING_TIMEOUT, read(vault, mount, known)).await;
+        let reading = reading.unwrap_or_else(|_elapsed| {
+            let problem = Problem::IssuersTimedOut(READING_TIMEOUT);
+            Err(Failure::transient(problem))
+        });
+        self.state().take(reading, mount);
     }
 
     /// What an operator should know about the mount.
@@ -185,11 +175,10 @@ impl Issuers {
         let state = self.state();
         let (list, _) = state.last.as_ref().filter(|(list, _)| list.left_out > 0)?;
         Some(format!(
-            "the mount has {} issuers with a key, of which {MOST_ISSUERS} are read for the trust \
-             roots of servers: remove old ones, or set server_roots_pem",
+            "the mount has {} issuers, of which {MOST_ISSUERS} are read for the trust roots of \
+             servers: remove old ones, or set server_roots_pem",
             list.left_out + MOST_ISSUERS
         ))
->>>>>>> w-D
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -245,14 +234,9 @@ impl State {
     }
 
     /// A reading that failed or led to no root replaces nothing.
-    fn note(&mut self, reading: Result<BTreeMap<String, Issuer>, Failure>, mount: &str) {
+    fn note(&mut self, reading: Result<Vec<Issuer>, Failure>, mount: &str) {
         self.due = Some(Instant::now() + POLL_INTERVAL);
-        let roots = reading.and_then(|mut issuers| {
-            let all: Vec<Issuer> = issuers.values().cloned().collect();
-            issuers.retain(|_, issuer| issuer.key_id.is_empty());
-            self.keyless = issuers;
-            roots_of(&all).map_err(Failure::unusable)
-        });
+        let roots = reading.and_then(|issuers| roots_of(&issuers).map_err(Failure::unusable));
         let problem = match roots {
             Ok(roots) if !roots.is_empty() => {
                 self.roots = roots;
@@ -317,16 +301,7 @@ fn roots_of(issuers: &[Issuer]) -> Result<Vec<CertificateDer<'static>>, Problem>
     Ok(roots)
 }
 
-<<<<<<< HEAD
-/// All issuers of the mount, by id; those that are `known` are not read again.
-async fn read(
-    vault: &Vault,
-    mount: &str,
-    mut known: BTreeMap<String, Issuer>,
-) -> Result<BTreeMap<String, Issuer>, Failure> {
-=======
 async fn read(vault: &Vault, mount: &str, known: Option<IssuerList>) -> Result<Reading, Failure> {
->>>>>>> w-D
     #[derive(Deserialize)]
     struct List {
         key_info: BTreeMap<String, ListedIssuer>,
@@ -340,22 +315,12 @@ async fn read(vault: &Vault, mount: &str, known: Option<IssuerList>) -> Result<R
     };
     let list = Request::typed(operation, &list)?;
     let list: List = round.send(&list, token).await?.data(operation)?;
-<<<<<<< HEAD
-    let mut issuers = BTreeMap::new();
-    for (id, info) in list.key_info {
-        let is_keyless = info.key_id.is_some_and(|key| key.is_empty());
-        if let Some(issuer) = known.remove(&id).filter(|_| is_keyless) {
-            issuers.insert(id, issuer);
-            continue;
-        }
-=======
     let list = IssuerList::of(list.key_info);
     if known.is_some_and(|known| known == list) {
         return Ok(Reading::Unchanged);
     }
     let mut issuers = Vec::new();
     for (id, _) in &list.read {
->>>>>>> w-D
         // It becomes a part of a path.
         let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !id.chars().all(is_id) {
@@ -364,8 +329,7 @@ async fn read(vault: &Vault, mount: &str, known: Option<IssuerList>) -> Result<R
         }
         // vaultrs' own request reads an issuer without its usage.
         let issuer = Request::get(operation, format!("{mount}/issuer/{id}"));
-        let read = round.send(&issuer, token).await?.data(operation)?;
-        issuers.insert(id, read);
+        issuers.push(round.send(&issuer, token).await?.data(operation)?);
     }
     Ok(Reading::Read(list, issuers))
 }

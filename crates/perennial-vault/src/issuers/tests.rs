@@ -32,11 +32,6 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
     }
 }
 
-fn by_id(issuers: Vec<Issuer>) -> BTreeMap<String, Issuer> {
-    let with_id = |(id, issuer): (usize, Issuer)| (id.to_string(), issuer);
-    issuers.into_iter().enumerate().map(with_id).collect()
-}
-
 fn with_root(root: &Ca) -> CertRoots {
     let roots = vec![root.der().clone()];
     CertRoots {
@@ -156,7 +151,7 @@ async fn empty_or_unreadable_answers_replace_no_roots() {
     let issuers = Issuers::default();
     issuers.published(Some(with_root(&a)));
     let note = |reading: Result<Vec<Issuer>, Failure>| {
-        issuers.state().note(reading.map(by_id), "pki");
+        issuers.state().note(reading, "pki");
     };
     let other_roots = || issuers.state().other_roots();
     let refused = || Failure::unusable(Problem::Unusable(Operation::ReadIssuers, "it is mangled"));
@@ -196,7 +191,7 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
     let read = || {
         let mut state = issuers.state();
         state.tried = Some(Instant::now());
-        state.note(Ok(by_id(vec![issuer(&of_a, &a)])), "pki");
+        state.note(Ok(vec![issuer(&of_a, &a)]), "pki");
     };
     let in_seconds = || {
         let next = issuers.state().next_reading()?;

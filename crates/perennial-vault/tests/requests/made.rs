@@ -199,7 +199,7 @@ async fn mount_with_many_issuers_costs_a_bounded_number_of_requests() {
     assert!(
         warnings
             .iter()
-            .any(|text| text.contains("70 issuers with a key, of which 64")),
+            .any(|text| text.contains("70 issuers, of which 64")),
         "{warnings:?}"
     );
 }
