@@ -35,3 +35,6 @@ struct ComingFrom;
 
 #[doc = include_str!("../../docs/src/libpq.md")]
 struct Libpq;
+
+#[doc = include_str!("../../docs/src/vault-auth.md")]
+struct VaultAuth;
