@@ -104,7 +104,7 @@ pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
     keyed_source_fn, source_fn,
 };
-pub use tls::{TlsSettings, explaining_verifier, server_certificate_advice};
+pub use tls::{ClientAuth, TlsSettings, explaining_verifier, server_certificate_advice};
 
 pub use rustls;
 pub use rustls::pki_types;
