@@ -393,5 +393,9 @@ fn unix_time(time: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
 
+#[cfg(feature = "export")]
+mod export;
+#[cfg(feature = "export")]
+pub use export::Exported;
 #[cfg(test)]
 mod tests;

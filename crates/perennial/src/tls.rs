@@ -57,6 +57,9 @@ pub(crate) struct TlsPolicy {
     /// Never shared with another live certificate.
     sessions: Arc<ClientSessionMemoryCache>,
     trust: Arc<ServerTrust>,
+    /// Whether a key was exported, of any generation.
+    #[cfg(feature = "export")]
+    is_exported: Arc<std::sync::atomic::AtomicBool>,
     usage: Usage,
     needs_roots: bool,
 }
@@ -89,6 +92,8 @@ impl TlsPolicy {
             sessions: Arc::new(ClientSessionMemoryCache::new(SESSIONS)),
             needs_roots: usage.verifies_servers() && !trust.brings_roots(),
             trust: Arc::new(trust),
+            #[cfg(feature = "export")]
+            is_exported: Arc::default(),
             provider,
             usage,
         })
@@ -203,21 +208,23 @@ impl TlsPolicy {
         let servers = ServerVerifier::new(&self.trust, delivered, trusted, &self.provider)
             .map_err(MaterialError::ServerVerifier)?;
         let servers = Arc::new(servers);
-        let identity = Arc::new(PathToPeersCa::new(chains, key, no_client));
+        let presented = Arc::new(PathToPeersCa::new(chains, key, no_client));
         let mut client_config = self
             .client_versions
             .clone()
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&servers) as _)
-            .with_client_cert_resolver(Arc::clone(&identity) as _);
+            .with_client_cert_resolver(Arc::clone(&presented) as _);
         client_config.resumption = Resumption::store(Arc::clone(&self.sessions) as _);
         Ok(Generation {
-            identity,
+            presented,
             no_server,
             servers,
             clients,
             client_config: Arc::new(client_config),
             server_versions: self.server_versions.clone(),
+            #[cfg(feature = "export")]
+            is_exported: Arc::clone(&self.is_exported),
             sessions: OnceLock::new(),
         })
     }

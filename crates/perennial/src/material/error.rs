@@ -161,6 +161,10 @@ pub enum MaterialError {
         "there are no roots to verify clients with (deliver some, or serve with ClientAuth::None)"
     )]
     NoClientRoots,
+    /// The private key is held by a signer, such as a device.
+    #[cfg(feature = "export")]
+    #[error("the private key stays with its signer and cannot be exported: take a rustls config")]
+    KeyOfSigner,
     /// No verifier for servers could be made with the roots.
     #[error("failed to make a verifier for servers with the trust roots")]
     ServerVerifier(#[source] rustls::Error),

@@ -129,7 +129,7 @@ impl<G: InUse> ResolvesClientCert for Follower<G> {
         schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
         match self.0.in_use() {
-            Ok(generation) => generation.identity.resolve(servers_cas, schemes),
+            Ok(generation) => generation.presented.resolve(servers_cas, schemes),
             Err(cause) => Some(cannot_sign(cause)),
         }
     }
@@ -142,8 +142,8 @@ impl<G: InUse> ResolvesClientCert for Follower<G> {
 /// Never presents nothing: the cause would then be known to none.
 impl<G: InUse> ResolvesServerCert for Follower<G> {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let identity = self.0.in_use().and_then(|now| now.as_server(&hello));
-        Some(identity.unwrap_or_else(cannot_sign))
+        let presented = self.0.in_use().and_then(|now| now.as_server(&hello));
+        Some(presented.unwrap_or_else(cannot_sign))
     }
 }
 

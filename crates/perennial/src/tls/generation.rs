@@ -1,4 +1,6 @@
 use std::fmt;
+#[cfg(feature = "export")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -15,7 +17,7 @@ use crate::material::MaterialError;
 
 /// What one generation presents, and by what it verifies its peers.
 pub(crate) struct Generation {
-    pub(super) identity: Arc<PathToPeersCa>,
+    pub(super) presented: Arc<PathToPeersCa>,
     /// Why it is not presented to clients.
     pub(super) no_server: Option<MaterialError>,
     pub(super) servers: Arc<ServerVerifier>,
@@ -23,6 +25,8 @@ pub(crate) struct Generation {
     pub(super) clients: Option<ClientVerifier>,
     pub(super) client_config: Arc<ClientConfig>,
     pub(super) server_versions: ConfigBuilder<ServerConfig, WantsVerifier>,
+    #[cfg(feature = "export")]
+    pub(super) is_exported: Arc<AtomicBool>,
     /// Of all this generation's server configs that do not ask for a client's certificate.
     pub(super) sessions: OnceLock<Arc<ServerSessionMemoryCache>>,
 }
@@ -63,8 +67,20 @@ impl Generation {
     pub(super) fn as_server(&self, hello: &ClientHello<'_>) -> Result<Arc<CertifiedKey>, Error> {
         self.check_serving(ClientAuth::None).map_err(other_error)?;
         let cas = hello.certificate_authorities().unwrap_or_default();
-        let certified = self.identity.to(cas.iter().map(AsRef::as_ref));
+        let certified = self.presented.to(cas.iter().map(AsRef::as_ref));
         Ok(Arc::clone(certified.as_server()))
+    }
+
+    /// The chain for peers that name no CA.
+    #[cfg(feature = "export")]
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        self.presented.first().as_server().cert.as_slice()
+    }
+
+    /// Notes that its key is exported; whether one of this live certificate was before.
+    #[cfg(feature = "export")]
+    pub(crate) fn note_export(&self) -> bool {
+        self.is_exported.swap(true, Ordering::Relaxed)
     }
 
     /// The CAs whose clients it trusts.

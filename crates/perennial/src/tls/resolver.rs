@@ -44,6 +44,12 @@ impl PathToPeersCa {
         }
     }
 
+    /// For a peer that names none.
+    #[cfg(feature = "export")]
+    pub(super) fn first(&self) -> &Certified {
+        &self.first
+    }
+
     /// For a peer that names these CAs.
     pub(super) fn to<'a>(&self, peers_cas: impl Iterator<Item = &'a [u8]>) -> &Certified {
         if self.others.is_empty() {
