@@ -278,14 +278,19 @@ struct LentNames(OnceLock<Box<(Vec<DistinguishedName>, Self)>>);
 
 impl LentNames {
     fn lend(&self, names: &[DistinguishedName]) -> &[DistinguishedName] {
-        let first = || Box::new((names.to_vec(), Self::default()));
-        let (list, others) = &**self.0.get_or_init(first);
         // The names themselves cannot be compared.
-        let bytes = |name: &DistinguishedName| name.as_ref().to_vec();
-        if list.iter().map(bytes).eq(names.iter().map(bytes)) {
-            list
-        } else {
-            others.lend(names)
+        let is_same = |list: &[DistinguishedName]| {
+            let bytes = list.iter().map(AsRef::as_ref);
+            bytes.eq(names.iter().map(AsRef::<[u8]>::as_ref))
+        };
+        let mut last = self;
+        loop {
+            let new = || Box::new((names.to_vec(), Self::default()));
+            let (list, others) = &**last.0.get_or_init(new);
+            if is_same(list) {
+                return list;
+            }
+            last = others;
         }
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod for_life;
+mod openssl;
 mod peer;
 mod pki;
 mod rotating;

@@ -15,6 +15,7 @@ pub(crate) fn now() -> SystemTime {
 }
 
 pub(crate) struct Ca {
+    name: String,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -29,8 +30,13 @@ impl Ca {
     pub(crate) fn new(name: &str) -> Self {
         let issuer = CertifiedIssuer::self_signed(ca(name), KeyPair::generate().unwrap());
         Self {
+            name: name.to_owned(),
             issuer: issuer.unwrap(),
         }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {
