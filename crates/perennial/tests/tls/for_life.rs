@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use perennial::pki_types::ServerName;
 use perennial::rustls::client::{ClientConnection, ClientSessionMemoryCache, Resumption};
+use perennial::rustls::quic::{self, Version};
 use perennial::rustls::server::{ServerConnection, WebPkiClientVerifier};
 use perennial::rustls::version::{TLS12, TLS13};
 use perennial::rustls::{
@@ -12,7 +13,8 @@ use perennial::rustls::{
     SupportedProtocolVersion,
 };
 use perennial::{
-    ClientAuth, LiveCert, LiveCertBuilder, TlsSettings, Unavailable, Usage, find_cause, source_fn,
+    Certificate, ClientAuth, LiveCert, LiveCertBuilder, Serial, TlsSettings, Unavailable, Usage,
+    find_cause, source_fn,
 };
 
 use crate::pki::{Ca, now};
@@ -44,6 +46,7 @@ fn lenient(version: &'static SupportedProtocolVersion, ca: &Ca) -> ServerConfig 
     config
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn client_config_for_life_presents_each_new_certificate_and_resumes_none() {
     // Invariant 15. rustls 0.23 compares resolver and verifier before it resumes, and 0.24 a hash
@@ -95,6 +98,7 @@ async fn hello_retry_costs_one_handshake_per_server_over_all_rotations_and_confi
     }
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn servers_are_verified_by_the_roots_in_use_and_asked_for_the_protocols_that_are_given() {
     let [ca, other] = ["ca", "other"].map(Ca::new);
@@ -225,6 +229,7 @@ fn pieces(mut flight: &[u8], is_first: bool) -> Vec<Vec<u8>> {
     pieces
 }
 
+/// Scenario: C2
 #[tokio::test(start_paused = true)]
 async fn certificate_that_arrives_within_a_handshake_makes_it_fail_or_is_presented() {
     // Resolver and verifier ask one after the other: neither may take a missing certificate for none.
@@ -253,6 +258,7 @@ async fn certificate_that_arrives_within_a_handshake_makes_it_fail_or_is_present
     }
 }
 
+/// Scenario: C2
 #[tokio::test(start_paused = true)]
 async fn rotation_within_a_handshake_presents_a_checked_certificate_and_trusts_checked_roots() {
     // Certificate and roots may be of two generations: never of none, and never anonymous.
@@ -274,6 +280,73 @@ async fn rotation_within_a_handshake_presents_a_checked_certificate_and_trusts_c
             }
         }
         assert!(old > 1 && new > 1, "{old} {new}");
+    }
+}
+
+/// Both ends of one QUIC handshake, without packets: the names that they saw.
+fn quic_handshake(
+    client: &Arc<ClientConfig>,
+    server: &Arc<ServerConfig>,
+) -> Result<(Serial, Option<String>, HandshakeKind), Error> {
+    let name = ServerName::try_from(HOST).unwrap();
+    let client = quic::ClientConnection::new(Arc::clone(client), Version::V1, name, vec![])?;
+    let server = quic::ServerConnection::new(Arc::clone(server), Version::V1, vec![])?;
+    let mut ends: [quic::Connection; 2] = [client.into(), server.into()];
+    while flight(&mut ends)? {
+        ends.reverse();
+    }
+    if let [quic::Connection::Server(_), _] = ends {
+        ends.reverse();
+    }
+    let [
+        quic::Connection::Client(client),
+        quic::Connection::Server(server),
+    ] = ends
+    else {
+        panic!("one of each");
+    };
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    let leaf = &client.peer_certificates().unwrap()[0];
+    let serial = Certificate::from_der(leaf).unwrap().serial().clone();
+    let name = name_of(server.peer_certificates());
+    Ok((serial, name, client.handshake_kind().unwrap()))
+}
+
+/// Carries what the first end has to say to the other; whether that was anything.
+fn flight([from, to]: &mut [quic::Connection; 2]) -> Result<bool, Error> {
+    let mut is_any = false;
+    loop {
+        // One level of encryption at a time.
+        let mut data = Vec::new();
+        let next = from.write_hs(&mut data);
+        to.read_hs(&data)?;
+        is_any |= !data.is_empty();
+        if next.is_none() && data.is_empty() {
+            return Ok(is_any);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn quic_presents_each_new_certificate_of_both_ends_and_resumes_none() {
+    let ca = Ca::new("ca");
+    let client = Rotating::build(builder(), ca.client("1", [&ca])).await;
+    let serving = builder().usage(Usage::Server);
+    let server = Rotating::build(serving, ca.server(HOST, 1).with_roots([&ca])).await;
+    let config = client.live.client_config(&[b"h3"]);
+    let auth = ClientAuth::Required;
+    let serving = server.live.server_config(auth, &[b"h3"]).unwrap();
+    for generation in 1..=3_u8 {
+        for _ in 0..2 {
+            let (serial, name, kind) = quic_handshake(&config, &serving).unwrap();
+            assert_eq!(serial, Serial::from_bytes(&[generation]));
+            assert_eq!(name, Some(generation.to_string()));
+            assert_eq!(kind, HandshakeKind::Full);
+        }
+        let next = generation + 1;
+        client.rotate(ca.client(&next.to_string(), [&ca])).await;
+        let next = ca.server(HOST, next.into());
+        server.rotate(next.with_roots([&ca])).await;
     }
 }
 

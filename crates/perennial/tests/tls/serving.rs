@@ -19,7 +19,7 @@ use perennial::{
 use crate::peer::Peer;
 use crate::pki::{Ca, now};
 use crate::rotating::Rotating;
-use crate::server::HOST;
+use crate::server::{HOST, provider};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 const AUTHS: [ClientAuth; 3] = [ClientAuth::None, ClientAuth::Optional, ClientAuth::Required];
@@ -50,6 +50,7 @@ fn both(live: &LiveCert, auth: ClientAuth) -> [Arc<ServerConfig>; 2] {
     ]
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn server_config_for_life_presents_each_new_certificate_and_resumes_no_session() {
     // Invariant 15: the client's store keeps every session that it gets.
@@ -72,6 +73,7 @@ async fn server_config_for_life_presents_each_new_certificate_and_resumes_no_ses
     }
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn server_config_of_a_generation_resumes_only_its_own_sessions_and_none_of_authenticated_clients()
  {
@@ -100,6 +102,7 @@ async fn server_config_of_a_generation_resumes_only_its_own_sessions_and_none_of
     }
 }
 
+/// Scenario: C10
 #[tokio::test(start_paused = true)]
 async fn client_whose_certificate_has_expired_is_let_in_by_no_session() {
     // Trap: a session that is resumed brings the client's name back, and no certificate is verified.
@@ -136,6 +139,7 @@ async fn client_whose_certificate_has_expired_is_let_in_by_no_session() {
     }
 }
 
+/// Scenario: C9
 #[tokio::test(start_paused = true)]
 async fn clients_are_verified_by_the_roots_in_use_and_the_named_cas_follow_them() {
     let [ca, other] = ["ca", "other"].map(Ca::new);
@@ -262,6 +266,43 @@ async fn server_without_a_valid_certificate_fails_each_handshake_with_the_cause(
     fails(&expired);
 }
 
+#[tokio::test(start_paused = true)]
+async fn resolver_alone_presents_the_certificate_in_use_or_fails_with_the_cause() {
+    let ca = Ca::new("ca");
+    // As a library that takes no config makes its own.
+    let config = |resolver| {
+        let config = ServerConfig::builder_with_provider(Arc::new(provider()));
+        let config = config.with_protocol_versions(&VERSIONS).unwrap();
+        Arc::new(config.with_no_client_auth().with_cert_resolver(resolver))
+    };
+    let rotating = Rotating::lazily(builder());
+    let server = config(rotating.live.server_cert_resolver());
+    for version in VERSIONS {
+        let error = Peer::new(version, &ca, None).visit(Arc::clone(&server));
+        let error = error.unwrap_err();
+        assert!(find_cause::<Unavailable>(&error).is_some(), "{error}");
+    }
+    rotating.first(material(&ca, 1, &[])).await;
+    for serial in 1..=2_u8 {
+        for version in VERSIONS {
+            // A new client has no session.
+            let visit = Peer::new(version, &ca, None).visit(Arc::clone(&server));
+            assert_eq!(visit.unwrap().serial, Serial::from_bytes(&[serial]));
+        }
+        rotating.rotate(material(&ca, 2, &[])).await;
+    }
+
+    let clients = LiveCert::fixed(ca.client("app", [&ca])).unwrap();
+    let server = config(clients.server_cert_resolver());
+    let error = Peer::new(&TLS13, &ca, None).visit(server).unwrap_err();
+    let cause = find_cause(&error);
+    assert!(
+        matches!(cause, Some(MaterialError::NotServing { .. })),
+        "{error}"
+    );
+}
+
+/// Scenario: C15
 #[tokio::test(start_paused = true)]
 async fn serving_without_its_usage_or_without_roots_for_clients_is_an_error_that_says_the_remedy() {
     let ca = Ca::new("ca");
