@@ -1,6 +1,6 @@
 //! The config for life of a client: what it presents, and that it never goes on without it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use perennial::pki_types::ServerName;
@@ -13,8 +13,8 @@ use perennial::rustls::{
     SupportedProtocolVersion,
 };
 use perennial::{
-    Certificate, ClientAuth, LiveCert, LiveCertBuilder, Serial, TlsSettings, Unavailable, Usage,
-    find_cause, source_fn,
+    CertSource, Certificate, ClientAuth, FetchContext, Fetched, LiveCert, LiveCertBuilder, Renewed,
+    Serial, Snapshot, SourceError, TlsSettings, Unavailable, Usage, find_cause, source_fn,
 };
 
 use crate::pki::{Ca, now};
@@ -352,6 +352,36 @@ async fn quic_presents_each_new_certificate_of_both_ends_and_resumes_none() {
 
 /// Makes what holds a handle.
 type Hold = fn(&LiveCert) -> Box<dyn std::any::Any>;
+
+/// Keeps what it connects with: the config of the certificate in use.
+struct Presenting {
+    ca: Arc<Ca>,
+    config: Mutex<Option<Arc<ClientConfig>>>,
+}
+
+impl CertSource for Presenting {
+    async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        let current = context.current.map(Snapshot::client_config);
+        *self.config.lock().unwrap() = current;
+        Ok(self.ca.client("app", [&*self.ca]).into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_logs_in_with_its_own_certificate_keeps_no_renewer_running() {
+    let ca = Arc::new(Ca::new("ca"));
+    let source_of = Arc::downgrade(&ca);
+    let source = Presenting {
+        ca,
+        config: Mutex::default(),
+    };
+    let live = LiveCert::start(source).await.unwrap();
+    tokio::time::sleep(HOUR).await;
+    assert!(matches!(live.renew().await, Ok(Renewed::Newer(_))));
+    drop(live);
+    tokio::time::sleep(HOUR).await;
+    assert!(source_of.upgrade().is_none());
+}
 
 #[tokio::test(start_paused = true)]
 async fn renewer_ends_with_the_last_config_for_life_or_connection_and_no_handle_holds_one() {

@@ -92,6 +92,20 @@ impl Ca {
         self.issue(params)
     }
 
+    /// A server's certificate whose issuer has a certificate by each of these CAs.
+    pub(crate) fn server_of_both(name: &str, roots: [&Self; 2]) -> Identity {
+        let (key, params) = (KeyPair::generate().unwrap(), ca("issuer"));
+        let by = |root: &Self| params.signed_by(&key, &root.issuer).unwrap().der().clone();
+        let issuers = roots.map(by);
+        let ca = Self {
+            name: "issuer".to_owned(),
+            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+        };
+        let mut server = ca.server(name, 7);
+        server.chain.extend(issuers);
+        server
+    }
+
     fn issue(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();

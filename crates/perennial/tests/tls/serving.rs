@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use perennial::pki_types::UnixTime;
+use perennial::pki_types::{CertificateDer, ServerName, UnixTime};
+use perennial::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
 use perennial::rustls::server::ServerSessionMemoryCache;
 use perennial::rustls::time_provider::TimeProvider;
 use perennial::rustls::version::{TLS12, TLS13};
 use perennial::rustls::{
-    AlertDescription, CertificateError, Error, HandshakeKind, ServerConfig,
-    SupportedProtocolVersion,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    Error, HandshakeKind, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use perennial::{
-    CertMaterial, ClientAuth, LiveCert, LiveCertBuilder, MaterialError, Serial, TlsSettings,
-    Unavailable, Usage, find_cause,
+    CertMaterial, Certificate, ClientAuth, LiveCert, LiveCertBuilder, MaterialError, Serial,
+    TlsSettings, Unavailable, Usage, find_cause,
 };
 
 use crate::peer::Peer;
 use crate::pki::{Ca, now};
 use crate::rotating::Rotating;
-use crate::server::{HOST, provider};
+use crate::server::{HOST, connect, provider};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 const AUTHS: [ClientAuth; 3] = [ClientAuth::None, ClientAuth::Optional, ClientAuth::Required];
@@ -300,6 +303,84 @@ async fn resolver_alone_presents_the_certificate_in_use_or_fails_with_the_cause(
         matches!(cause, Some(MaterialError::NotServing { .. })),
         "{error}"
     );
+}
+
+/// Names a CA to servers, and verifies nothing.
+#[derive(Debug)]
+struct Naming(Vec<DistinguishedName>);
+
+impl ServerCertVerifier for Naming {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        (!self.0.is_empty()).then_some(&self.0)
+    }
+}
+
+#[test]
+fn client_that_names_a_ca_is_presented_the_path_to_it_first() {
+    let [a, b] = ["a", "b"].map(Ca::new);
+    for roots in [[&a, &b], [&b, &a]] {
+        let server = Ca::server_of_both(HOST, roots).with_roots([]);
+        let live = builder().fixed(server).unwrap();
+        let first_issuer = |named: &[&Ca]| {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(named.iter().map(|ca| ca.der()));
+            let config = ClientConfig::builder_with_provider(Arc::new(provider()));
+            let config = config.with_protocol_versions(&[&TLS13]).unwrap();
+            let config = config
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Naming(store.subjects())));
+            let config = Arc::new(config.with_no_client_auth());
+            let issuers = both(&live, ClientAuth::None).map(|server| {
+                let (client, _) = connect(Arc::clone(&config), server, HOST).unwrap();
+                let issuer = &client.peer_certificates().unwrap()[1];
+                Certificate::from_der(issuer).unwrap().issuer().to_owned()
+            });
+            assert_eq!(issuers[0], issuers[1]);
+            issuers[0].clone()
+        };
+        for ca in [&a, &b] {
+            let expected = format!("CN={}", ca.name());
+            assert_eq!(first_issuer(&[ca]), expected);
+            assert_eq!(first_issuer(&[&Ca::new("other"), ca]), expected);
+        }
+        assert_eq!(first_issuer(&[]), first_issuer(&[roots[0]]));
+        assert_eq!(first_issuer(&[&a, &b]), first_issuer(&[roots[0]]));
+    }
 }
 
 /// Scenario: C15
