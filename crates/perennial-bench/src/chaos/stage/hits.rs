@@ -1,5 +1,6 @@
 //! The faults themselves: each is made, lasts, and is put right.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use perennial_testbed::serde_json::{Value, json};
 use perennial_testbed::{FakeClock, Fault as Cut, Postgres};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Row;
 
 use super::{LISTS, RESERVED, SESSIONS, SOON, Stage, private};
 use crate::chaos::authority::{Authority, Change};
@@ -91,6 +93,7 @@ impl Stage {
                 sleep(hit.lasts).await;
                 self.primary().set_clock(0)?;
                 sleep(Duration::from_secs(1)).await;
+                outlast(self.primary()).await?;
             }
             Fault::ClientStopped => {
                 self.signal(Signal::STOP)?;
@@ -292,24 +295,26 @@ impl Stage {
     }
 }
 
-/// Waits for the end of every query and connect under way: a machine whose disk is busy makes some last longer than
-/// [`LEAD`].
+/// Waits for the end of every query and connect under way, [`LEAD`] at least.
+///
+/// `pg_sleep` goes by the wall clock: where that is set back, it lasts as much longer. So is the age of a query by the
+/// server's clock of no use here.
 async fn outlast(server: &Postgres) -> anyhow::Result<()> {
-    let from = Instant::now();
     let admin = server.admin().await?;
+    let query = "select pid, query_start::text from pg_stat_activity where backend_type = 'client backend' \
+                 and state is distinct from 'idle' and pid <> pg_backend_pid()";
+    let under_way = async || -> anyhow::Result<BTreeSet<(i32, Option<String>)>> {
+        let rows = admin.query(query, &[]).await?;
+        let read = |row: &Row| anyhow::Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(read).collect()
+    };
+    let before = under_way().await?;
     sleep(LEAD).await;
-    let query = "select count(*) from pg_stat_activity where backend_type = 'client backend' \
-                 and state is distinct from 'idle' and pid <> pg_backend_pid() \
-                 and clock_timestamp() - coalesce(query_start, backend_start) > make_interval(secs => $1)";
     let ended = async {
-        loop {
-            let elapsed = from.elapsed().as_secs_f64();
-            let before: i64 = admin.query_one(query, &[&elapsed]).await?.try_get(0)?;
-            if before == 0 {
-                return anyhow::Ok(());
-            }
+        while !before.is_disjoint(&under_way().await?) {
             sleep(Duration::from_millis(20)).await;
         }
+        anyhow::Ok(())
     };
     let late = "queries of before did not end";
     timeout(SOON, ended).await.context(late)?
