@@ -24,6 +24,9 @@ struct Renewal;
 #[doc = include_str!("../../docs/src/rotation.md")]
 struct Rotation;
 
+#[doc = include_str!("../../docs/src/tls.md")]
+struct Tls;
+
 #[doc = include_str!("../../docs/src/ca-rotation.md")]
 struct CaRotation;
 

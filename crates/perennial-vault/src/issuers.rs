@@ -21,8 +21,8 @@ use crate::verdict::Operation;
 
 /// The longest time between two readings of every issuer.
 ///
-/// After each renewal they are listed, and read only if the list has changed: an issuer's usage and
-/// chain can change without that, its certificate cannot.
+/// After each renewal they are listed, and read only if the list or the issuers that came with the
+/// certificate have changed. An issuer's usage can change without either.
 const POLL_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The most issuers that are read.
@@ -86,9 +86,11 @@ enum Reading {
     Read(IssuerList, Vec<Issuer>),
 }
 
-/// The roots of a certificate.
+/// The issuers and the roots of a certificate.
 #[derive(Clone)]
 pub(crate) struct CertRoots {
+    /// The rest of its chain as it came, without the leaf.
+    pub(crate) issuers: Vec<CertificateDer<'static>>,
     /// Those in its own chain, which are kept whatever the issuers are.
     pub(crate) own: Vec<CertificateDer<'static>>,
     /// All that were delivered with it.
@@ -107,9 +109,14 @@ impl Issuers {
     /// Follows the issuers for the certificate in use; `None` if another source delivered it.
     ///
     /// They are read next: the certificate may come from a new one, and there are a connection and
-    /// a token to read with.
+    /// a token to read with. Other issuers than before mean another chain in the mount, which the
+    /// last reading may not have seen: a CA is imported first, and named in a chain after that.
     pub(crate) fn published(&self, in_use: Option<CertRoots>) {
+        let issuers = |roots: &Option<CertRoots>| Some(roots.as_ref()?.issuers.clone());
         let mut state = self.state();
+        if issuers(&state.in_use) != issuers(&in_use) {
+            state.last = None;
+        }
         state.in_use = in_use;
         state.due = Some(Instant::now());
     }

@@ -220,6 +220,7 @@ impl VaultPki {
             return Err(Failure::unusable(Problem::NoRoots));
         }
         let leaf_sha256 = Sha256::digest(accepted.chain.first().map_or(&[][..], |leaf| leaf));
+        let issuers = accepted.chain.get(1..).unwrap_or_default().to_vec();
         let mut material = CertMaterial::from_der(accepted.chain, key.clone_key(), roots)
             .map_err(|error| Failure::unusable(Problem::Material(error)))?;
         if let Some(theirs) = accepted.issuers_clock {
@@ -230,6 +231,7 @@ impl VaultPki {
             material = material.roots_issue_leaf();
         }
         let roots = CertRoots {
+            issuers,
             own: accepted.roots,
             delivered: material.roots().to_vec(),
         };

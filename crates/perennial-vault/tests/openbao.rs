@@ -18,11 +18,15 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial::{CertMaterial, LiveCert, RenewError, Renewed, SourceError, SourceErrorKind};
+use perennial::{
+    CertMaterial, Certificate, ClientAuth, LiveCert, RenewError, Renewed, SourceError,
+    SourceErrorKind, Usage,
+};
 use perennial_testbed::OpenBao;
 use perennial_vault::{Auth, VaultBuilder, VaultPkiBuilder};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use once::{fetch, full_text};
 
@@ -78,6 +82,61 @@ async fn approle_and_token_both_lead_to_a_published_certificate() {
         (bao.issued().await.unwrap(), bao.logins().await.unwrap()),
         (2, 1)
     );
+}
+
+/// A role with `client_flag=false`, as many are.
+fn for_servers(bao: &OpenBao) -> VaultPkiBuilder {
+    let builder = approle(bao).role("server").common_name("localhost");
+    builder.dns_name("localhost")
+}
+
+#[tokio::test]
+async fn certificate_for_servers_alone_serves_those_of_clients_and_each_end_sees_the_others_new_one()
+ {
+    let bao = &OpenBao::alone().await.unwrap();
+    let policy = format!(
+        "path \"{0}/sign/*\" {{ capabilities = [\"update\"] }}\n\
+         path \"{0}/issuer/+\" {{ capabilities = [\"read\"] }}",
+        bao.mount()
+    );
+    let path = format!("sys/policies/acl/{}", real::POLICY);
+    real::post(bao, &path, json!({ "policy": policy })).await;
+
+    let refused = LiveCert::start(for_servers(bao).build().unwrap()).await;
+    let text = full_text(&refused.unwrap_err());
+    assert!(
+        text.contains("allows serverAuth, but it is used as a TLS client (clientAuth)"),
+        "{text}"
+    );
+    let server = LiveCert::builder().usage(Usage::Server);
+    let server = server
+        .start(for_servers(bao).build().unwrap())
+        .await
+        .unwrap();
+    let client = LiveCert::start(approle(bao).build().unwrap())
+        .await
+        .unwrap();
+
+    let acceptor = TlsAcceptor::from(server.server_config(ClientAuth::Required, &[]).unwrap());
+    let connector = TlsConnector::from(client.client_config(&[]));
+    for generation in 1..=3 {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let name = "localhost".try_into().unwrap();
+        let (accepted, connected) =
+            tokio::try_join!(acceptor.accept(far), connector.connect(name, near)).unwrap();
+        let seen = [
+            accepted.get_ref().1.peer_certificates(),
+            connected.get_ref().1.peer_certificates(),
+        ];
+        for (live, seen) in [&client, &server].into_iter().zip(seen) {
+            let current = live.current().unwrap();
+            assert_eq!(current.generation(), generation);
+            let seen = Certificate::from_der(&seen.unwrap()[0]).unwrap();
+            assert_eq!(seen.serial(), current.serial());
+            let renewed = renew(live).await;
+            assert!(matches!(renewed, Ok(Renewed::Newer(_))), "{renewed:?}");
+        }
+    }
 }
 
 #[tokio::test]

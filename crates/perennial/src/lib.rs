@@ -1,7 +1,8 @@
 //! Short-lived certificates that stay fresh, for services that prove who they are by mutual TLS.
 //!
 //! A [`CertSource`] delivers certificates. A [`LiveCert`] renews them before they expire, checks
-//! each one before it is used, and provides numbered [`Snapshot`]s with a ready rustls config.
+//! each one before it is used, and provides numbered [`Snapshot`]s with ready rustls configs, and
+//! configs for life that follow it, for clients and servers.
 //!
 //! ```text
 //!  CertSource              renewer (one task)                        readers (any number)
@@ -23,6 +24,8 @@
 //!
 //! // For each connection, the certificate of that moment:
 //! let config = live.current()?.client_config();
+//! // For a library that takes one config, and for servers: `live.client_config(&[])`,
+//! // `live.server_config(ClientAuth::Required, &[])`.
 //! // For code that must act on each new certificate:
 //! let mut rotations = live.subscribe();
 //! while let Some(snapshot) = rotations.next().await {
@@ -56,6 +59,7 @@
 //! - `encrypted-keys`: private keys in encrypted PKCS#8.
 //! - `system-roots`: servers verified by the system's roots.
 //! - `pkcs12`: chain and key in PKCS#12, and what `encrypted-keys` reads.
+//! - `export`: `Snapshot::export`, for libraries that take a certificate and its key as PEM alone.
 //! - `test-util`: the module `testing`, for tests of your own.
 //!
 //! # Metrics
@@ -99,12 +103,14 @@ pub use material::{CertMaterial, Certificate, MaterialError, Names, Serial, Usag
 pub use observe::{CertState, CertStatus, Event, Events};
 pub use renewer::Renewed;
 pub use schedule::RenewalSchedule;
+#[cfg(feature = "export")]
+pub use snapshot::Exported;
 pub use snapshot::Snapshot;
 pub use source::{
     BoxSource, CacheKey, CertSource, EnvSource, FetchContext, FetchReason, Fetched, FileSource,
     keyed_source_fn, source_fn,
 };
-pub use tls::{TlsSettings, explaining_verifier, server_certificate_advice};
+pub use tls::{ClientAuth, TlsSettings, explaining_verifier, server_certificate_advice};
 
 pub use rustls;
 pub use rustls::pki_types;

@@ -12,9 +12,11 @@ use crate::observe::{CertStatus, Event, Events, Published};
 use crate::renewer::{Command, Renewed, ReporterState, Waiter, Wish};
 use crate::snapshot::Snapshot;
 use crate::source::CertSource;
+use crate::tls::TlsPolicy;
 
 mod builder;
 pub use builder::LiveCertBuilder;
+mod configs;
 
 /// A certificate that stays fresh: the handle that everything else takes.
 ///
@@ -38,6 +40,8 @@ pub struct LiveCert {
 
 struct Shared {
     clock: Clock,
+    /// Holds nothing that holds a handle.
+    tls: Arc<TlsPolicy>,
     steadiness: Mutex<Steadiness>,
     published: watch::Receiver<Published>,
     /// Weak, so that events end with the renewer.

@@ -93,7 +93,7 @@ pub(crate) struct Renewer {
     pub(crate) source: Arc<dyn DynSource>,
     pub(crate) gate: Option<Box<dyn DynGate>>,
     pub(crate) schedule: RenewalSchedule,
-    pub(crate) tls: TlsPolicy,
+    pub(crate) tls: Arc<TlsPolicy>,
     pub(crate) clock: Clock,
     pub(crate) fetch_timeout: Duration,
     pub(crate) published: watch::Sender<Published>,

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
@@ -10,7 +10,7 @@ use crate::clock::{Deadline, Moment, wall_after};
 use crate::material::chain::{Delivered, Presented};
 use crate::material::{CertMaterial, Certificate, MaterialError, Names, Serial, part};
 use crate::schedule::UsableLifetime;
-use crate::tls::{TlsPolicy, TrustedRoots, public_key};
+use crate::tls::{ClientAuth, Generation, TlsPolicy, TrustedRoots, public_key};
 
 /// Checked, numbered material with its ready TLS config; never changes.
 ///
@@ -37,7 +37,7 @@ pub struct Snapshot {
     warnings: Vec<String>,
     trusted_roots: TrustedRoots,
     server_name: Option<ServerName<'static>>,
-    client_config: Arc<ClientConfig>,
+    tls: Arc<Generation>,
 }
 
 impl Snapshot {
@@ -61,6 +61,7 @@ impl Snapshot {
             not_before,
             not_after,
             limited_by,
+            refused,
             mut warnings,
         } = Delivered {
             chain: material.chain(),
@@ -87,7 +88,7 @@ impl Snapshot {
             now,
             tls.roots_overlap(),
         );
-        let client_config = tls.client_config(store, &trusted_roots, chains, key)?;
+        let generation_tls = tls.generation(store, &trusted_roots, chains, refused, &key)?;
 
         let generation = previous.map_or(1, |previous| previous.generation + 1);
         let same_leaf = previous.filter(|previous| previous.leaf_sha256 == leaf_sha256);
@@ -130,7 +131,7 @@ impl Snapshot {
             material: Arc::clone(material),
             trusted_roots,
             server_name: tls.server_name().cloned(),
-            client_config: Arc::new(client_config),
+            tls: Arc::new(generation_tls),
         })
     }
 
@@ -213,7 +214,59 @@ impl Snapshot {
     /// Only connections of the same generation resume its sessions. A clone of the config, for
     /// example to set ALPN, belongs to its generation too; a new resolver or verifier does not.
     pub fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.client_config)
+        Arc::clone(self.tls.client_config())
+    }
+
+    /// A config for serving as this certificate's subject.
+    ///
+    /// Follows the [`TlsSettings`](crate::TlsSettings) in force: by default TLS 1.3. Clients are
+    /// verified by the roots of the same fetch, and by earlier ones during
+    /// [`roots_overlap`](crate::TlsSettings::roots_overlap). `alpn` lists the protocols that are
+    /// offered, the preferred first; none for a protocol that has no name.
+    ///
+    /// Each call builds one, which costs little beside a handshake. Without client authentication,
+    /// the configs of a generation resume each other's sessions, and none of another generation.
+    /// With it they keep no session and issue no ticket: rustls verifies no certificate of a client
+    /// that resumes, so that an expired one would be let in.
+    ///
+    /// For what decides per connection. A server that takes one config takes
+    /// [`LiveCert::server_config`](crate::LiveCert::server_config).
+    ///
+    /// # Errors
+    /// - [`MaterialError::NotServing`]: the certificate was started with [`Usage::Client`].
+    /// - [`MaterialError::WrongUsage`], [`MaterialError::NoServerName`]: with [`Usage::Both`], the
+    ///   leaf is for clients alone.
+    /// - [`MaterialError::NoClientRoots`]: client authentication, but no roots were delivered.
+    ///
+    /// [`Usage::Client`]: crate::Usage::Client
+    /// [`Usage::Both`]: crate::Usage::Both
+    pub fn server_config(
+        &self,
+        auth: ClientAuth,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ServerConfig>, MaterialError> {
+        self.tls.server_config(auth, alpn).map(Arc::new)
+    }
+
+    /// Whether a client that presents this chain would be let in at `now`.
+    ///
+    /// For servers that verify the peers of open connections again, as when a root has left. The
+    /// chain is as the client presented it, its own certificate first.
+    ///
+    /// # Errors
+    /// What a handshake would fail with. Without roots, or for a certificate that does not serve,
+    /// it holds [`MaterialError::NoClientRoots`].
+    pub fn verify_client(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<(), rustls::Error> {
+        self.tls.verify_client(chain, now)
+    }
+
+    /// What its handshakes present, and by what they verify peers.
+    pub(crate) fn tls(&self) -> &Arc<Generation> {
+        &self.tls
     }
 
     /// The name that servers are verified as, if [`TlsSettings::server_name`] sets one.
@@ -340,5 +393,9 @@ fn unix_time(time: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(since.unwrap_or_default())
 }
 
+#[cfg(feature = "export")]
+mod export;
+#[cfg(feature = "export")]
+pub use export::Exported;
 #[cfg(test)]
 mod tests;

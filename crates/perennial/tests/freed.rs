@@ -221,6 +221,8 @@ async fn freed_memory_holds_no_key_and_no_passphrase() {
         let live = LiveCert::start(source().saved_at(path("saved")))
             .await
             .unwrap();
+        #[cfg(feature = "export")]
+        assert!(live.current().unwrap().export().is_ok());
         live.shutdown(Duration::from_secs(60)).await.unwrap();
         drop(live);
         nothing_is_left(start, &secrets);

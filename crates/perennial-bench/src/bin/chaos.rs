@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Parser;
 use perennial_bench::chaos::account::{Account, Row};
 use perennial_bench::chaos::client;
@@ -99,24 +100,26 @@ async fn run(args: &Args) -> anyhow::Result<Vec<String>> {
         .filter(|fault| wanted(fault) && !skipped(fault))
         .collect();
     let began = Moment::now();
-    let mut is_stopped = false;
+    let mut shown = 0;
+    let mut broken = None;
     for step in Plan::new(args.seed, &faults) {
-        stage.check_load()?;
         if is_over(args, &stage, began, &faults) {
             break;
         }
         announce(&step, began)?;
-        tokio::select! {
-            ran = Box::pin(stage.run(&step)) => ran?,
-            stopped = ctrl_c() => {
-                stopped?;
-                is_stopped = true;
-                break;
-            }
-        }
+        let ran = tokio::select! {
+            ran = Box::pin(stage.run(&step)) => ran.and_then(|()| stage.check_load()),
+            stopped = ctrl_c() => stopped.map_err(Into::into).and(Err(anyhow!("stopped"))),
+        };
         progress(&stage)?;
+        shown = show_unexplained(&stage, began, shown)?;
+        // The figures up to then are worth the summary.
+        if let Err(error) = ran {
+            broken = Some(format!("{error:#}"));
+            break;
+        }
     }
-    if !is_stopped {
+    if broken.is_none() {
         tokio::time::sleep(CALM).await;
     }
     let last = stage.finish().await?;
@@ -129,17 +132,9 @@ async fn run(args: &Args) -> anyhow::Result<Vec<String>> {
         "{}",
         summary(args, &stage, &account, &last, issued, seconds)
     )?;
-    for (began_at, text) in stage.unexplained().iter().take(20) {
-        writeln!(
-            out,
-            "unexplained at {:.1} s, {text}",
-            began_at.since(began).as_secs_f64()
-        )?;
-    }
+    show_unexplained(&stage, began, shown)?;
     let mut failures = failures(args, &account, &faults, seconds);
-    if is_stopped {
-        failures.push("stopped".to_owned());
-    }
+    failures.extend(broken);
     for failure in &failures {
         writeln!(out, "FAILED: {failure}")?;
     }
@@ -315,6 +310,18 @@ fn progress(stage: &Stage) -> io::Result<()> {
         account.unexplained,
         account.excused * 100.0
     ))
+}
+
+/// Prints each unexplained failure after the first `shown`; returns how many there are.
+///
+/// A failure within a fault at Postgres is shown only after it, when its window is known.
+fn show_unexplained(stage: &Stage, began: Moment, shown: usize) -> io::Result<usize> {
+    let unexplained = stage.unexplained();
+    for (began_at, text) in unexplained.iter().skip(shown) {
+        let seconds = began_at.since(began).as_secs_f64();
+        say(format_args!("unexplained at {seconds:.1} s, {text}"))?;
+    }
+    Ok(unexplained.len())
 }
 
 /// A line about the progress.

@@ -35,6 +35,7 @@ fn issuer(ca: &Ca, root: &Ca) -> Issuer {
 fn with_root(root: &Ca) -> CertRoots {
     let roots = vec![root.der().clone()];
     CertRoots {
+        issuers: roots.clone(),
         own: roots.clone(),
         delivered: roots,
     }
@@ -215,4 +216,25 @@ async fn issuers_are_read_after_each_renewal_and_every_ten_minutes() {
         None,
         "a certificate of another source is in use"
     );
+}
+
+/// Vault's guide for the change of a root imports the new CA first, and names it in a chain then.
+/// Scenario: N01
+#[tokio::test(start_paused = true)]
+async fn chain_that_changes_after_the_list_was_read_is_read_at_the_next_renewal() {
+    let (a, b) = (root("root A"), root("root B"));
+    let of_a = intermediate("A", &a);
+    let issuers = Issuers::default();
+    issuers.published(Some(with_root(&a)));
+    let reading = Reading::Read(IssuerList::default(), vec![issuer(&of_a, &a)]);
+    issuers.state().take(Ok(reading), "pki");
+    issuers.published(Some(with_root(&a)));
+    let known = issuers.state().known();
+    assert_eq!(known, Some(IssuerList::default()), "read already");
+    let both = CertRoots {
+        issuers: vec![of_a.der().clone(), b.der().clone()],
+        ..with_root(&a)
+    };
+    issuers.published(Some(both));
+    assert_eq!(issuers.state().known(), None, "to be read again");
 }

@@ -10,7 +10,7 @@ use crate::clock::{Clock, Steadiness};
 use crate::error::{RenewError, StartError};
 use crate::gate::{DynGate, Gate};
 use crate::material::{CertMaterial, Usage};
-use crate::observe::{Published, Renewal, Signals};
+use crate::observe::{Event, Published, Renewal, Signals};
 use crate::renewer::{Memory, Renewer};
 use crate::schedule::RenewalSchedule;
 use crate::snapshot::Snapshot;
@@ -146,7 +146,7 @@ impl LiveCertBuilder {
     /// Outside a tokio runtime.
     pub fn start_lazy(self, source: impl CertSource) -> Result<LiveCert, StartError> {
         positive("fetch_timeout", self.fetch_timeout)?;
-        let tls = self.tls_policy()?;
+        let tls = Arc::new(self.tls_policy()?);
         let (commands, inbox) = mpsc::unbounded_channel();
         let (publisher, published) = watch::channel(Published::default());
         let signals = Signals::new(self.name);
@@ -155,7 +155,7 @@ impl LiveCertBuilder {
             source: Arc::new(source),
             gate: self.gate,
             schedule: self.schedule,
-            tls,
+            tls: Arc::clone(&tls),
             clock: self.clock.clone(),
             fetch_timeout: self.fetch_timeout,
             published: publisher,
@@ -163,18 +163,11 @@ impl LiveCertBuilder {
             memory: Memory::default(),
         };
         let task = tokio::spawn(renewer.run(inbox));
-        Ok(LiveCert {
-            shared: Arc::new(Shared {
-                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
-                clock: self.clock,
-                published,
-                events,
-                writer: Writer::Renewer {
-                    commands,
-                    task: task.abort_handle(),
-                },
-            }),
-        })
+        let writer = Writer::Renewer {
+            commands,
+            task: task.abort_handle(),
+        };
+        Ok(live(self.clock, tls, published, events, writer))
     }
 
     /// As [`LiveCert::fixed`], with these settings.
@@ -182,7 +175,7 @@ impl LiveCertBuilder {
     /// # Errors
     /// As [`LiveCert::fixed`]; [`StartError::Setting`] for a TLS setting that cannot be used.
     pub fn fixed(self, material: CertMaterial) -> Result<LiveCert, StartError> {
-        let tls = self.tls_policy()?;
+        let tls = Arc::new(self.tls_policy()?);
         let snapshot = Snapshot::build(&Arc::new(material), None, self.clock.moment(), &tls)
             .map_err(|error| StartError::Failed(RenewError::Material(error)))?
             .warn_if_not_yet_valid(self.clock.now());
@@ -191,24 +184,38 @@ impl LiveCertBuilder {
             renewal: Renewal::default(),
         });
         let events = broadcast::Sender::new(1);
-        Ok(LiveCert {
-            shared: Arc::new(Shared {
-                steadiness: Mutex::new(Steadiness::new(self.clock.moment())),
-                clock: self.clock,
-                published,
-                events: events.downgrade(),
-                writer: Writer::Fixed {
-                    _published: publisher,
-                    _events: events,
-                },
-            }),
-        })
+        let weak = events.downgrade();
+        let writer = Writer::Fixed {
+            _published: publisher,
+            _events: events,
+        };
+        Ok(live(self.clock, tls, published, weak, writer))
     }
 
     fn tls_policy(&self) -> Result<TlsPolicy, StartError> {
         let provider = self.provider.clone().or_else(default_provider);
         let provider = provider.ok_or(StartError::NoProvider)?;
         TlsPolicy::new(provider, self.tls.clone(), self.usage)
+    }
+}
+
+fn live(
+    clock: Clock,
+    tls: Arc<TlsPolicy>,
+    published: watch::Receiver<Published>,
+    events: broadcast::WeakSender<Event>,
+    writer: Writer,
+) -> LiveCert {
+    let steadiness = Mutex::new(Steadiness::new(clock.moment()));
+    LiveCert {
+        shared: Arc::new(Shared {
+            clock,
+            tls,
+            steadiness,
+            published,
+            events,
+            writer,
+        }),
     }
 }
 

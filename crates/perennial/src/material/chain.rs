@@ -48,7 +48,15 @@ pub(crate) struct Presented {
     pub(crate) not_after: SystemTime,
     /// The issuer that expires with or before the leaf, where no other path is left.
     pub(crate) limited_by: Option<String>,
+    pub(crate) refused: Refused,
     pub(crate) warnings: Vec<String>,
+}
+
+/// What a leaf cannot be used for, whatever it is used for.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) as_client: Option<MaterialError>,
+    pub(crate) as_server: Option<MaterialError>,
 }
 
 /// The same certificates with one path or another first.
@@ -71,8 +79,9 @@ impl Delivered<'_> {
         set[..=leaf].rotate_right(1);
         let graph = Graph::new(set, self.roots, self.provider);
         let leaf = &graph.set[0];
+        let refused = Refused::of(leaf);
         let mut warnings = Vec::new();
-        warnings.extend(self.check_usage(leaf)?);
+        warnings.extend(refused.check(self.usage)?);
 
         let path = graph.path(self.now);
         let certificates = || path.iter().map(|&at| &graph.set[at].certificate);
@@ -103,43 +112,9 @@ impl Delivered<'_> {
             not_before,
             not_after,
             limited_by,
+            refused,
             warnings,
         })
-    }
-
-    /// Whether the leaf allows any of what it is used for.
-    fn is_allowed_by(&self, leaf: &Certificate) -> bool {
-        match self.usage {
-            Usage::Client => leaf.allows_clients(),
-            Usage::Server => leaf.allows_servers(),
-            Usage::Both => leaf.allows_clients() || leaf.allows_servers(),
-        }
-    }
-
-    /// A warning, if the leaf allows a part of what it is used for.
-    fn check_usage(&self, leaf: &Node<'_>) -> Result<Option<String>, MaterialError> {
-        let Node {
-            certificate, form, ..
-        } = leaf;
-        let usage = self.usage;
-        let allows = match form.purposes.as_deref() {
-            None => return Ok(None),
-            Some("") => "nothing",
-            Some(purposes) => purposes,
-        };
-        let subject = certificate.shown();
-        if !self.is_allowed_by(certificate) {
-            return Err(MaterialError::WrongUsage {
-                subject,
-                allows: allows.to_owned(),
-                used_as: usage,
-            });
-        }
-        let allows_both = certificate.allows_clients() && certificate.allows_servers();
-        let is_partial = usage == Usage::Both && !allows_both;
-        Ok(is_partial.then(|| {
-            format!("the extended key usage of {subject} allows {allows} alone, but it is used as {usage}")
-        }))
     }
 
     /// The certificate whose key is ours; of several, the first that is valid and fits the usage.
@@ -147,7 +122,8 @@ impl Delivered<'_> {
         let Some(key) = self.key else {
             return Ok(0);
         };
-        let rank = |certificate: &Certificate| {
+        let rank = |node: &Node<'_>| {
+            let certificate = &node.certificate;
             let validity = if self.now < certificate.not_before() {
                 1
             } else if self.now < certificate.not_after() {
@@ -155,13 +131,69 @@ impl Delivered<'_> {
             } else {
                 2
             };
-            (validity, !self.is_allowed_by(certificate))
+            (validity, Refused::of(node).check(self.usage).is_err())
         };
         let ours = set.iter().enumerate();
         let ours = ours.filter(|(_, node)| node.form.has_key(key));
-        ours.min_by_key(|(_, node)| rank(&node.certificate))
+        ours.min_by_key(|(_, node)| rank(node))
             .map(|(at, _)| at)
             .ok_or_else(|| mismatch(set))
+    }
+}
+
+impl Refused {
+    fn of(leaf: &Node<'_>) -> Self {
+        let Node {
+            certificate, form, ..
+        } = leaf;
+        let wrong_usage = |used_as| {
+            let allows = form
+                .purposes
+                .clone()
+                .filter(|purposes| !purposes.is_empty());
+            MaterialError::WrongUsage {
+                subject: certificate.shown(),
+                allows: allows.unwrap_or_else(|| "nothing".to_owned()),
+                used_as,
+            }
+        };
+        let names = certificate.names();
+        let as_server = if !certificate.allows_servers() {
+            Some(wrong_usage(Usage::Server))
+        } else if names.dns.is_empty() && names.ip.is_empty() && names.uri.is_empty() {
+            let subject = certificate.shown();
+            Some(MaterialError::NoServerName { subject })
+        } else {
+            None
+        };
+        let as_client = !certificate.allows_clients();
+        Self {
+            as_client: as_client.then(|| wrong_usage(Usage::Client)),
+            as_server,
+        }
+    }
+
+    /// A warning, if the leaf is for a part of its usage alone; an error if it is for none of it.
+    fn check(&self, usage: Usage) -> Result<Option<String>, MaterialError> {
+        match (usage, &self.as_client, &self.as_server) {
+            (Usage::Client, Some(refused), _) | (Usage::Server, _, Some(refused)) => {
+                Err(refused.clone())
+            }
+            (Usage::Both, Some(refused), Some(_)) => Err(match refused.clone() {
+                MaterialError::WrongUsage {
+                    subject, allows, ..
+                } => MaterialError::WrongUsage {
+                    subject,
+                    allows,
+                    used_as: usage,
+                },
+                other => other,
+            }),
+            (Usage::Both, Some(refused), None) | (Usage::Both, None, Some(refused)) => {
+                Ok(Some(refused.to_string()))
+            }
+            _ => Ok(None),
+        }
     }
 }
 

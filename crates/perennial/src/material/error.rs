@@ -125,6 +125,23 @@ pub enum MaterialError {
         /// What it is used for.
         used_as: Usage,
     },
+    /// The leaf of a server has no name that clients could verify.
+    #[error(
+        "{subject} has no DNS name, IP address or URI as subject alternative name, so that no client \
+         accepts it as a server's: request it with the names that clients dial"
+    )]
+    NoServerName {
+        /// The leaf's subject, escaped and cut.
+        subject: String,
+    },
+    /// Asked to serve with a certificate that is not used as a server's.
+    #[error(
+        "the certificate is used as {used_as}; to serve with it, start it with Usage::Server or Usage::Both"
+    )]
+    NotServing {
+        /// What it is used for.
+        used_as: Usage,
+    },
     /// The roots must issue the leaf, but no verified path leads from it to them.
     #[error("the chain of {subject} does not verify with its roots")]
     Chain {
@@ -139,6 +156,15 @@ pub enum MaterialError {
         "there are no roots to verify servers with (deliver some, or set TlsSettings::server_roots or system_roots)"
     )]
     NoRoots,
+    /// There are no roots to verify clients with.
+    #[error(
+        "there are no roots to verify clients with (deliver some, or serve with ClientAuth::None)"
+    )]
+    NoClientRoots,
+    /// The private key is held by a signer, such as a device.
+    #[cfg(feature = "export")]
+    #[error("the private key stays with its signer and cannot be exported: take a rustls config")]
+    KeyOfSigner,
     /// No verifier for servers could be made with the roots.
     #[error("failed to make a verifier for servers with the trust roots")]
     ServerVerifier(#[source] rustls::Error),

@@ -4,6 +4,7 @@
 //! No error quotes a byte of the text.
 
 use base64ct::{Base64, Encoding};
+use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 use super::error::MaterialError;
@@ -272,6 +273,16 @@ pub(super) fn decode(base64: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let length = Base64::decode(base64, &mut der).ok()?.len();
     der.truncate(length);
     Some(der)
+}
+
+/// Appends one block with a private key.
+pub(crate) fn write_key(text: &mut Vec<u8>, key: &PrivateKeyDer<'_>) {
+    let label = match key {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    write(text, label, key.secret_der());
 }
 
 /// Appends one block in lines of 64 characters.

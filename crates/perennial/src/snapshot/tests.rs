@@ -292,6 +292,34 @@ fn errors_of_a_mangled_key_quote_none_of_it() {
 }
 
 #[test]
+fn server_without_any_name_for_clients_to_verify_is_refused_with_the_remedy() {
+    let ca = TestCa::new();
+    let outcome = |names: Vec<rcgen::SanType>, usage| {
+        let (leaf, key) = ca.leaf_with(names);
+        let material = CertMaterial::from_der(vec![leaf], key, vec![ca.root_der()]).unwrap();
+        let policy = policy_for(TlsSettings::new(), usage);
+        Snapshot::build(&Arc::new(material), None, noon(), &policy)
+            .map(|snapshot| snapshot.warnings().to_vec())
+            .map_err(|error| error.to_string())
+    };
+    let text = "CN=app has no DNS name, IP address or URI as subject alternative name, so that no \
+                client accepts it as a server's: request it with the names that clients dial";
+    let mail = || rcgen::SanType::Rfc822Name("app@app.test".try_into().unwrap());
+    for names in [vec![], vec![mail()]] {
+        assert_eq!(outcome(names.clone(), Usage::Server), Err(text.to_owned()));
+        assert_eq!(outcome(names.clone(), Usage::Client), Ok(vec![]));
+        assert_eq!(outcome(names, Usage::Both), Ok(vec![text.to_owned()]));
+    }
+    for name in [
+        rcgen::SanType::DnsName("app.test".try_into().unwrap()),
+        rcgen::SanType::IpAddress([10, 0, 0, 7].into()),
+        rcgen::SanType::URI("spiffe://app.test/app".try_into().unwrap()),
+    ] {
+        assert_eq!(outcome(vec![name, mail()], Usage::Server), Ok(vec![]));
+    }
+}
+
+#[test]
 fn leaf_that_is_for_nothing_it_is_used_for_is_refused_and_both_are_named() {
     let ca = TestCa::new();
     let roots = || vec![ca.root_der()];

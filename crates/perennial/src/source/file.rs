@@ -55,8 +55,9 @@ impl FileSource {
 
     /// Names the files of chain and key alone, for roots that come from elsewhere.
     ///
-    /// A client verifies servers by the roots of its [`TlsSettings`](crate::TlsSettings) then. The
-    /// same path twice is one file with both.
+    /// A client verifies servers by the roots of its [`TlsSettings`](crate::TlsSettings) then; a
+    /// server that asks for no client certificates needs none. The same path twice is one file with
+    /// both.
     pub fn without_roots(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let (chain, key) = (chain.into(), key.into());
         let key = (key != chain).then_some(key);

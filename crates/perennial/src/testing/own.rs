@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rcgen::{ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints};
+use rcgen::{ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{TestCa, TestClock, ca, client};
@@ -33,6 +33,18 @@ impl TestCa {
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut params = client("app.test", noon(), MINUTE);
         params.extended_key_usages = vec![purpose];
+        let (cert, key) = self.sign(&params);
+        (cert.der().clone(), key.into())
+    }
+
+    /// A leaf for clients and servers with these names.
+    pub(crate) fn leaf_with(
+        &self,
+        names: Vec<SanType>,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let mut params = client("app.test", noon(), MINUTE);
+        params.extended_key_usages = Vec::new();
+        params.subject_alt_names = names;
         let (cert, key) = self.sign(&params);
         (cert.der().clone(), key.into())
     }

@@ -10,14 +10,15 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use crate::error::{BoxError, StartError};
 use crate::material::{MaterialError, formats, part};
 
-/// How a live certificate's configs speak TLS and verify servers.
+/// How a live certificate's configs speak TLS and verify peers.
 ///
 /// The settings are read and checked at [`start`](crate::LiveCertBuilder::start), whose error
 /// names the setter at fault. They hold for as long as the [`LiveCert`](crate::LiveCert) does: to
 /// change them, start another.
 ///
 /// # Defaults
-/// TLS 1.3 only. Servers are verified by the roots that came with the certificate and no others,
+/// TLS 1.3 only. Clients are verified by the roots that came with the certificate, whatever is set
+/// for servers. Servers are verified by the roots that came with the certificate and no others,
 /// under the host name that was dialled. Old roots have no overlap. Revocation is not checked.
 /// Suites and key exchanges are those of the crypto provider: the default one of the feature
 /// `aws-lc-rs` offers the post-quantum hybrid X25519MLKEM768 first.
@@ -78,7 +79,7 @@ impl TlsSettings {
         }
     }
 
-    /// Speaks TLS 1.2 too, with servers that do not support TLS 1.3.
+    /// Speaks TLS 1.2 too, with peers that do not support TLS 1.3.
     ///
     /// TLS 1.2 sends the client's certificate in the clear: anyone on the path can read its names.
     pub const fn allow_tls12(mut self) -> Self {
@@ -91,8 +92,8 @@ impl TlsSettings {
     /// For servers whose CA is not the clients' CA. The roots that come with the certificate are
     /// then used only to check the certificate itself, and only if
     /// [`roots_issue_leaf`](crate::CertMaterial::roots_issue_leaf) was called. Blocks other than
-    /// certificates are ignored. The last call of this and [`server_roots`](Self::server_roots)
-    /// counts.
+    /// certificates are ignored. Clients are still verified by the delivered roots. The last
+    /// call of this and [`server_roots`](Self::server_roots) counts.
     pub fn server_roots_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
         self.server_roots = Some(formats::pem_certificates(part::ROOTS, pem.as_ref()));
         self
@@ -186,8 +187,8 @@ impl TlsSettings {
 
     /// How long old roots stay trusted after newer material came without them.
     ///
-    /// Lets the servers' CA change from A to B although the servers get their certificates later
-    /// than we get the roots. With one hour, a root that is missing in the material fetched at noon
+    /// Lets the peers' CA change from A to B although the peers get their certificates later than we
+    /// get the roots. With one hour, a root that is missing in the material fetched at noon
     /// is trusted for handshakes until one o'clock, to the second, without a rotation. Sessions
     /// resumed within a generation are not verified again. Old roots are lost at a restart.
     ///

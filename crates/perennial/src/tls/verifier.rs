@@ -1,6 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -12,20 +11,17 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::advice::{ServerChain, WayPast, explained};
-use super::roots::{OldRoot, TrustedRoots, in_overlap};
+use super::other_error;
+use super::roots::TrustedRoots;
 use super::settings::{ServerTrust, Verification};
-use crate::material::Certificate;
+use super::stages::{Stages, system_time};
+use crate::material::{Certificate, MaterialError};
 
 /// Verifies the servers of one generation.
 ///
 /// Each generation has its own: rustls resumes no session across two of them.
 pub(super) struct ServerVerifier {
-    /// Trusts the roots that stay trusted.
-    lasting: Stage,
-    /// Trusted until their overlap ends, oldest first.
-    old: Vec<OldRoot>,
-    /// At index `i`: also trusts the old roots from `i` on; made when it is needed.
-    overlapping: Vec<OnceLock<Stage>>,
+    stages: Stages<Stage>,
     trust: Arc<ServerTrust>,
     provider: Arc<CryptoProvider>,
 }
@@ -45,42 +41,12 @@ impl ServerVerifier {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, Error> {
         let lasting = trust.fixed_roots.clone().unwrap_or(delivered);
-        let old = trusted.old.clone();
-        let verifier = Self {
-            lasting: trust.stage(lasting, provider)?,
-            overlapping: old.iter().map(|_| OnceLock::new()).collect(),
-            old,
+        let make = |roots| trust.stage(roots, provider);
+        Ok(Self {
+            stages: Stages::new(lasting, trusted, trust.overlap, make)?,
             trust: Arc::clone(trust),
             provider: Arc::clone(provider),
-        };
-        // An own verifier that refuses the roots of today must refuse the material, not a handshake.
-        if !verifier.old.is_empty() {
-            verifier.with_old_from(0)?;
-        }
-        Ok(verifier)
-    }
-
-    /// By the handshake's clock: an overlap ends without a rotation.
-    fn at(&self, now: UnixTime) -> Result<&Stage, Error> {
-        let now = system_time(now);
-        let is_trusted = |old: &OldRoot| in_overlap(old.missing_since, now, self.trust.overlap);
-        match self.old.iter().position(is_trusted) {
-            Some(first) => self.with_old_from(first),
-            None => Ok(&self.lasting),
-        }
-    }
-
-    fn with_old_from(&self, first: usize) -> Result<&Stage, Error> {
-        let made = &self.overlapping[first];
-        if let Some(stage) = made.get() {
-            return Ok(stage);
-        }
-        let mut roots = RootCertStore::clone(&self.lasting.roots);
-        for old in &self.old[first..] {
-            roots.add(old.root.clone())?;
-        }
-        let stage = self.trust.stage(Arc::new(roots), &self.provider)?;
-        Ok(made.get_or_init(|| stage))
+        })
     }
 
     fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
@@ -89,7 +55,7 @@ impl ServerVerifier {
 
     /// What is the same at each stage.
     fn other(&self) -> Option<&dyn ServerCertVerifier> {
-        self.lasting.other.as_deref()
+        self.stages.lasting().other.as_deref()
     }
 }
 
@@ -147,10 +113,6 @@ fn is_root(end_entity: &CertificateDer<'_>, roots: &RootCertStore, now: UnixTime
         })
 }
 
-fn system_time(time: UnixTime) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
-}
-
 /// Only the roots depend on the clock; the rest is the same at each stage.
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
@@ -161,7 +123,11 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Stage { roots, other } = self.at(now)?;
+        let make = |roots| self.trust.stage(roots, &self.provider);
+        let Stage { roots, other } = self.stages.at(now, make)?;
+        if roots.is_empty() && other.is_none() {
+            return Err(other_error(MaterialError::NoRoots));
+        }
         let name = self.trust.name.as_ref().unwrap_or(dialled);
         let presented = ServerChain {
             end_entity,
@@ -237,6 +203,8 @@ impl fmt::Debug for ServerVerifier {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use rustls::CertificateError;
 

@@ -34,10 +34,25 @@ impl Rotating {
     }
 
     pub(crate) async fn build(builder: LiveCertBuilder, first: CertMaterial) -> Self {
+        let rotating = Self::lazily(builder);
+        rotating.next.0.lock().unwrap().push_back(first);
+        rotating.live.wait_valid().await.unwrap();
+        rotating
+    }
+
+    /// Without a certificate yet.
+    pub(crate) fn lazily(builder: LiveCertBuilder) -> Self {
         let next = Next::default();
-        next.0.lock().unwrap().push_back(first);
-        let live = builder.start(next.clone()).await.unwrap();
+        let live = builder.start_lazy(next.clone()).unwrap();
         Self { live, next }
+    }
+
+    /// Delivers the first material to a renewer that has none yet.
+    pub(crate) async fn first(&self, material: CertMaterial) {
+        self.next.0.lock().unwrap().push_back(material);
+        // Paused time: past every wait after a failure.
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        self.live.current().unwrap();
     }
 
     /// Rotates to this material; returns when readers see it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use perennial::Serial;
-use perennial::pki_types::ServerName;
+use perennial::pki_types::{CertificateDer, ServerName};
 use perennial::rustls::client::ClientConnection;
 use perennial::rustls::crypto::CryptoProvider;
 use perennial::rustls::server::{NoServerSessionStorage, ServerConnection, WebPkiClientVerifier};
@@ -98,6 +98,11 @@ impl Server {
         }
     }
 
+    /// Its config, to change.
+    pub(crate) fn config(&self) -> ServerConfig {
+        ServerConfig::clone(&self.config)
+    }
+
     pub(crate) fn remembering(mut self, sessions: Sessions) -> Self {
         if let Sessions::Stored = sessions {
             let blank =
@@ -115,16 +120,11 @@ impl Server {
 
     /// One whole connection: handshake, tickets, data from either side.
     pub(crate) fn login(&self, client: Arc<ClientConfig>, dialled: &str) -> Result<Login, Error> {
-        let name = ServerName::try_from(dialled.to_owned()).unwrap();
-        let mut client = ClientConnection::new(client, name)?;
-        let mut server = ServerConnection::new(Arc::clone(&self.config))?;
-        exchange(&mut client, &mut server)?;
-        assert!(!client.is_handshaking() && !server.is_handshaking());
+        let (_client, server) = connect(client, Arc::clone(&self.config), dialled)?;
         let leaf = &server.peer_certificates().unwrap()[0];
         let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
-        let name = leaf.subject().iter_common_name().next().unwrap();
         Ok(Login {
-            name: name.as_str().unwrap().to_owned(),
+            name: name_of(server.peer_certificates()).unwrap(),
             serial: Serial::from_bytes(leaf.raw_serial()),
             kind: server.handshake_kind().unwrap(),
             version: server.protocol_version().unwrap(),
@@ -136,8 +136,32 @@ impl Server {
     }
 }
 
+/// One whole connection: handshake, tickets, data from either side.
+pub(crate) fn connect(
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+    dialled: &str,
+) -> Result<(ClientConnection, ServerConnection), Error> {
+    let name = ServerName::try_from(dialled.to_owned()).unwrap();
+    let mut client = ClientConnection::new(client, name)?;
+    let mut server = ServerConnection::new(server)?;
+    exchange(&mut client, &mut server)?;
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    Ok((client, server))
+}
+
+/// The common name that this peer presented.
+pub(crate) fn name_of(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
+    let (_, leaf) = X509Certificate::from_der(certificates?.first()?).unwrap();
+    let name = leaf.subject().iter_common_name().next().unwrap();
+    Some(name.as_str().unwrap().to_owned())
+}
+
 /// Carries bytes in both directions until neither side sends more.
-fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) -> Result<(), Error> {
+pub(crate) fn exchange(
+    client: &mut ClientConnection,
+    server: &mut ServerConnection,
+) -> Result<(), Error> {
     let mut wire = Vec::new();
     while client.wants_write() || server.wants_write() {
         client.write_tls(&mut wire).unwrap();

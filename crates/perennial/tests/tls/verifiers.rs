@@ -31,10 +31,18 @@ async fn own_verifier_is_made_for_each_set_of_roots_and_its_error_keeps_the_old_
     let [clients, a, b, c] = ["clients", "a", "b", "c"].map(Ca::new);
     let server = Server::new(a.server(HOST, 7), &clients);
     let (tls, sets) = at_most(2);
+    let other = Server::new(b.server(HOST, 7), &clients);
     let rotating = Rotating::start(tls, clients.client("app", [&a])).await;
-    server.login(rotating.config(), HOST).unwrap();
+    let for_life = rotating.live.client_config(&[]);
+    for config in [rotating.config(), Arc::clone(&for_life)] {
+        server.login(Arc::clone(&config), HOST).unwrap();
+        assert!(other.login(config, HOST).is_err());
+    }
     rotating.rotate(clients.client("app", [&a, &b])).await;
-    server.login(rotating.config(), HOST).unwrap();
+    for config in [rotating.config(), for_life] {
+        server.login(Arc::clone(&config), HOST).unwrap();
+        other.login(config, HOST).unwrap();
+    }
 
     let refused = rotating
         .try_rotate(clients.client("app", [&a, &b, &c]))
@@ -68,19 +76,24 @@ async fn own_verifier_that_refuses_the_overlap_refuses_the_material_and_no_hands
 #[test]
 fn verify_ca_accepts_another_host_name_and_refuses_another_ca() {
     let [ca, other] = ["ca", "other"].map(Ca::new);
-    let config = |tls: TlsSettings| {
+    let configs = |tls: TlsSettings| {
         let live = LiveCert::builder().tls(tls).fixed(ca.client("app", [&ca]));
-        live.unwrap().current().unwrap().client_config()
+        let live = live.unwrap();
+        let of_generation = live.current().unwrap().client_config();
+        [of_generation, live.client_config(&[])]
     };
     let elsewhere = Server::new(ca.server("elsewhere.test", 7), &ca);
-    assert!(elsewhere.login(config(TlsSettings::new()), HOST).is_err());
-    for tls in [
+    for config in configs(TlsSettings::new()) {
+        assert!(elsewhere.login(config, HOST).is_err());
+    }
+    let settings = [
         TlsSettings::new().verify_ca(),
         TlsSettings::new().verify_ca().allow_tls12(),
-    ] {
-        elsewhere.login(config(tls.clone()), HOST).unwrap();
+    ];
+    for config in settings.into_iter().flat_map(configs) {
+        elsewhere.login(Arc::clone(&config), HOST).unwrap();
         let impostor = Server::new(other.server(HOST, 7), &ca);
-        let refused = impostor.login(config(tls), HOST);
+        let refused = impostor.login(config, HOST);
         assert!(
             matches!(
                 refused,

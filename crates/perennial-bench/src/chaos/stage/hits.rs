@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use perennial_testbed::serde_json::{Value, json};
-use perennial_testbed::{FakeClock, Fault as Cut};
+use perennial_testbed::{FakeClock, Fault as Cut, Postgres};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -17,7 +17,7 @@ use crate::chaos::fault::Fault;
 use crate::chaos::plan::Hit;
 use crate::chaos::report::Moment;
 
-/// A fault at Postgres is recorded so long before the server is hit: each query that it cuts off began inside.
+/// A fault at Postgres is recorded at least so long before the server is hit: each query that it cuts off began inside.
 const LEAD: Duration = Duration::from_millis((LONG_QUERY * 2_000.0) as u64);
 
 /// The AppRole of the testbed.
@@ -113,10 +113,11 @@ impl Stage {
                 self.disk()?.freeze(false)?;
             }
             Fault::Restarted => {
-                sleep(LEAD).await;
-                self.primary().stop().await?;
+                let primary = self.primary();
+                outlast(primary).await?;
+                primary.stop().await?;
                 sleep(hit.lasts).await;
-                self.primary().start_again().await?;
+                primary.start_again().await?;
             }
             Fault::FailedOver => return self.fail_over(hit.lasts).await,
             Fault::ConnectionsUsedUp => self.use_up_connections(hit.lasts).await?,
@@ -128,7 +129,7 @@ impl Stage {
     async fn fail_over(&self, lasts: Duration) -> anyhow::Result<Moment> {
         let from = self.primary.load(Ordering::SeqCst);
         let (old, new) = (&self.servers[from], &self.servers[1 - from]);
-        sleep(LEAD).await;
+        outlast(old).await?;
         old.stop().await?;
         sleep(lasts).await;
         new.promote().await?;
@@ -289,6 +290,29 @@ impl Stage {
             }
         }
     }
+}
+
+/// Waits for the end of every query and connect under way: a machine whose disk is busy makes some last longer than
+/// [`LEAD`].
+async fn outlast(server: &Postgres) -> anyhow::Result<()> {
+    let from = Instant::now();
+    let admin = server.admin().await?;
+    sleep(LEAD).await;
+    let query = "select count(*) from pg_stat_activity where backend_type = 'client backend' \
+                 and state is distinct from 'idle' and pid <> pg_backend_pid() \
+                 and clock_timestamp() - coalesce(query_start, backend_start) > make_interval(secs => $1)";
+    let ended = async {
+        loop {
+            let elapsed = from.elapsed().as_secs_f64();
+            let before: i64 = admin.query_one(query, &[&elapsed]).await?.try_get(0)?;
+            if before == 0 {
+                return anyhow::Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let late = "queries of before did not end";
+    timeout(SOON, ended).await.context(late)?
 }
 
 /// One of the ways in which a network fails.

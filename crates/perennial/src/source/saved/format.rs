@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use base64ct::{Base64, Encoding};
-use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 use crate::digest::digest;
@@ -72,11 +71,6 @@ pub(super) fn render(
     let Key::Der(key) = material.key() else {
         return None;
     };
-    let label = match &***key {
-        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-        _ => "PRIVATE KEY",
-    };
     // More than needed: a text that grows leaves copies of the key in memory.
     let certificates = material.chain().iter().chain(material.roots());
     let size: usize = certificates.map(|der| der.len() + 64).sum();
@@ -95,7 +89,7 @@ pub(super) fn render(
     for certificate in material.chain() {
         pem::write(&mut text, "CERTIFICATE", certificate);
     }
-    pem::write(&mut text, label, key.secret_der());
+    pem::write_key(&mut text, key);
     for root in material.roots() {
         pem::write(&mut text, "CERTIFICATE", root);
     }
