@@ -373,14 +373,14 @@ impl<'a> Graph<'a> {
     /// Whether a root that was delivered or given issued this certificate.
     fn ends_at_root(&self, at: usize) -> bool {
         let below = &self.set[at];
-        let issued = |certificate: &Certificate, form: &Form| {
-            below.certificate.names_issuer(certificate)
-                && self.link(&below.form, form) != Link::Foreign
-        };
+        let is_by = |certificate: &Certificate| below.certificate.names_issuer(certificate);
+        let signed_by = |form: &Form| self.link(&below.form, form) != Link::Foreign;
         let mut delivered = self.set.iter().enumerate();
-        delivered.any(|(at, node)| issued(&node.certificate, &node.form) && self.is_root(at))
+        delivered
+            .any(|(at, node)| is_by(&node.certificate) && self.is_root(at) && signed_by(&node.form))
             || self.roots.iter().any(|der| {
-                Certificate::with_form(der).is_ok_and(|(root, form)| issued(&root, &form))
+                Certificate::with_form(der)
+                    .is_ok_and(|(root, form)| is_by(&root) && signed_by(&form))
             })
     }
 
@@ -613,17 +613,18 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        let is_end = |root: &Node<'_>| {
+        // Self-signed first: with no checks left, that is not known, but nothing is verified then.
+        let is_end = |(root, node): &(usize, &Node<'_>)| {
             verified.iter().any(|&at| {
                 let below = &self.set[at];
-                below.certificate.names_issuer(&root.certificate)
-                    && self.link(&below.form, &root.form) == Link::Verified
+                below.certificate.names_issuer(&node.certificate)
+                    && self.is_root(*root)
+                    && self.link(&below.form, &node.form) == Link::Verified
             })
         };
         // A CA whose root issues: its own certificate is the end.
         let is_root = first.form.is_ca && self.is_self_signed(first);
-        let roots = self.set.iter().enumerate();
-        let roots = roots.filter(|(at, node)| is_end(node) && self.is_root(*at));
+        let roots = self.set.iter().enumerate().filter(is_end);
         let ends = roots.map(|(_, node)| node);
         let ends = is_root.then_some(first).into_iter().chain(ends);
         ends.map(|node| node.der.clone()).collect()
