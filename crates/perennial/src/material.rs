@@ -37,9 +37,10 @@ pub(crate) type SecretKey = Zeroizing<PrivateKeyDer<'static>>;
 /// Chain, key and trust roots as one fetch delivered them.
 ///
 /// The chain is a set: the leaf is the certificate whose key is the private key, and of several the
-/// first that is valid now. Presented are the leaf, its path and the other certificates, each once
-/// and without self-signed ones: at most 64, of 64 KiB. What some servers may refuse is a warning
-/// in [`CertStatus::warnings`](crate::CertStatus::warnings): the server decides.
+/// first that is valid now. More than 256 certificates are refused. Presented are the leaf, its
+/// path and the others, each once and without self-signed ones: at most 64, of 64 KiB. What some
+/// servers may refuse is a warning in [`CertStatus::warnings`](crate::CertStatus::warnings): the
+/// server decides.
 ///
 /// They are checked and replaced together. The private key is wiped from memory when the material
 /// is dropped.

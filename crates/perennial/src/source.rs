@@ -133,6 +133,10 @@ pub trait CertSource: Send + Sync + 'static {
     /// A disk that fails or hangs delays no certificate: saving happens after publishing, on a
     /// thread of its own, and a failure is a warning. Dropping the source waits up to 2 s for a
     /// write under way; the read at start takes 2 s at most.
+    ///
+    /// A path that may be a key, given by mistake, is
+    /// [`Invalid`](crate::SourceErrorKind::Invalid) at the first fetch, and no file is named after
+    /// it: one that looks like base64 or PEM. Begin a relative path with `./`.
     fn saved_at(self, path: impl Into<PathBuf>) -> impl CertSource
     where
         Self: Sized,

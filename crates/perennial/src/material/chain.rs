@@ -3,7 +3,7 @@
 //! A server judges a certificate, not we: what may work is presented, with a warning where it may
 //! not. Nothing here makes a certificate a root but [`roots_of_chain`].
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
@@ -23,6 +23,10 @@ const FRAME: usize = 5;
 
 /// How many signatures are checked at most; webpki has the same limit.
 const MOST_CHECKS: usize = 100;
+
+/// How many certificates a chain has at most: more than a system has roots. The search for paths
+/// takes the third power of it where all name each other.
+const MOST_READ: usize = 256;
 
 /// What was delivered, and what it is for.
 pub(crate) struct Delivered<'a> {
@@ -92,7 +96,7 @@ impl Delivered<'_> {
         if self.now >= not_after {
             return Err(MaterialError::Expired {
                 not_after,
-                limited_by,
+                limited_by: limiting.map(Certificate::shown),
             });
         }
         warnings.extend(graph.warnings(&path));
@@ -221,8 +225,12 @@ fn mismatch(set: &[Node<'_>]) -> MaterialError {
 /// a path, is left out. The signature of a root by itself may be of a kind that the provider does
 /// not verify (SHA-1): the path's signature shows that it is the issuer.
 ///
+/// Any root can certify the key of an issuer that it did not make: take the roots only of a chain
+/// that its CA itself sent, on a connection that verified the CA.
+///
 /// # Errors
-/// A certificate cannot be parsed: [`MaterialError::Certificate`].
+/// - A certificate cannot be parsed: [`MaterialError::Certificate`].
+/// - There are more than 256: [`MaterialError::OtherContent`].
 pub fn roots_of_chain(
     chain: &[CertificateDer<'static>],
     provider: &CryptoProvider,
@@ -245,6 +253,12 @@ fn read<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<Node<'a>>, Mater
         if set.iter().any(|node| node.der == der) {
             continue;
         }
+        if set.len() == MOST_READ {
+            return Err(MaterialError::OtherContent {
+                part: part::CHAIN,
+                found: "more than 256 certificates; expected the leaf and its issuers alone",
+            });
+        }
         let (certificate, form) =
             Certificate::with_form(der).map_err(|problem| MaterialError::Certificate {
                 part: part::CHAIN,
@@ -266,8 +280,9 @@ fn read<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<Node<'a>>, Mater
 /// Who issued whom; the first certificate is the leaf.
 struct Graph<'a> {
     set: Vec<Node<'a>>,
-    /// Roots, which are not presented.
-    self_signed: Vec<bool>,
+    /// Roots, which are not presented; each is found out when it is asked for, so that unrelated
+    /// ones use up no checks which the leaf's path needs.
+    self_signed: Vec<OnceCell<bool>>,
     /// By place in the set; empty for what the leaf's paths do not reach.
     issuers: Vec<Issuers>,
     roots: &'a [CertificateDer<'static>],
@@ -291,15 +306,13 @@ impl<'a> Graph<'a> {
         provider: &CryptoProvider,
     ) -> Self {
         let mut graph = Self {
-            self_signed: Vec::new(),
+            self_signed: vec![OnceCell::new(); set.len()],
             issuers: vec![Issuers::default(); set.len()],
             set,
             roots,
             algorithms: provider.signature_verification_algorithms.all,
             checks: Cell::new(MOST_CHECKS),
         };
-        let is_root = |(at, node): (usize, &Node<'_>)| at > 0 && graph.is_self_signed(node);
-        graph.self_signed = graph.set.iter().enumerate().map(is_root).collect();
         let mut next = vec![0];
         while let Some(at) = next.pop() {
             if graph.issuers[at].is_reached {
@@ -331,6 +344,11 @@ impl<'a> Graph<'a> {
         node.certificate.is_self_issued() && self.link(&node.form, &node.form) != Link::Foreign
     }
 
+    /// Whether this certificate, which is not the leaf, is self-signed.
+    fn is_root(&self, at: usize) -> bool {
+        at > 0 && *self.self_signed[at].get_or_init(|| self.is_self_signed(&self.set[at]))
+    }
+
     fn issuers_of(&self, at: usize) -> Issuers {
         let mut issuers = Issuers {
             is_reached: true,
@@ -339,8 +357,8 @@ impl<'a> Graph<'a> {
         let below = &self.set[at];
         for (other, node) in self.set.iter().enumerate().skip(1) {
             let fits = other != at
-                && !self.self_signed[other]
-                && below.certificate.names_issuer(&node.certificate);
+                && below.certificate.names_issuer(&node.certificate)
+                && !self.is_root(other);
             if !fits {
                 continue;
             }
@@ -355,14 +373,14 @@ impl<'a> Graph<'a> {
     /// Whether a root that was delivered or given issued this certificate.
     fn ends_at_root(&self, at: usize) -> bool {
         let below = &self.set[at];
-        let issued = |certificate: &Certificate, form: &Form| {
-            below.certificate.names_issuer(certificate)
-                && self.link(&below.form, form) != Link::Foreign
-        };
-        let mut delivered = self.set.iter().zip(&self.self_signed);
-        delivered.any(|(node, is_root)| *is_root && issued(&node.certificate, &node.form))
+        let is_by = |certificate: &Certificate| below.certificate.names_issuer(certificate);
+        let signed_by = |form: &Form| self.link(&below.form, form) != Link::Foreign;
+        let mut delivered = self.set.iter().enumerate();
+        delivered
+            .any(|(at, node)| is_by(&node.certificate) && self.is_root(at) && signed_by(&node.form))
             || self.roots.iter().any(|der| {
-                Certificate::with_form(der).is_ok_and(|(root, form)| issued(&root, &form))
+                Certificate::with_form(der)
+                    .is_ok_and(|(root, form)| is_by(&root) && signed_by(&form))
             })
     }
 
@@ -385,13 +403,16 @@ impl<'a> Graph<'a> {
         let Some(end) = ends[0] else {
             return path;
         };
+        let lengths = self.lengths(&is_last, |at| ends[at] >= Some(end));
         let mut at = 0;
         loop {
             let issuers = self.issuers[at].presented.iter();
             let next = issuers
                 .filter(|(issuer, _)| ends[*issuer] >= Some(end) && !path.contains(issuer))
-                // The first of the best.
-                .min_by_key(|(_, link)| *link != Link::Verified);
+                // The first of the best; one that only leads back here is none of them.
+                .min_by_key(|(issuer, link)| {
+                    (*link != Link::Verified, lengths[*issuer] >= lengths[at])
+                });
             let Some(&(issuer, _)) = next else {
                 return path;
             };
@@ -421,6 +442,30 @@ impl<'a> Graph<'a> {
             }
         }
         ends
+    }
+
+    /// How many steps lead from each certificate to the last one of a path, through `allowed` ones.
+    fn lengths(&self, is_last: &[bool], allowed: impl Fn(usize) -> bool) -> Vec<usize> {
+        let starts = is_last.iter().enumerate();
+        let starts = starts.map(|(at, is_last)| {
+            if *is_last && allowed(at) {
+                0
+            } else {
+                usize::MAX
+            }
+        });
+        let mut lengths: Vec<usize> = starts.collect();
+        for length in 1..self.set.len() {
+            let above = |at: usize| self.issuers[at].presented.iter().map(|(issuer, _)| *issuer);
+            let next = (0..self.set.len()).filter(|&at| {
+                let is_new = lengths[at] == usize::MAX && allowed(at);
+                is_new && above(at).any(|issuer| lengths[issuer] == length - 1)
+            });
+            for at in next.collect::<Vec<_>>() {
+                lengths[at] = length;
+            }
+        }
+        lengths
     }
 
     /// What is presented, and how many certificates are not for their number and size.
@@ -459,7 +504,7 @@ impl<'a> Graph<'a> {
 
     /// With this path first.
     fn presented(&self, path: &[usize]) -> (Vec<CertificateDer<'static>>, usize) {
-        let others = (0..self.set.len()).filter(|at| !path.contains(at) && !self.self_signed[*at]);
+        let others = (0..self.set.len()).filter(|at| !path.contains(at) && !self.is_root(*at));
         let mut presented: Vec<CertificateDer<'static>> = Vec::new();
         let (mut size, mut left_out) = (0, 0);
         for at in path.iter().copied().chain(others) {
@@ -533,7 +578,7 @@ impl<'a> Graph<'a> {
 
     /// One line about all certificates that are not a part of the leaf's paths.
     fn unrelated(&self) -> Option<String> {
-        let is_unrelated = |at: &usize| !self.issuers[*at].is_reached && !self.self_signed[*at];
+        let is_unrelated = |at: &usize| !self.issuers[*at].is_reached && !self.is_root(*at);
         let is_foreign = |at: &usize| self.issuers.iter().any(|one| one.foreign == Some(*at));
         let mut unrelated = (1..self.set.len()).filter(|at| is_unrelated(at) && !is_foreign(at));
         let first = self.set[unrelated.next()?].certificate.shown();
@@ -553,7 +598,7 @@ impl<'a> Graph<'a> {
         // A CA may have several certificates for its name and key, each by another root.
         verified.extend((1..self.set.len()).filter(|&at| {
             let (other, first) = (&self.set[at], &first);
-            first.form.is_ca && !self.self_signed[at] && other.form.is_same_subject(&first.form)
+            first.form.is_ca && other.form.is_same_subject(&first.form) && !self.is_root(at)
         }));
         let mut next = 0;
         while let Some(&at) = verified.get(next) {
@@ -568,18 +613,19 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        let is_end = |root: &Node<'_>| {
+        // Self-signed first: with no checks left, that is not known, but nothing is verified then.
+        let is_end = |(root, node): &(usize, &Node<'_>)| {
             verified.iter().any(|&at| {
                 let below = &self.set[at];
-                below.certificate.names_issuer(&root.certificate)
-                    && self.link(&below.form, &root.form) == Link::Verified
+                below.certificate.names_issuer(&node.certificate)
+                    && self.is_root(*root)
+                    && self.link(&below.form, &node.form) == Link::Verified
             })
         };
         // A CA whose root issues: its own certificate is the end.
         let is_root = first.form.is_ca && self.is_self_signed(first);
-        let roots = self.set.iter().zip(&self.self_signed);
-        let roots = roots.filter(|(node, is_root)| **is_root && is_end(node));
-        let ends = roots.map(|(node, _)| node);
+        let roots = self.set.iter().enumerate().filter(is_end);
+        let ends = roots.map(|(_, node)| node);
         let ends = is_root.then_some(first).into_iter().chain(ends);
         ends.map(|node| node.der.clone()).collect()
     }

@@ -1,7 +1,7 @@
 //! Opens what a passphrase encrypts: keys in PKCS#8 (RFC 5958, 3) and the contents of PKCS#12.
 
+use pkcs8::der::Decode;
 use pkcs8::der::asn1::{AnyRef, ObjectIdentifier};
-use pkcs8::der::{Decode, Reader, Tag, Tagged};
 use pkcs8::pkcs5;
 use pkcs8::pkcs5::pbes2::{self, Kdf};
 use pkcs8::spki::AlgorithmIdentifierRef;
@@ -92,26 +92,25 @@ fn check_cost(kdf: &Kdf) -> Result<(), Closed> {
 
 /// Names the algorithm by which the parser refused these parameters of PBES2.
 fn first_unsupported(parameters: AnyRef<'_>) -> Closed {
-    let mut oids = Vec::new();
-    collect_oids(parameters, &mut oids);
-    let oid = oids.into_iter().find(|oid| !SUPPORTED.contains(oid));
-    oid.map_or(Closed::Malformed, |oid| Closed::Unsupported(name(oid)))
+    // Steps into each sequence without recursion: a file may nest them until the stack ends.
+    let mut der = parameters.value();
+    while let Some((tag, content, rest)) = element(der) {
+        if tag == OID
+            && let Ok(oid) = ObjectIdentifier::from_bytes(content)
+            && !SUPPORTED.contains(&oid)
+        {
+            return Closed::Unsupported(name(oid));
+        }
+        der = match tag {
+            SEQUENCE => &der[der.len() - content.len() - rest.len()..],
+            _ => rest,
+        };
+    }
+    Closed::Malformed
 }
 
-fn collect_oids(any: AnyRef<'_>, oids: &mut Vec<ObjectIdentifier>) {
-    match any.tag() {
-        Tag::ObjectIdentifier => oids.extend(any.decode_as::<ObjectIdentifier>()),
-        Tag::Sequence => {
-            let _malformed = any.sequence(|reader| {
-                while !reader.is_finished() {
-                    collect_oids(AnyRef::decode(reader)?, oids);
-                }
-                Ok::<_, pkcs8::der::Error>(())
-            });
-        }
-        _ => {}
-    }
-}
+const OID: u8 = 0x06;
+const SEQUENCE: u8 = 0x30;
 
 const fn oid(text: &str) -> ObjectIdentifier {
     ObjectIdentifier::new_unwrap(text)
@@ -165,5 +164,50 @@ pub(super) fn name(oid: ObjectIdentifier) -> String {
     match names.iter().find(|(dotted, _)| *dotted == text) {
         Some((_, name)) => format!("{name} ({text})"),
         None => format!("the algorithm {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wraps the content in so many sequences.
+    fn nested(content: &[u8], depth: usize) -> Vec<u8> {
+        let mut backwards: Vec<u8> = content.iter().rev().copied().collect();
+        for _ in 0..depth {
+            let length = backwards.len() as u32;
+            backwards.extend(length.to_le_bytes());
+            let extra = match length {
+                0..=0x7f => 3,
+                0x80..=0xff => 3,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xff_ffff => 1,
+                _ => 0,
+            };
+            backwards.truncate(backwards.len() - extra);
+            if length > 0x7f {
+                backwards.push(0x84 - extra as u8);
+            }
+            backwards.push(0x30);
+        }
+        backwards.reverse();
+        backwards
+    }
+
+    #[test]
+    fn parameters_of_any_depth_are_refused_by_what_is_in_them() {
+        // ARIA-256-CBC.
+        let aria = oid("1.2.410.200046.1.1.12");
+        let bytes = aria.as_bytes();
+        let aria_der = [&[6, bytes.len() as u8], bytes].concat();
+        let pbes2 = pbes2::PBES2_OID;
+        let bytes = pbes2.as_bytes();
+        let pbes2_der = [&[6, bytes.len() as u8], bytes].concat();
+        for depth in [1, 3, 500_000] {
+            let parameters = nested(&aria_der, depth);
+            let algorithm = nested(&[&pbes2_der[..], &parameters].concat(), 1);
+            let refused = open(&algorithm, &[0; 16], b"open sesame").unwrap_err();
+            assert_eq!(refused, Closed::Unsupported(name(aria)), "{depth}");
+        }
     }
 }

@@ -195,6 +195,8 @@ fn is_before_renewal(saved: &Arc<CertMaterial>, now: SystemTime) -> Result<bool,
 
 impl<S: CertSource> CertSource for Saved<S> {
     async fn fetch(&self, context: FetchContext<'_>) -> Result<Fetched, SourceError> {
+        // Before the lock: its file has the name of this one.
+        self.file.check_path().map_err(SourceError::invalid)?;
         self.file.keep_until_written(None);
         let mut held = None;
         if context.reason == FetchReason::Start

@@ -488,6 +488,64 @@ fn certificates_that_issued_each_other_are_presented() {
     assert_eq!(quietly(&chain, &key), chain);
 }
 
+/// A server that trusts one root of two CAs that certified each other finds the way to it.
+#[test]
+fn path_leads_to_a_root_and_not_back_where_it_came_from() {
+    let (root, a, b) = (Ca::new("root"), Ca::new("a"), Ca::new("b"));
+    let key = key();
+    let [leaf, a_by_b, b_by_a, b_by_root] = [a.leaf(&key), a.by(&b), b.by(&a), b.by(&root)];
+    let expected = [&leaf, &a_by_b, &b_by_root, &b_by_a].map(Clone::clone);
+    let chain = [leaf, a_by_b, b_by_a, b_by_root];
+    assert_eq!(quietly(&chain, &key), expected);
+}
+
+#[test]
+fn many_roots_in_a_chain_keep_no_signature_from_being_verified() {
+    let (root, int) = (Ca::new("root"), Ca::new("int"));
+    let key = key();
+    let mut chain: Vec<Der> = (0..MOST_CHECKS + 5)
+        .map(|n| Ca::new(&format!("other {n}")).root())
+        .collect();
+    let expected = [int.leaf(&key), int.by(&root)];
+    chain.extend(expected.iter().cloned());
+    assert_eq!(quietly(&chain, &key), expected);
+}
+
+/// Their links are searched: they grow as the square of the number.
+#[test]
+fn set_of_more_certificates_than_any_chain_has_is_refused() {
+    let (a, b) = (Ca::new("a"), Ca::new("b"));
+    let key = key();
+    let crossed = [a.by(&b), b.by(&a)];
+    let copies = (0..MOST_READ).map(|n| {
+        let mut der = crossed[n % 2].to_vec();
+        let end = der.len() - 1;
+        der[end] ^= (n / 2) as u8;
+        Der::from(der)
+    });
+    let mut chain: Vec<Der> = copies.collect();
+    assert!(roots_of_chain(&chain, &default_provider().unwrap()).is_ok());
+    chain.push(a.leaf(&key));
+    let refused = present(&chain, &[], &public(&key)).unwrap_err();
+    let words = refused.to_string();
+    assert!(words.contains("more than 256 certificates"), "{words}");
+}
+
+#[test]
+fn issuer_in_an_error_is_escaped_and_cut() {
+    let (root, mut int) = (Ca::new("root"), Ca::new("").ending(noon()));
+    let name = format!("evil\nforged line {}", "x".repeat(200));
+    int.params.distinguished_name.push(DnType::CommonName, name);
+    let key = key();
+    let expired = present(&[int.leaf(&key), int.by(&root)], &[], &public(&key));
+    let words = expired.unwrap_err().to_string();
+    assert!(
+        words.contains("expired") && !words.contains('\n'),
+        "{words}"
+    );
+    assert!(words.len() < 200, "{words}");
+}
+
 #[test]
 fn no_more_than_64_certificates_and_64_kib_are_presented_and_the_path_is_among_them() {
     let root = Ca::new("root");

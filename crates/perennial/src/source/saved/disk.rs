@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::lock;
 use crate::error::BoxError;
 use crate::source::input::{LARGEST_FILE, read_at_most};
-use crate::source::shown::shown;
+use crate::source::shown::{may_be_secret, shown};
 use crate::source::trusted::{self, Lock, beside, folder_of};
 
 /// How often a held lock is tried again.
@@ -88,6 +88,16 @@ impl SavedFile {
             path,
             ..Self::default()
         })
+    }
+
+    /// Fails for a key that was given instead of a path: files next to it would be named after it.
+    pub(super) fn check_path(&self) -> Result<(), &'static str> {
+        match may_be_secret(self.path.as_os_str().as_encoded_bytes()) {
+            true => {
+                Err("saved_at got content where a path belongs; begin a relative path with \"./\"")
+            }
+            false => Ok(()),
+        }
     }
 
     /// Reads the file; `None` if it does not exist. Blocks.

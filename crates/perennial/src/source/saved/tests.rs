@@ -522,3 +522,24 @@ fn debug_and_errors_of_a_saved_certificate_never_show_the_key() {
     }
     assert_no_key_in(&shown, &key);
 }
+
+/// Scenario: F13
+#[tokio::test]
+async fn key_given_instead_of_the_path_is_refused_and_no_file_is_named_after_it() {
+    let ca = Ca::new();
+    let base64 = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg";
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
+    for key in [base64, &pem] {
+        let source = KeyedSource::new(&ca.source, Some("app"));
+        let refused = builder(&ca.wall).start(ca.saved(source, key.into())).await;
+        let error = refused.unwrap_err();
+        let words = crate::source::testing::shown(&error);
+        assert!(words.contains("saved_at got content"), "{words}");
+        assert!(!format!("{words} {error:?}").contains("MIGH"), "{error:?}");
+        let beside = super::super::trusted::beside(key.as_ref(), "lock").unwrap();
+        let was_made = beside.exists();
+        let _ = fs::remove_file(&beside);
+        assert!(!was_made);
+    }
+    assert_eq!(ca.issued(), 0);
+}
