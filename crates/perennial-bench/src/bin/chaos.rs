@@ -108,7 +108,7 @@ async fn run(args: &Args) -> anyhow::Result<Vec<String>> {
         }
         announce(&step, began)?;
         let ran = tokio::select! {
-            ran = Box::pin(stage.run(&step)) => ran.and_then(|()| stage.check_load()),
+            ran = Box::pin(stage.run(&step)) => ran.and_then(|()| stage.check()),
             stopped = ctrl_c() => stopped.map_err(Into::into).and(Err(anyhow!("stopped"))),
         };
         progress(&stage)?;
@@ -122,19 +122,24 @@ async fn run(args: &Args) -> anyhow::Result<Vec<String>> {
     if broken.is_none() {
         tokio::time::sleep(CALM).await;
     }
-    let last = stage.finish().await?;
+    let last = stage.finish().await;
     let record = stage.record();
     let account = record.account();
-    let issued = stage.issued().await?;
+    let issued = stage.issued().await;
     let seconds = Moment::now().since(began).as_secs_f64();
     writeln!(
         out,
         "{}",
-        summary(args, &stage, &account, &last, issued, seconds)
+        summary(args, &stage, &account, last.as_ref().ok(), seconds)
     )?;
+    if let Ok(issued) = &issued {
+        writeln!(out, "OpenBao issued {issued} certificates.")?;
+    }
     show_unexplained(&stage, began, shown)?;
     let mut failures = failures(args, &account, &faults, seconds);
     failures.extend(broken);
+    let ends = [last.err(), issued.err()].into_iter().flatten();
+    failures.extend(ends.map(|error| format!("{error:#}")));
     for failure in &failures {
         writeln!(out, "FAILED: {failure}")?;
     }
@@ -204,13 +209,12 @@ fn summary(
     args: &Args,
     stage: &Stage,
     account: &Account,
-    last: &Report,
-    issued: u64,
+    last: Option<&Report>,
     seconds: f64,
 ) -> String {
     let mut lines = vec![format!(
         "Seed {}, {seconds:.0} s, {} certificates of {} s, PostgreSQL {}. {} rotations that Postgres saw, {} of them \
-         inside a fault and {} with the client's clock wrong; {} certificates were replaced before a session needed them. OpenBao issued {issued}.",
+         inside a fault and {} with the client's clock wrong; {} certificates were replaced before a session needed them.",
         args.seed,
         args.certificates,
         client::LIFETIME.as_secs(),
@@ -230,11 +234,11 @@ fn summary(
             unseen.join(", ")
         ));
     }
-    if let Report::Done {
+    if let Some(Report::Done {
         answered,
         connects,
         longest,
-    } = last
+    }) = last
     {
         lines.push(format!(
             "{answered} queries and {connects} connects answered, the slowest after {:.1} s. {} failed where a fault \

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -42,10 +42,13 @@ const PAUSE: Duration = Duration::from_millis(60);
 const LONG_EVERY: u64 = 10;
 
 /// The longest query, in seconds.
-pub const LONG_QUERY: f64 = 0.2;
+const LONG_QUERY: f64 = 0.2;
 
 /// The pause between two connects of a task's own: they show at once what Postgres refuses.
 const CONNECT_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often the beginning of the oldest query under way is reported.
+const HEARTBEAT: Duration = Duration::from_millis(50);
 
 /// A query that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -72,6 +75,7 @@ pub async fn run(setup: &Path) -> anyhow::Result<()> {
 
     let load = Arc::new(Load {
         reports,
+        under_way: UnderWay::default(),
         stop: AtomicBool::new(false),
         answered: AtomicU64::new(0),
         connects: AtomicU64::new(0),
@@ -82,12 +86,14 @@ pub async fn run(setup: &Path) -> anyhow::Result<()> {
         tasks.spawn(Arc::clone(&load).queries(*certificate, pool.clone()));
         tasks.spawn(Arc::clone(&load).connects(*certificate, pool.clone()));
     }
+    let heartbeat = tokio::spawn(Arc::clone(&load).heartbeat());
     let mut nothing = [0; 16];
     while tokio::io::stdin().read(&mut nothing).await.unwrap_or(0) > 0 {}
     load.stop.store(true, Ordering::Relaxed);
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }
+    heartbeat.abort();
     load.reports.send(Report::Done {
         answered: load.answered.load(Ordering::Relaxed),
         connects: load.connects.load(Ordering::Relaxed),
@@ -161,6 +167,7 @@ async fn open(
 /// The load on all pools.
 struct Load {
     reports: Reports,
+    under_way: UnderWay,
     stop: AtomicBool,
     answered: AtomicU64,
     connects: AtomicU64,
@@ -206,15 +213,25 @@ impl Load {
         }
     }
 
+    /// Reports which queries have ended, for ever.
+    async fn heartbeat(self: Arc<Self>) {
+        loop {
+            let ended = self.under_way.ended_before(Moment::now);
+            self.reports.send(Report::EndedBefore(ended));
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
     /// Reports a failure; returns whether it succeeded.
     async fn note(
         &self,
         certificate: usize,
         query: Pin<Box<dyn Future<Output = Result<(), QueryError>> + Send + '_>>,
     ) -> bool {
-        let began = Moment::now();
+        let began = self.under_way.begin(Moment::now);
         let outcome = tokio::time::timeout(LIMIT, query).await;
         let ended = Moment::now();
+        self.under_way.end(began);
         let took = ended.since(began).as_micros() as u64;
         let (cause, text) = match outcome {
             Ok(Ok(())) => {
@@ -232,6 +249,37 @@ impl Load {
             text,
         });
         false
+    }
+}
+
+/// When each query and connect under way began.
+#[derive(Default)]
+struct UnderWay(Mutex<Vec<Moment>>);
+
+impl UnderWay {
+    /// The clock is read under the lock: no query begins before a moment that was reported already.
+    fn begin(&self, now: impl Fn() -> Moment) -> Moment {
+        let mut under_way = self.lock();
+        let began = now();
+        under_way.push(began);
+        began
+    }
+
+    fn end(&self, began: Moment) {
+        let mut under_way = self.lock();
+        if let Some(index) = under_way.iter().position(|other| *other == began) {
+            under_way.swap_remove(index);
+        }
+    }
+
+    /// The latest moment before which none under way began.
+    fn ended_before(&self, now: impl Fn() -> Moment) -> Moment {
+        let under_way = self.lock();
+        under_way.iter().min().copied().unwrap_or_else(now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Moment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -314,5 +362,25 @@ impl Reports {
             hex: snapshot.serial().to_string(),
             ahead: Moment::wall_clock_ahead(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_query_under_way_bounds_what_has_ended() {
+        let at = |seconds| move || Moment::default() + Duration::from_secs(seconds);
+        let load = UnderWay::default();
+        assert_eq!(load.ended_before(at(1)), at(1)());
+        // Two that began at one moment are two.
+        let (first, second) = (load.begin(at(2)), load.begin(at(2)));
+        let third = load.begin(at(3));
+        for (ended, expected) in [(first, 2), (second, 3), (third, 9)] {
+            assert!(load.ended_before(at(9)) <= ended);
+            load.end(ended);
+            assert_eq!(load.ended_before(at(9)), at(expected)());
+        }
     }
 }

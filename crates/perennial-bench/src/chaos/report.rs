@@ -85,6 +85,8 @@ pub enum Report {
         /// How many seconds the process's wall clock was ahead of the machine's.
         ahead: i64,
     },
+    /// Every query and connect that began before this moment has ended.
+    EndedBefore(Moment),
     /// A query failed.
     Failed {
         /// When its caller asked for a connection.

@@ -40,6 +40,10 @@ const POLL: Duration = Duration::from_millis(300);
 /// The limit for everything that should happen soon.
 const SOON: Duration = Duration::from_secs(60);
 
+/// What must be free on the machine's disk: a run of 10,000 rotations writes about 1 GB, most of it the logs of Postgres.
+const ROOM_TO_START: u64 = 3 << 30;
+const ROOM_TO_GO_ON: u64 = 1 << 29;
+
 /// Everything that runs.
 #[derive(Debug)]
 pub struct Stage {
@@ -71,6 +75,8 @@ struct Observed {
     current: std::collections::BTreeMap<usize, String>,
     /// Whole errors of failed queries, with when they began and ended.
     texts: Vec<(Moment, String)>,
+    /// Every query that began before this has ended.
+    ended_before: Moment,
     is_ready: bool,
     done: Option<Report>,
     ended: bool,
@@ -89,6 +95,7 @@ impl Stage {
         let folder = tempfile::Builder::new()
             .prefix("perennial-chaos-")
             .tempdir()?;
+        check_room(folder.path(), ROOM_TO_START)?;
         let cluster = OpenBaoCluster::start(Elections::Quick).await?;
         let bao = &cluster.nodes()[cluster.whole().await?];
         let mut proxies = Vec::new();
@@ -208,13 +215,13 @@ impl Stage {
         unexplained.cloned().collect()
     }
 
-    /// Fails if the load has ended on its own.
+    /// Whether the next step can run.
     ///
     /// # Errors
-    /// It has.
-    pub fn check_load(&self) -> anyhow::Result<()> {
+    /// The load has ended on its own, or the machine's disk is nearly full.
+    pub fn check(&self) -> anyhow::Result<()> {
         ensure!(!self.observed().ended, "the load has ended on its own");
-        Ok(())
+        check_room(self.folder.path(), ROOM_TO_GO_ON)
     }
 
     /// Ends the load, and returns its last report.
@@ -325,6 +332,18 @@ impl Drop for Stage {
     }
 }
 
+/// A server whose disk is full fails in ways that no fault of the plan explains.
+fn check_room(folder: &Path, needed: u64) -> anyhow::Result<()> {
+    let disk = rustix::fs::statvfs(folder)?;
+    let free = disk.f_bavail * disk.f_frsize;
+    let (free, needed, folder) = (free >> 20, needed >> 20, folder.display());
+    ensure!(
+        free >= needed,
+        "the disk of {folder} has {free} MiB free, and the run needs {needed}; set TMPDIR to one with more room"
+    );
+    Ok(())
+}
+
 /// Writes a file that only this user can read.
 fn private(path: &Path, content: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -362,6 +381,7 @@ async fn listen(output: tokio::process::ChildStdout, observed: Arc<Mutex<Observe
                     observed.record.rotations.push(Rotation { at, serial, off });
                 }
             }
+            Report::EndedBefore(moment) => observed.ended_before = moment,
             Report::Failed {
                 began,
                 ended,

@@ -1,26 +1,24 @@
 //! The faults themselves: each is made, lasts, and is put right.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use perennial_testbed::serde_json::{Value, json};
-use perennial_testbed::{FakeClock, Fault as Cut, Postgres};
+use perennial_testbed::{FakeClock, Fault as Cut};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Row;
 
 use super::{LISTS, RESERVED, SESSIONS, SOON, Stage, private};
 use crate::chaos::authority::{Authority, Change};
-use crate::chaos::client::LONG_QUERY;
 use crate::chaos::fault::Fault;
 use crate::chaos::plan::Hit;
 use crate::chaos::report::Moment;
 
-/// A fault at Postgres is recorded at least so long before the server is hit: each query that it cuts off began inside.
-const LEAD: Duration = Duration::from_millis((LONG_QUERY * 2_000.0) as u64);
+/// After so long, each process has its new clock: libfaketime reads the file again when more than a second of whole
+/// seconds has passed.
+const STEPPED: Duration = Duration::from_secs(2);
 
 /// The AppRole of the testbed.
 const APPROLE: &str = "auth/approle/role/app";
@@ -85,15 +83,15 @@ impl Stage {
                 FakeClock::set(&self.client_clock, hit.step)?;
                 sleep(hit.lasts).await;
                 FakeClock::set(&self.client_clock, 0)?;
-                // It is read once a second.
-                sleep(Duration::from_secs(1)).await;
+                sleep(STEPPED).await;
             }
             Fault::ServerClock => {
                 self.primary().set_clock(hit.step)?;
                 sleep(hit.lasts).await;
                 self.primary().set_clock(0)?;
-                sleep(Duration::from_secs(1)).await;
-                outlast(self.primary()).await?;
+                sleep(STEPPED).await;
+                // `pg_sleep` counts on the wall clock: one that was stepped back lasts so much longer.
+                self.outlast().await?;
             }
             Fault::ClientStopped => {
                 self.signal(Signal::STOP)?;
@@ -117,7 +115,7 @@ impl Stage {
             }
             Fault::Restarted => {
                 let primary = self.primary();
-                outlast(primary).await?;
+                self.outlast().await?;
                 primary.stop().await?;
                 sleep(hit.lasts).await;
                 primary.start_again().await?;
@@ -132,7 +130,7 @@ impl Stage {
     async fn fail_over(&self, lasts: Duration) -> anyhow::Result<Moment> {
         let from = self.primary.load(Ordering::SeqCst);
         let (old, new) = (&self.servers[from], &self.servers[1 - from]);
-        outlast(old).await?;
+        self.outlast().await?;
         old.stop().await?;
         sleep(lasts).await;
         new.promote().await?;
@@ -140,6 +138,17 @@ impl Stage {
         let ready = Moment::now();
         old.follow(new).await?;
         Ok(ready)
+    }
+
+    /// Waits until everything has ended that the load began before now, as the load itself says.
+    ///
+    /// A fault that cuts queries off is recorded before this, and made after it: so each of those began inside, however
+    /// long a busy machine or a stepped clock made it.
+    async fn outlast(&self) -> anyhow::Result<()> {
+        let now = Moment::now();
+        let what = "the queries under way end";
+        self.until(what, |observed| observed.ended_before >= now)
+            .await
     }
 
     async fn use_up_connections(&self, lasts: Duration) -> anyhow::Result<()> {
@@ -293,31 +302,6 @@ impl Stage {
             }
         }
     }
-}
-
-/// Waits for the end of every query and connect under way, [`LEAD`] at least.
-///
-/// `pg_sleep` goes by the wall clock: where that is set back, it lasts as much longer. So is the age of a query by the
-/// server's clock of no use here.
-async fn outlast(server: &Postgres) -> anyhow::Result<()> {
-    let admin = server.admin().await?;
-    let query = "select pid, query_start::text from pg_stat_activity where backend_type = 'client backend' \
-                 and state is distinct from 'idle' and pid <> pg_backend_pid()";
-    let under_way = async || -> anyhow::Result<BTreeSet<(i32, Option<String>)>> {
-        let rows = admin.query(query, &[]).await?;
-        let read = |row: &Row| anyhow::Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter().map(read).collect()
-    };
-    let before = under_way().await?;
-    sleep(LEAD).await;
-    let ended = async {
-        while !before.is_disjoint(&under_way().await?) {
-            sleep(Duration::from_millis(20)).await;
-        }
-        anyhow::Ok(())
-    };
-    let late = "queries of before did not end";
-    timeout(SOON, ended).await.context(late)?
 }
 
 /// One of the ways in which a network fails.
