@@ -15,7 +15,7 @@ from pathlib import Path
 
 CRATES = ["perennial", "perennial-vault", "perennial-postgres"]
 # Raised only together with what the reader gets for it, in ARCHITECTURE.md ("The public surface").
-MOST_TYPES, MOST_CONSTANTS, MOST_LINES = 59, 0, 22_700
+MOST_TYPES, MOST_CONSTANTS, MOST_LINES = 59, 0, 22_800
 BLOCK = 6
 
 COMMENT_OR_STRING = re.compile(

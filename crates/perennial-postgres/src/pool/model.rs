@@ -102,7 +102,7 @@ async fn log_in(state: &PoolState, snapshot: Arc<Snapshot>) -> (Session, Arc<Bac
     (session, backend)
 }
 
-async fn live() -> LiveCert {
+pub(super) async fn live() -> LiveCert {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
     let clock = TestClock::starting_at(now);
     let (ca, wall) = (TestCa::new(), clock.clone());

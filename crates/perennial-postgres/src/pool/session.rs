@@ -166,6 +166,7 @@ impl Driver {
     /// Takes the present role as the right one: the server was asked for it, and an `on_connect` hook
     /// may set `default_transaction_read_only`.
     pub(crate) fn accept_role(&self) {
+        let _polled = self.received.polling();
         let other = self.received.other_role.load(Ordering::Relaxed);
         self.received
             .is_role_ignored
@@ -224,6 +225,9 @@ struct Received {
     /// Whether the server's role is not the wanted one, as far as it has reported it.
     other_role: AtomicBool,
     is_role_ignored: AtomicBool,
+    /// Held while the connection is polled: a caller has its answer before the poll ends, and what
+    /// arrived with the answer is recorded after it.
+    polling: Mutex<()>,
     listeners: Mutex<Listeners>,
 }
 
@@ -236,6 +240,10 @@ enum Listeners {
 }
 
 impl Received {
+    fn polling(&self) -> MutexGuard<'_, ()> {
+        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn listeners(&self) -> MutexGuard<'_, Listeners> {
         self.listeners
             .lock()
@@ -271,6 +279,7 @@ where
 {
     loop {
         let message = poll_fn(|context| {
+            let _polling = received.0.polling();
             let message = connection.poll_message(context);
             // At every poll: the driver returns no message for a changed parameter.
             let on = |name: &str| connection.parameter(name).map(|value| value == "on");
@@ -310,7 +319,88 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::task::{Context, Poll};
+    use std::thread;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+    use tokio_postgres::config::SslMode;
+    use tokio_postgres::{Config, NoTls};
+
     use super::*;
+
+    /// A stream on which a read that finds nothing takes long.
+    struct SlowToFindNothing(DuplexStream);
+
+    impl AsyncRead for SlowToFindNothing {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = Pin::new(&mut self.0).poll_read(context, buffer);
+            if read.is_pending() {
+                thread::sleep(Duration::from_millis(200));
+            }
+            read
+        }
+    }
+
+    impl AsyncWrite for SlowToFindNothing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    /// Scenario: N21
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn role_that_a_hook_has_set_is_accepted_though_the_poll_that_reads_it_goes_on() {
+        let live = super::super::model::live().await;
+        let (ours, mut theirs) = tokio::io::duplex(4_096);
+        tokio::spawn(async move {
+            let mut bytes = [0; 1_024];
+            let _ = theirs.read(&mut bytes).await.unwrap();
+            let hello = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+            theirs.write_all(hello).await.unwrap();
+            let _ = theirs.read(&mut bytes).await.unwrap();
+            // CommandComplete, ParameterStatus, ReadyForQuery.
+            let mut answer = b"C\0\0\0\x08SET\0S\0\0\0\x25".to_vec();
+            answer.extend(b"default_transaction_read_only\0on\0Z\0\0\0\x05I");
+            theirs.write_all(&answer).await.unwrap();
+            let _ = theirs.read(&mut bytes).await;
+        });
+        let mut config = Config::new();
+        config.user("app").ssl_mode(SslMode::Disable);
+        let stream = SlowToFindNothing(ours);
+        let (client, connection) = config.connect_raw(stream, NoTls).await.unwrap();
+        let pool = PoolSide {
+            wake: Arc::default(),
+            role_changed: Arc::default(),
+            wanted: TargetSessionAttrs::ReadWrite,
+        };
+        let snapshot = live.current().unwrap();
+        let session = Session::new(client, connection, "fake".into(), snapshot, pool);
+        session.client.batch_execute("SET").await.unwrap();
+        session.driver.accept_role();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(session.driver.received.other_role.load(Ordering::Relaxed));
+        assert!(!session.driver.role_changed());
+    }
 
     /// Scenario: N21
     #[test]
