@@ -244,7 +244,7 @@ fn cut(path: &Path, to_one_in: usize) {
     fs::write(path, &text[..text.len() / to_one_in]).unwrap();
 }
 
-/// Scenario: S1
+/// Scenario: S1, N17
 #[tokio::test]
 async fn broken_file_is_named_and_the_last_good_certificate_stays_and_recovers() {
     // S1, H1.
