@@ -28,7 +28,8 @@ impl Sent {
         Self(Arc::new(copies.collect()))
     }
 
-    /// The text, without any secret: as it was sent, or escaped for JSON, for a URL, or in base64.
+    /// The text, without any secret: as it was sent, quoted by Go, escaped for JSON, for a URL or a
+    /// form, or in base64.
     pub(crate) fn strike(&self, text: &str) -> String {
         let mut end = text.len().min(LONGEST_TEXT);
         while !text.is_char_boundary(end) {
@@ -77,34 +78,46 @@ fn hide(text: &[u8], secret: &[u8], hidden: &mut [bool]) {
 
 /// The secret as texts quote it, where that is not as it was sent.
 fn forms(secret: &str) -> Vec<Zeroizing<String>> {
-    let mut forms = Vec::new();
-    let mut percent = Zeroizing::new(String::with_capacity(secret.len() * 3));
+    let text = |longest: usize| Zeroizing::new(String::with_capacity(secret.len() * longest));
+    let (mut percent, mut form) = (text(3), text(3));
     // The longest escape is \u001f.
-    let mut json = Zeroizing::new(String::with_capacity(secret.len() * 6));
+    let (mut json, mut quoted) = (text(6), text(2));
     for c in secret.chars() {
+        let letter = match c {
+            '"' | '\\' => Some(c),
+            '\n' => Some('n'),
+            '\r' => Some('r'),
+            '\t' => Some('t'),
+            _ => None,
+        };
+        if letter.is_some() {
+            json.push('\\');
+            quoted.push('\\');
+        }
         match c {
-            '"' | '\\' => {
-                json.push('\\');
-                json.push(c);
-            }
-            // Go's encoder escapes these three as well.
-            '<' | '>' | '&' | '\0'..='\x1f' => {
+            // Go's encoder of JSON escapes these three as well; its %q does not.
+            '<' | '>' | '&' | '\0'..='\x1f' if letter.is_none() => {
                 // Writing to a string cannot fail.
                 let _ = write!(json, "\\u{:04x}", u32::from(c));
             }
-            _ => json.push(c),
+            _ => json.push(letter.unwrap_or(c)),
         }
+        quoted.push(letter.unwrap_or(c));
         let mut bytes = [0; 4];
         for byte in c.encode_utf8(&mut bytes).bytes() {
+            let start = percent.len();
             let _ = match byte {
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                     write!(percent, "{}", char::from(byte))
                 }
                 _ => write!(percent, "%{byte:02X}"),
             };
+            // A form, and a query of Go, have a plus for a space.
+            form.push_str(if byte == b' ' { "+" } else { &percent[start..] });
         }
     }
-    forms.extend([json, percent]);
+    let mut forms = vec![json, quoted, percent, form];
+    forms.retain(|form| form.as_str() != secret);
     // Within a longer text in base64, a secret begins at one of three places in a group.
     for skipped in 0..3 {
         let mut shifted = Zeroizing::new(Vec::with_capacity(secret.len() + skipped));
@@ -168,6 +181,32 @@ mod tests {
         }
         // No secret, no change.
         assert_eq!(Sent::default().strike("all of it"), "all of it");
+    }
+
+    /// Scenario: F12
+    #[test]
+    fn secret_is_struck_where_go_has_quoted_it_or_a_form_has_sent_it() {
+        let table = [
+            // Go's %q escapes quotes, but no angle brackets.
+            (
+                r#"a"b<c"d"#,
+                r#"bad password "a\"b<c\"d""#,
+                "bad password \"[secret]\"",
+            ),
+            (
+                "one\ntwo\r\tsix",
+                r#"{"key":"one\ntwo\r\tsix"}"#,
+                "{\"key\":\"[secret]\"}",
+            ),
+            (
+                "correct horse battery",
+                "?password=correct+horse+battery&x",
+                "?password=[secret]&x",
+            ),
+        ];
+        for (secret, text, expected) in table {
+            assert_eq!(Sent::new([secret]).strike(text), expected);
+        }
     }
 
     #[test]
