@@ -112,9 +112,9 @@ impl Issuers {
     /// a token to read with. Other issuers than before mean another chain in the mount, which the
     /// last reading may not have seen: a CA is imported first, and named in a chain after that.
     pub(crate) fn published(&self, in_use: Option<CertRoots>) {
-        let issuers = |roots: &Option<CertRoots>| Some(roots.as_ref()?.issuers.clone());
         let mut state = self.state();
-        if issuers(&state.in_use) != issuers(&in_use) {
+        let before = state.in_use.as_ref().map(|roots| &roots.issuers);
+        if before != in_use.as_ref().map(|roots| &roots.issuers) {
             state.last = None;
         }
         state.in_use = in_use;

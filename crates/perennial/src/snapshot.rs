@@ -261,7 +261,7 @@ impl Snapshot {
         chain: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> Result<(), rustls::Error> {
-        self.tls.verify_client(chain, now)
+        self.tls.verify_client(chain, unix_time(now))
     }
 
     /// What its handshakes present, and by what they verify peers.

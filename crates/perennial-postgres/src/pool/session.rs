@@ -397,8 +397,13 @@ mod tests {
         let session = Session::new(client, connection, "fake".into(), snapshot, pool);
         session.client.batch_execute("SET").await.unwrap();
         session.driver.accept_role();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(session.driver.received.other_role.load(Ordering::Relaxed));
+        let recorded = async {
+            while !session.driver.received.other_role.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(30), recorded);
+        in_time.await.expect("the parameter is recorded");
         assert!(!session.driver.role_changed());
     }
 

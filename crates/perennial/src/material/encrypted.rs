@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::SecretKey;
 use super::closed::{Closed, check_rounds};
 use super::error::MaterialError;
-use super::kind::element;
+use super::kind::{OID, SEQUENCE, element};
 
 /// The most bytes that scrypt may fill; OpenSSL's own keys take 16 MiB.
 const MOST_MEMORY: u64 = if cfg!(fuzzing) { 1 << 20 } else { 256 << 20 };
@@ -109,9 +109,6 @@ fn first_unsupported(parameters: AnyRef<'_>) -> Closed {
     Closed::Malformed
 }
 
-const OID: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
-
 const fn oid(text: &str) -> ObjectIdentifier {
     ObjectIdentifier::new_unwrap(text)
 }
@@ -178,8 +175,7 @@ mod tests {
             let length = backwards.len() as u32;
             backwards.extend(length.to_le_bytes());
             let extra = match length {
-                0..=0x7f => 3,
-                0x80..=0xff => 3,
+                0..=0xff => 3,
                 0x100..=0xffff => 2,
                 0x1_0000..=0xff_ffff => 1,
                 _ => 0,
@@ -188,7 +184,7 @@ mod tests {
             if length > 0x7f {
                 backwards.push(0x84 - extra as u8);
             }
-            backwards.push(0x30);
+            backwards.push(SEQUENCE);
         }
         backwards.reverse();
         backwards

@@ -99,10 +99,10 @@ impl Kind {
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
-const OID: u8 = 0x06;
+pub(super) const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const EXPLICIT: u8 = 0xa0;
 
 /// 1.2.840.113549.1.7, the prefix of PKCS#7's content types.

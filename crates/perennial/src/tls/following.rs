@@ -17,14 +17,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::SESSIONS;
 use super::clients::ClientAuth;
 use super::generation::Generation;
 use super::identity::cannot_sign;
 use super::sessions::HintsAlone;
 use crate::material::MaterialError;
 
-/// As many as rustls keeps by default.
-const SESSIONS: usize = 256;
 /// As many as rustls sends by default.
 const TICKETS: usize = 2;
 

@@ -2,7 +2,6 @@ use std::fmt;
 #[cfg(feature = "export")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use rustls::server::{ClientHello, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
@@ -53,12 +52,10 @@ impl Generation {
     pub(crate) fn verify_client(
         &self,
         chain: &[CertificateDer<'_>],
-        now: SystemTime,
+        now: UnixTime,
     ) -> Result<(), Error> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
-        let since = now.duration_since(SystemTime::UNIX_EPOCH);
-        let now = UnixTime::since_unix_epoch(since.unwrap_or_default());
         self.clients()?.verify(end_entity, intermediates, now)?;
         Ok(())
     }

@@ -16,8 +16,7 @@ use crate::chaos::fault::Fault;
 use crate::chaos::plan::Hit;
 use crate::chaos::report::Moment;
 
-/// After so long, each process has its new clock: libfaketime reads the file again when more than a second of whole
-/// seconds has passed.
+/// After so long each process should have its new clock: libfaketime reads its file once a second.
 const STEPPED: Duration = Duration::from_secs(2);
 
 /// The AppRole of the testbed.

@@ -1,34 +1,30 @@
 use std::cell::OnceCell;
-use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, DnValue, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, date_time_ymd,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, UnixTime};
 
 use super::*;
 use crate::testing::noon;
 use crate::tls::{default_provider, public_key};
 
-type Der = CertificateDer<'static>;
+pub(super) type Der = CertificateDer<'static>;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A CA: one name and one key, for which others may issue certificates too.
-struct Ca {
-    params: CertificateParams,
-    key: KeyPair,
+pub(super) struct Ca {
+    pub(super) params: CertificateParams,
+    pub(super) key: KeyPair,
     root: OnceCell<Der>,
 }
 
 impl Ca {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,12 +38,12 @@ impl Ca {
     }
 
     /// Its certificate by itself.
-    fn root(&self) -> Der {
+    pub(super) fn root(&self) -> Der {
         self.root.get_or_init(|| self.by(self)).clone()
     }
 
     /// Its certificate by that CA.
-    fn by(&self, issuer: &Self) -> Der {
+    pub(super) fn by(&self, issuer: &Self) -> Der {
         issuer.sign(&self.params, &self.key)
     }
 
@@ -57,13 +53,13 @@ impl Ca {
         signed.der().clone()
     }
 
-    fn ending(mut self, end: SystemTime) -> Self {
+    pub(super) fn ending(mut self, end: SystemTime) -> Self {
         self.params.not_after = end.into();
         self
     }
 
     /// A client's leaf for this key.
-    fn leaf(&self, key: &KeyPair) -> Der {
+    pub(super) fn leaf(&self, key: &KeyPair) -> Der {
         self.sign(&client(), key)
     }
 }
@@ -78,11 +74,11 @@ fn client() -> CertificateParams {
     params
 }
 
-fn key() -> KeyPair {
+pub(super) fn key() -> KeyPair {
     KeyPair::generate().unwrap()
 }
 
-fn public(key: &KeyPair) -> PublicKey {
+pub(super) fn public(key: &KeyPair) -> PublicKey {
     of_der(PrivateKeyDer::Pkcs8(key.serialize_der().into()))
 }
 
@@ -92,7 +88,11 @@ fn of_der(key: PrivateKeyDer<'static>) -> PublicKey {
     public_key(&*key).unwrap()
 }
 
-fn present(chain: &[Der], roots: &[Der], key: &PublicKey) -> Result<Presented, MaterialError> {
+pub(super) fn present(
+    chain: &[Der],
+    roots: &[Der],
+    key: &PublicKey,
+) -> Result<Presented, MaterialError> {
     Delivered {
         chain,
         roots,
@@ -105,14 +105,14 @@ fn present(chain: &[Der], roots: &[Der], key: &PublicKey) -> Result<Presented, M
 }
 
 /// Presents a chain without a warning.
-fn quietly(chain: &[Der], key: &KeyPair) -> Vec<Der> {
+pub(super) fn quietly(chain: &[Der], key: &KeyPair) -> Vec<Der> {
     let presented = present(chain, &[], &public(key)).unwrap();
     assert!(presented.warnings.is_empty(), "{:?}", presented.warnings);
     presented.chains.first
 }
 
 /// The only warning of a chain that is presented as it was delivered.
-fn warning(chain: &[Der], key: &PublicKey) -> String {
+pub(super) fn warning(chain: &[Der], key: &PublicKey) -> String {
     let presented = present(chain, &[], key).unwrap();
     assert_eq!(presented.chains.first, chain);
     let [warning] = presented.warnings.as_slice() else {
@@ -478,212 +478,4 @@ fn issuer_that_ends_first_shortens_the_lifetime_only_where_no_other_path_is_left
         until(&[&leaf, &crossed, &bridge], &[Ca::new("root b").root()]),
         (1, true, 0)
     );
-}
-
-#[test]
-fn certificates_that_issued_each_other_are_presented() {
-    let (a, b, int) = (Ca::new("a"), Ca::new("b"), Ca::new("int"));
-    let key = key();
-    let chain = [int.leaf(&key), int.by(&a), a.by(&b), b.by(&a)];
-    assert_eq!(quietly(&chain, &key), chain);
-}
-
-/// A server that trusts one root of two CAs that certified each other finds the way to it.
-#[test]
-fn path_leads_to_a_root_and_not_back_where_it_came_from() {
-    let (root, a, b) = (Ca::new("root"), Ca::new("a"), Ca::new("b"));
-    let key = key();
-    let [leaf, a_by_b, b_by_a, b_by_root] = [a.leaf(&key), a.by(&b), b.by(&a), b.by(&root)];
-    let expected = [&leaf, &a_by_b, &b_by_root, &b_by_a].map(Clone::clone);
-    let chain = [leaf, a_by_b, b_by_a, b_by_root];
-    assert_eq!(quietly(&chain, &key), expected);
-}
-
-#[test]
-fn many_roots_in_a_chain_keep_no_signature_from_being_verified() {
-    let (root, int) = (Ca::new("root"), Ca::new("int"));
-    let key = key();
-    let mut chain: Vec<Der> = (0..MOST_CHECKS + 5)
-        .map(|n| Ca::new(&format!("other {n}")).root())
-        .collect();
-    let expected = [int.leaf(&key), int.by(&root)];
-    chain.extend(expected.iter().cloned());
-    assert_eq!(quietly(&chain, &key), expected);
-}
-
-/// Their links are searched: they grow as the square of the number.
-#[test]
-fn set_of_more_certificates_than_any_chain_has_is_refused() {
-    let (a, b) = (Ca::new("a"), Ca::new("b"));
-    let key = key();
-    let crossed = [a.by(&b), b.by(&a)];
-    let copies = (0..MOST_READ).map(|n| {
-        let mut der = crossed[n % 2].to_vec();
-        let end = der.len() - 1;
-        der[end] ^= (n / 2) as u8;
-        Der::from(der)
-    });
-    let mut chain: Vec<Der> = copies.collect();
-    assert!(roots_of_chain(&chain, &default_provider().unwrap()).is_ok());
-    chain.push(a.leaf(&key));
-    let refused = present(&chain, &[], &public(&key)).unwrap_err();
-    let words = refused.to_string();
-    assert!(words.contains("more than 256 certificates"), "{words}");
-}
-
-#[test]
-fn issuer_in_an_error_is_escaped_and_cut() {
-    let (root, mut int) = (Ca::new("root"), Ca::new("").ending(noon()));
-    let name = format!("evil\nforged line {}", "x".repeat(200));
-    int.params.distinguished_name.push(DnType::CommonName, name);
-    let key = key();
-    let expired = present(&[int.leaf(&key), int.by(&root)], &[], &public(&key));
-    let words = expired.unwrap_err().to_string();
-    assert!(
-        words.contains("expired") && !words.contains('\n'),
-        "{words}"
-    );
-    assert!(words.len() < 200, "{words}");
-}
-
-#[test]
-fn no_more_than_64_certificates_and_64_kib_are_presented_and_the_path_is_among_them() {
-    let root = Ca::new("root");
-    let int = Ca::new("int");
-    let key = key();
-    let leaf = int.leaf(&key);
-    let others = |length: usize| {
-        (0..80).map(move |n| {
-            let mut other = Ca::new(&format!("other {n}"));
-            other.params.key_identifier_method = KeyIdMethod::PreSpecified(vec![0; length]);
-            other
-        })
-    };
-    for (length, expected) in [(20, 64), (2_000, 30)] {
-        let mut chain: Vec<Der> = others(length).map(|other| other.by(&root)).collect();
-        chain.extend([int.by(&root), leaf.clone()]);
-        let presented = present(&chain, &[], &public(&key)).unwrap();
-        assert_eq!(
-            presented.chains.first[..2],
-            [leaf.clone(), chain[80].clone()]
-        );
-        let size: usize = presented
-            .chains
-            .first
-            .iter()
-            .map(|der| der.len() + FRAME)
-            .sum();
-        let count = presented.chains.first.len();
-        assert!(
-            size <= MOST_BYTES && count <= expected && count > 20,
-            "{count}"
-        );
-        let words = presented.warnings.join("; ");
-        let left_out = format!("{} certificates of the chain are not presented", 82 - count);
-        assert!(words.contains(&left_out), "{words}");
-    }
-}
-
-#[test]
-fn subject_in_a_warning_is_escaped_and_cut() {
-    let mut int = Ca::new("");
-    let name = format!("evil\nforged line {}", "x".repeat(200));
-    int.params.distinguished_name.push(DnType::CommonName, name);
-    let key = key();
-    let words = warning(
-        &[Ca::new("int").leaf(&key), int.by(&Ca::new("root"))],
-        &public(&key),
-    );
-    assert!(words.starts_with(r"CN=evil\nforged line xxx"), "{words}");
-    assert!(
-        words.len() < 200 && !words.contains('\n') && words.contains('…'),
-        "{words}"
-    );
-}
-
-/// How a set is made of a path.
-#[derive(Clone, Debug)]
-struct Recipe {
-    /// For each intermediate: is it certified by another root too?
-    crossed: Vec<bool>,
-    duplicates: Vec<prop::sample::Index>,
-    strangers: usize,
-    has_root: bool,
-    order: Vec<u32>,
-}
-
-fn recipe() -> impl Strategy<Value = Recipe> {
-    let crossed = prop::collection::vec(any::<bool>(), 0..4);
-    let duplicates = prop::collection::vec(any::<prop::sample::Index>(), 0..3);
-    let order = prop::collection::vec(any::<u32>(), 24);
-    (crossed, duplicates, 0usize..4, any::<bool>(), order).prop_map(
-        |(crossed, duplicates, strangers, has_root, order)| Recipe {
-            crossed,
-            duplicates,
-            strangers,
-            has_root,
-            order,
-        },
-    )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Scenario: N01, N02, N04
-    #[test]
-    fn every_set_that_holds_a_valid_path_is_presented_so_that_it_verifies(recipe in recipe()) {
-        let (root, other) = (Ca::new("root"), Ca::new("other root"));
-        let mut issuer = Ca::new("root");
-        issuer.key = KeyPair::from_pem(&root.key.serialize_pem()).unwrap();
-        let mut wanted = Vec::new();
-        for (level, is_crossed) in recipe.crossed.iter().enumerate() {
-            let int = Ca::new(&format!("int {level}"));
-            wanted.push(int.by(&issuer));
-            if *is_crossed {
-                wanted.push(int.by(&other));
-            }
-            issuer = int;
-        }
-        let key = key();
-        let leaf = issuer.leaf(&key);
-        wanted.push(leaf.clone());
-        // The second one bears a name of the path, and the third one the leaf's.
-        for name in ["stranger", "int 0", "app"].into_iter().take(recipe.strangers) {
-            wanted.push(Ca::new(name).by(&other));
-        }
-        let mut set = wanted.clone();
-        set.extend(recipe.duplicates.iter().map(|index| index.get(&wanted).clone()));
-        if recipe.has_root {
-            set.push(root.root());
-            set.push(other.root());
-        }
-        let mut set: Vec<_> = recipe.order.iter().zip(set).collect();
-        set.sort_by_key(|(place, _)| **place);
-        let set: Vec<Der> = set.into_iter().map(|(_, der)| der).collect();
-
-        let presented = present(&set, &[], &public(&key)).unwrap();
-        prop_assert_eq!(&presented.chains.first[0], &leaf);
-        prop_assert_eq!(presented.chains.first.len(), wanted.len());
-        prop_assert!(wanted.iter().all(|der| presented.chains.first.contains(der)));
-        prop_assert_eq!(presented.not_after, noon() + 24 * HOUR);
-        let mut store = RootCertStore::empty();
-        store.add(root.root()).unwrap();
-        let provider = default_provider().unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(store.into(), Arc::clone(&provider));
-        let now = UnixTime::since_unix_epoch(noon().duration_since(SystemTime::UNIX_EPOCH).unwrap());
-        let verified = verifier.build().unwrap().verify_client_cert(&leaf, &presented.chains.first[1..], now);
-        prop_assert!(verified.is_ok(), "{:?}", verified);
-        if recipe.has_root && !recipe.crossed.is_empty() {
-            let roots = roots_of_chain(&presented_with(&leaf, &set), &provider).unwrap();
-            prop_assert!(roots.contains(&root.root()));
-            prop_assert_eq!(roots.contains(&other.root()), recipe.crossed.contains(&true));
-        }
-    }
-}
-
-/// The set, leaf first, as sources deliver it.
-fn presented_with(leaf: &Der, set: &[Der]) -> Vec<Der> {
-    let others = set.iter().filter(|der| *der != leaf);
-    [leaf].into_iter().chain(others).cloned().collect()
 }
